@@ -1,0 +1,2 @@
+//! What the kernel and user sides of gwfilter share.
+#![no_std]

@@ -1,0 +1,3 @@
+//! gwfilter's kernel side.
+#![no_std]
+#![no_main]

@@ -1,0 +1,1 @@
+//! gwfilter user side.

@@ -1,0 +1,2 @@
+//! gwfilter.
+fn main() {}
