@@ -1,2 +1,10 @@
-//! What the kernel and user sides of gwfilter share.
+//! What the kernel and user sides of gwfilter share: the map ABI ([`abi`]), the reasons a packet is passed or
+//! dropped for ([`reason`]), the wire parsers ([`wire`]) and the decision itself ([`decide`]).
+//!
+//! The same source runs in XDP, in TC and on the host: parsers and decision are generic over [`read::PacketRead`] and
+//! [`decide::Tables`]. Nothing here allocates, panics or keeps state.
 #![no_std]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
+
+pub mod abi;
+pub mod reason;

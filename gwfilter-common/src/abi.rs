@@ -1,0 +1,289 @@
+//! The map ABI: names, sizes and layouts that the kernel and user sides must agree on.
+//!
+//! One generation of enforcement is one *root table*: an array whose elements are [`Slot`]s of eight 64-bit words,
+//! held by the single element of [`ROOT_MAP`]. Replacing that element is the swap. A root table is laid out as
+//!
+//! | elements | content |
+//! |---|---|
+//! | 0 | [`Header`] |
+//! | [`BITMAP_START`] .. + [`BITMAP_SLOTS`] | bitmap of the destination ports (host order) that some tuple has |
+//! | [`BUCKETS_START`] .. + [`BUCKETS`] | hash table of [`Tuple`]s, open addressing, linear probing, [`MAX_PROBES`] |
+//!
+//! A tuple names the indices of its source tries in [`SRC4_MAP`], [`SRC6_MAP`] and of its never-drop tries in
+//! [`NEVER4_MAP`], [`NEVER6_MAP`]. Index 0 of each is never written: 0 means "no such table". Changing anything here changes [`ABI_VERSION`].
+//!
+//! All words are in the machine's own order; addresses and trie keys are in network order.
+
+/// The number both sides must share; the object carries it in the global [`ABI_GLOBAL`].
+pub const ABI_VERSION: u32 = 1;
+
+/// Array-of-maps of length 1 whose element is the root table.
+pub const ROOT_MAP: &str = "GWF_ROOT";
+/// Array-of-maps of IPv4 source tries.
+pub const SRC4_MAP: &str = "GWF_SRC4";
+/// Array-of-maps of IPv6 source tries.
+pub const SRC6_MAP: &str = "GWF_SRC6";
+/// Array-of-maps of IPv4 never-drop tries.
+pub const NEVER4_MAP: &str = "GWF_NEVER4";
+/// Array-of-maps of IPv6 never-drop tries.
+pub const NEVER6_MAP: &str = "GWF_NEVER6";
+/// Per-CPU array of [`Tally`], index `listener × REASONS + reason`.
+pub const COUNT_MAP: &str = "GWF_COUNT";
+/// Per-CPU array of [`Tally`] (`dropped` and `would_drop` only), one for each policy rule.
+pub const RULES_MAP: &str = "GWF_RULES";
+/// Per-CPU array of length 1: the token bucket of the packet log.
+pub const LOGLIM_MAP: &str = "GWF_LOGLIM";
+
+/// Program for NICs whose driver takes multi-buffer frames.
+pub const XDP_FRAGS_PROGRAM: &str = "gwf_xdp_frags";
+/// Program for kernels or drivers that refuse the frags flag.
+pub const XDP_PROGRAM: &str = "gwf_xdp";
+/// The TC twin.
+pub const TC_PROGRAM: &str = "gwf_tc";
+
+/// Global: the object's [`ABI_VERSION`].
+pub const ABI_GLOBAL: &str = "GWF_ABI";
+/// Global: which packets are logged, one of the `PACKET_LOG_*` values.
+pub const PACKET_LOG_GLOBAL: &str = "GWF_PACKET_LOG";
+/// Global: packet-log lines a second and CPU.
+pub const LOG_RATE_GLOBAL: &str = "GWF_LOG_RATE";
+
+/// No packet is logged.
+pub const PACKET_LOG_OFF: u32 = 0;
+/// Packets that are dropped, or would be, are logged.
+pub const PACKET_LOG_DROPS: u32 = 1;
+/// Every packet to a gateway is logged.
+pub const PACKET_LOG_ALL: u32 = 2;
+
+/// Tables of one kind that can exist at a time, two generations together.
+pub const TABLE_SLOTS: u32 = 512;
+/// Listeners (blocks of counters).
+pub const MAX_LISTENERS: u32 = 512;
+/// Counters in a listener's block.
+pub const REASONS: u32 = 32;
+/// Policy rules with a counter of their own. Index 0 is "no rule".
+pub const MAX_RULES: u32 = 4096;
+/// Tuples one generation may hold: a quarter of [`BUCKETS`], so that probes stay short.
+pub const MAX_TUPLES: usize = 4096;
+/// Buckets of the tuple table.
+pub const BUCKETS: u32 = 16_384;
+/// Buckets looked at for one key; the user side refuses a set of tuples that needs more.
+pub const MAX_PROBES: u32 = 16;
+/// First element of the port bitmap.
+pub const BITMAP_START: u32 = 1;
+/// Elements of the port bitmap: 65,536 bits in slots of 512.
+pub const BITMAP_SLOTS: u32 = 128;
+/// First bucket.
+pub const BUCKETS_START: u32 = BITMAP_START + BITMAP_SLOTS;
+/// Elements of a root table.
+pub const ROOT_LEN: u32 = BUCKETS_START + BUCKETS;
+
+/// One element of a root table.
+pub type Slot = [u64; 8];
+
+/// The first element of a root table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Header {
+    /// [`ABI_VERSION`]; anything else passes every packet.
+    pub abi_version: u32,
+    /// Seed of [`hash`].
+    pub seed: u32,
+    /// Counts up with every swap.
+    pub generation: u64,
+    /// `HEADER_*` bits.
+    pub flags: u32,
+    /// Tuples in the table.
+    pub tuples: u32,
+    /// Zero.
+    pub _reserved: [u64; 5],
+}
+
+/// Header flag: everything is judged and counted, nothing is dropped.
+pub const HEADER_OBSERVE: u32 = 1;
+
+/// One bucket: a destination and where its tables are. `family == 0` is an empty bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tuple {
+    /// Destination address, network order; IPv4 in the first four bytes, the rest zero.
+    pub addr: [u8; 16],
+    /// Destination port, host order.
+    pub port: u16,
+    /// IP protocol: 6 or 17.
+    pub protocol: u8,
+    /// 4 or 6; 0 is an empty bucket.
+    pub family: u8,
+    /// `TUPLE_*` bits.
+    pub flags: u32,
+    /// Index of the source trie of this tuple's family, 0 for none.
+    pub source_table: u32,
+    /// Index of the never-drop trie of this tuple's family, 0 for none.
+    pub never_table: u32,
+    /// Index of the listener's block of counters.
+    pub listener: u32,
+    /// Zero.
+    pub _reserved: [u32; 7],
+}
+
+/// Tuple flag: judged and counted, never dropped.
+pub const TUPLE_OBSERVE: u32 = 1;
+/// Tuple flag: `VERDICT_DROP` leaves are read as `VERDICT_DROP_NEW`.
+pub const TUPLE_NEW_ONLY: u32 = 2;
+/// Tuple flag: the destination is an address of this node with a port from which the node itself may open connections
+/// (SNAT `--random-fully`): only a SYN without ACK is refused, the rest passes as [`crate::reason::Reason::MaybeReply`].
+pub const TUPLE_MAYBE_REPLY: u32 = 4;
+
+/// Leaf of a source trie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Leaf {
+    /// One of the `VERDICT_*` values; anything else passes.
+    pub verdict: u8,
+    /// Code of the [`crate::reason::Reason`] to count: `allowed`, `denied-by-rule` or `no-rule-allows`.
+    pub reason: u8,
+    /// Zero.
+    pub _pad: u16,
+    /// Index into [`RULES_MAP`], 0 for none.
+    pub rule: u32,
+}
+
+/// Pass.
+pub const VERDICT_PASS: u8 = 0;
+/// Drop.
+pub const VERDICT_DROP: u8 = 1;
+/// Drop what opens a connection (SYN without ACK), pass the rest.
+pub const VERDICT_DROP_NEW: u8 = 2;
+
+/// One per-CPU counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tally {
+    /// Packets passed.
+    pub passed: u64,
+    /// Packets dropped.
+    pub dropped: u64,
+    /// Packets passed that would have been dropped, were it not for observe mode.
+    pub would_drop: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Header>() == size_of::<Slot>());
+    assert!(size_of::<Tuple>() == size_of::<Slot>());
+    assert!(size_of::<Leaf>() == 8);
+    assert!(size_of::<Tally>() == 24);
+    assert!(BITMAP_SLOTS as usize * 512 == 65_536);
+    assert!(BUCKETS.is_power_of_two());
+};
+
+/// The bucket at which the search for a destination starts (before masking with `BUCKETS - 1`). Both sides use it.
+#[inline(always)]
+#[must_use]
+pub fn hash(seed: u32, addr: &[u8; 16], port: u16, protocol: u8) -> u32 {
+    let [a, b] = halves(addr);
+    let mut h = u64::from(seed) ^ (u64::from(port) << 8) ^ u64::from(protocol);
+    h = (h ^ a).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    h ^= h >> 29;
+    h = (h ^ b).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    h ^= h >> 32;
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of a mixed word is the hash")]
+    let low = h as u32;
+    low
+}
+
+#[inline(always)]
+fn halves(a: &[u8; 16]) -> [u64; 2] {
+    let &[b0, b1, b2, b3, b4, b5, b6, b7, c0, c1, c2, c3, c4, c5, c6, c7] = a;
+    [
+        u64::from_ne_bytes([b0, b1, b2, b3, b4, b5, b6, b7]),
+        u64::from_ne_bytes([c0, c1, c2, c3, c4, c5, c6, c7]),
+    ]
+}
+
+impl Header {
+    /// The header in a slot.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_slot(s: &Slot) -> Self {
+        let &[w0, w1, w2, r0, r1, r2, r3, r4] = s;
+        let (abi_version, seed) = split(w0);
+        let (flags, tuples) = split(w2);
+        Self { abi_version, seed, generation: w1, flags, tuples, _reserved: [r0, r1, r2, r3, r4] }
+    }
+
+    /// The slot that holds this header.
+    #[must_use]
+    pub fn to_slot(&self) -> Slot {
+        let [r0, r1, r2, r3, r4] = self._reserved;
+        [join(self.abi_version, self.seed), self.generation, join(self.flags, self.tuples), r0, r1, r2, r3, r4]
+    }
+}
+
+impl Tuple {
+    /// The tuple in a slot.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_slot(s: &Slot) -> Self {
+        let &[w0, w1, w2, w3, w4, w5, w6, w7] = s;
+        let [a0, a1, a2, a3, a4, a5, a6, a7] = w0.to_ne_bytes();
+        let [b0, b1, b2, b3, b4, b5, b6, b7] = w1.to_ne_bytes();
+        let [p0, p1, protocol, family, f0, f1, f2, f3] = w2.to_ne_bytes();
+        let (source_table, never_table) = split(w3);
+        let (listener, r0) = split(w4);
+        let (r1, r2) = split(w5);
+        let (r3, r4) = split(w6);
+        let (r5, r6) = split(w7);
+        Self {
+            addr: [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7],
+            port: u16::from_ne_bytes([p0, p1]),
+            protocol,
+            family,
+            flags: u32::from_ne_bytes([f0, f1, f2, f3]),
+            source_table,
+            never_table,
+            listener,
+            _reserved: [r0, r1, r2, r3, r4, r5, r6],
+        }
+    }
+
+    /// The slot that holds this tuple.
+    #[must_use]
+    pub fn to_slot(&self) -> Slot {
+        let [w0, w1] = halves(&self.addr);
+        let [p0, p1] = self.port.to_ne_bytes();
+        let [f0, f1, f2, f3] = self.flags.to_ne_bytes();
+        let [r0, r1, r2, r3, r4, r5, r6] = self._reserved;
+        [
+            w0,
+            w1,
+            u64::from_ne_bytes([p0, p1, self.protocol, self.family, f0, f1, f2, f3]),
+            join(self.source_table, self.never_table),
+            join(self.listener, r0),
+            join(r1, r2),
+            join(r3, r4),
+            join(r5, r6),
+        ]
+    }
+}
+
+/// The two 32-bit fields that share a word of a `#[repr(C)]` struct.
+#[inline(always)]
+fn split(word: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
+}
+
+fn join(first: u32, second: u32) -> u64 {
+    let [a, b, c, d] = first.to_ne_bytes();
+    let [e, f, g, h] = second.to_ne_bytes();
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    #![expect(unsafe_code, reason = "Pod is an unsafe trait")]
+    // SAFETY: `#[repr(C)]`, integers only, no padding (sizes asserted above), every bit pattern valid.
+    unsafe impl aya::Pod for super::Leaf {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Tally {}
+}

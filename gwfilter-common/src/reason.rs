@@ -1,0 +1,94 @@
+//! Why a packet was passed or dropped: one list for the kernel, the counters, the logs and the documentation.
+
+/// The outcome of one packet to a gateway destination. The code is the index into a listener's block of counters
+/// ([`crate::abi::REASONS`] wide), so codes are never reused; the kebab-case name is a public contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Reason {
+    /// The destination is no gateway's: untouched and not counted.
+    NotAGateway = 0,
+    /// The listener has no verdict table for this family: no policy speaks of it.
+    NoPolicy = 1,
+    /// The source table says pass.
+    Allowed = 2,
+    /// A DENY rule certainly matches this source.
+    DeniedByRule = 3,
+    /// An ALLOW policy certainly applies and none of its rules can match this source.
+    NoRuleAllows = 4,
+    /// The source is in the listener's never-drop set.
+    NeverDropSource = 5,
+    /// The source would be refused, but the packet opens no connection and the drain window is open.
+    Draining = 6,
+    /// UDP to a gateway destination: QUIC connections may migrate, so the gateway decides.
+    LeftToGateway = 7,
+    /// A fragment that carries no ports; only first fragments are judged.
+    Fragment = 8,
+    /// The packet could not be parsed as far as its ports.
+    Unparseable = 9,
+    /// More IPv6 extension headers or VLAN tags than the parser follows.
+    TooManyHeaders = 10,
+    /// A slot of the tables is missing or does not hold what the tuple says: never a reason to drop.
+    TableMissing = 11,
+    /// The packet's source is a source this host must never judge: loopback, unspecified, multicast.
+    OddSource = 12,
+    /// The listener or agent only observes: what would have been dropped was passed.
+    Observed = 13,
+    /// A TCP segment without SYN from a privileged source port to a NodePort-range tuple: it may be a reply to a
+    /// connection of this node whose SNAT source port equals the tuple's port.
+    MaybeReply = 14,
+}
+
+impl Reason {
+    /// Every reason, in order of its code.
+    pub const ALL: [Self; 15] = [
+        Self::NotAGateway,
+        Self::NoPolicy,
+        Self::Allowed,
+        Self::DeniedByRule,
+        Self::NoRuleAllows,
+        Self::NeverDropSource,
+        Self::Draining,
+        Self::LeftToGateway,
+        Self::Fragment,
+        Self::Unparseable,
+        Self::TooManyHeaders,
+        Self::TableMissing,
+        Self::OddSource,
+        Self::Observed,
+        Self::MaybeReply,
+    ];
+
+    /// The public kebab-case name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotAGateway => "not-a-gateway",
+            Self::NoPolicy => "no-policy",
+            Self::Allowed => "allowed",
+            Self::DeniedByRule => "denied-by-rule",
+            Self::NoRuleAllows => "no-rule-allows",
+            Self::NeverDropSource => "never-drop-source",
+            Self::Draining => "draining",
+            Self::LeftToGateway => "left-to-gateway",
+            Self::Fragment => "fragment",
+            Self::Unparseable => "unparseable",
+            Self::TooManyHeaders => "too-many-headers",
+            Self::TableMissing => "table-missing",
+            Self::OddSource => "odd-source",
+            Self::Observed => "observed",
+            Self::MaybeReply => "maybe-reply",
+        }
+    }
+
+    /// The counter index.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The reason with this code.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+}
