@@ -1,0 +1,96 @@
+//! What a user should know about their objects: findings of the pure part, never errors of it.
+//!
+//! Bad input is not an `Err`: it compiles to less enforcement and a diagnostic that says so.
+
+use std::fmt;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Something the user wrote cannot be used as they meant it.
+    Error,
+    /// Something is left to the gateway, or probably not meant.
+    Warning,
+    /// Worth knowing.
+    Info,
+}
+
+impl Severity {
+    /// The public lower-case name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        }
+    }
+}
+
+/// The object a diagnostic is about, printed as `Kind ns/name` (or `Kind name`, or a file's path).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    /// `AuthorizationPolicy`, `Service`, … or `File`.
+    pub kind: String,
+    /// Empty for cluster-scoped objects and files.
+    pub namespace: String,
+    /// Name, or path.
+    pub name: String,
+}
+
+impl ObjectRef {
+    /// A reference from its three parts.
+    #[must_use]
+    pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
+        Self { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// One finding.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Diagnostic {
+    /// How bad.
+    pub severity: Severity,
+    /// Stable kebab-case code.
+    pub code: &'static str,
+    /// What it is about.
+    pub object: ObjectRef,
+    /// One sentence: what was found, what follows, what to do.
+    pub message: String,
+}
+
+impl Diagnostic {
+    /// An error.
+    #[must_use]
+    pub fn error(code: &'static str, object: ObjectRef, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, code, object, message: message.into() }
+    }
+
+    /// A warning.
+    #[must_use]
+    pub fn warning(code: &'static str, object: ObjectRef, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, code, object, message: message.into() }
+    }
+
+    /// An information.
+    #[must_use]
+    pub fn info(code: &'static str, object: ObjectRef, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Info, code, object, message: message.into() }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}] {}: {}", self.severity.name(), self.code, self.object, self.message)
+    }
+}

@@ -1,0 +1,3 @@
+//! What is a gateway, and what a packet to it meets.
+
+pub mod model;

@@ -1,0 +1,1 @@
+//! From AuthorizationPolicies and a gateway to verdicts.
