@@ -3,8 +3,21 @@
 //! The pure part (no I/O, no clock, no randomness) turns objects into [`desired::Desired`]; the rest reads the world
 //! and applies what the pure part decided.
 
+pub mod agent;
+pub mod cli;
+pub mod dataplane;
 pub mod desired;
 pub mod diagnostic;
+pub mod explain;
 pub mod gateway;
+pub mod index;
+pub mod manifest;
+pub mod node;
+pub mod object;
+pub mod pipeline;
+pub mod plan;
 pub mod policy;
 pub mod report;
+pub mod snapshot;
+pub mod source;
+pub mod telemetry;

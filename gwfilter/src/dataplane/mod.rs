@@ -1,0 +1,1 @@
+//! Load, attach, pin, apply, count; decides nothing.

@@ -1,0 +1,1 @@
+//! What the compiled tables do with one packet.

@@ -1,0 +1,1 @@
+//! Objects by identity - apply, delete, reset - and the snapshot taken of them.

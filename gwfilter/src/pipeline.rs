@@ -1,0 +1,1 @@
+//! Objects and node facts to a whole generation, in one call.

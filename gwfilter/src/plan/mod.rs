@@ -1,0 +1,1 @@
+//! From the last tables and the next to ordered map operations.

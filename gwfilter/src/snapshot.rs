@@ -1,0 +1,1 @@
+//! An immutable, ordered view of the index.

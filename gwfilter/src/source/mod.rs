@@ -1,0 +1,1 @@
+//! Files and standard input: change detection, last good versions.
