@@ -1,2 +1,46 @@
-//! xtask.
-fn main() {}
+//! `cargo xtask VERB`: how gwfilter is built, checked, tested and shown.
+//!
+//! One verb is one file. Nothing here is part of what runs on a node. Verbs that need a tool install it
+//! (`setup`), so a fresh clone on a bare machine needs only Rust and root.
+
+mod build_ebpf;
+mod build_release;
+mod paths;
+mod run;
+mod toolchain;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, check, test and show gwfilter.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build the eBPF object to target/bpf/gwfilter and print its path, size and hash.
+    BuildEbpf,
+    /// Build the eBPF object, then the release binary with the object inside.
+    Build,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.verb {
+        Verb::BuildEbpf => build_ebpf::main(),
+        Verb::Build => build_release::main(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! `build`: the release binary with the eBPF object inside.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::run::{run, say};
+use crate::{build_ebpf, paths};
+
+/// The verb. Refuses a stub or an object that does not match the sources: such an agent would fail on the node.
+pub(crate) fn main() -> Result<()> {
+    build_ebpf::build_if_stale()?;
+    let object = build_ebpf::require_fresh()?;
+    run(Command::new("cargo")
+        .current_dir(paths::root())
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "gwfilter",
+            "--bin",
+            "gwfilter",
+        ])
+        .env("GWFILTER_BPF_OBJECT", &object))?;
+    let binary = paths::target().join("release/gwfilter");
+    let size = fs::metadata(&binary)
+        .with_context(|| format!("reading {}", binary.display()))?
+        .len();
+    say(format_args!("release binary: {}  {size} bytes", binary.display()));
+    Ok(())
+}

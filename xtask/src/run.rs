@@ -1,0 +1,122 @@
+//! Running other programs: said before, checked after, and free of the outer cargo's environment.
+
+use std::ffi::OsStr;
+use std::fmt::Display;
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+/// One line for the person who watches. A closed pipe is no reason to stop.
+pub(crate) fn say(line: impl Display) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}");
+    let _ = out.flush();
+}
+
+/// The command as a person would type it (environment changes first).
+pub(crate) fn shown(command: &Command) -> String {
+    let mut text = String::new();
+    for (key, value) in command.get_envs() {
+        if let Some(value) = value {
+            text.push_str(&format!("{}={} ", key.display(), quoted(value)));
+        }
+    }
+    text.push_str(&quoted(command.get_program()));
+    for arg in command.get_args() {
+        text.push(' ');
+        text.push_str(&quoted(arg));
+    }
+    text
+}
+
+/// Quoted for a shell where that is needed.
+fn quoted(word: &OsStr) -> String {
+    // Cargo's encoded flags are separated by a control character.
+    let word = word.to_string_lossy().replace('\u{1f}', " ");
+    if !word.is_empty()
+        && word
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c))
+    {
+        word
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// Says the command, runs it with our own output, and fails if it does.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    say(format_args!("$ {}", shown(command)));
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("starting {}", command.get_program().display()))?;
+    if !status.success() {
+        bail!("`{}` ended with {status}", shown(command));
+    }
+    Ok(())
+}
+
+/// Runs the command quietly and hands back its standard output; its error output goes into the error.
+pub(crate) fn read(command: &mut Command) -> Result<String> {
+    let output = output(command)?;
+    if !output.status.success() {
+        bail!(
+            "`{}` ended with {}: {}",
+            shown(command),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs the command quietly and hands back all it said, however it ended.
+pub(crate) fn output(command: &mut Command) -> Result<Output> {
+    command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {}", command.get_program().display()))
+}
+
+/// Takes away what the outer cargo and rustup put into the environment, so that another toolchain can be run.
+///
+/// `cargo xtask` runs under rustup's proxy, which sets `RUSTUP_TOOLCHAIN`, `CARGO`, `LD_LIBRARY_PATH` and more:
+/// a second toolchain that inherits them mixes two compilers. What a user sets on purpose (registries,
+/// proxies, home folders) stays.
+pub(crate) fn without_outer_cargo(command: &mut Command) -> &mut Command {
+    const KEPT: [&str; 11] = [
+        "CARGO_HOME",
+        "RUSTUP_HOME",
+        "RUSTUP_AUTO",
+        "RUSTUP_DIST",
+        "RUSTUP_UPDATE",
+        "CARGO_NET_",
+        "CARGO_HTTP_",
+        "CARGO_REGISTR",
+        "CARGO_TERM_",
+        "RUST_BACKTRACE",
+        "CARGO_BUILD_JOBS",
+    ];
+    for (key, _) in std::env::vars_os() {
+        let name = key.to_string_lossy();
+        let ours = name.starts_with("CARGO") || name.starts_with("RUST") || name == "LD_LIBRARY_PATH";
+        if ours && !KEPT.iter().any(|kept| name.starts_with(kept)) {
+            command.env_remove(&key);
+        }
+    }
+    command
+}
+
+/// Finds a program on `PATH` or in cargo's own `bin` folder.
+pub(crate) fn which(program: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let cargo_home = std::env::var_os("CARGO_HOME")
+        .map(std::path::PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| std::path::PathBuf::from(home).join(".cargo")));
+    std::env::split_paths(&path)
+        .chain(cargo_home.map(|home| home.join("bin")))
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
