@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
-use crate::paths;
+use xtask::paths;
+
 use crate::run::{run, say};
 use crate::toolchain::{self, Compiler};
 

@@ -5,8 +5,10 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use xtask::paths;
+
+use crate::build_ebpf;
 use crate::run::{run, say};
-use crate::{build_ebpf, paths};
 
 /// The verb. Refuses a stub or an object that does not match the sources: such an agent would fail on the node.
 pub(crate) fn main() -> Result<()> {

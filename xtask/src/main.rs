@@ -5,7 +5,6 @@
 
 mod build_ebpf;
 mod build_release;
-mod paths;
 mod run;
 mod toolchain;
 

@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
-/// The workspace's root.
-pub(crate) fn root() -> PathBuf {
+/// The workspace's root. Right in xtask itself and in the tests of every crate that lies directly below the root.
+#[must_use]
+pub fn root() -> PathBuf {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     manifest.parent().map_or_else(|| manifest.clone(), PathBuf::from)
 }
 
 /// The target folder: `CARGO_TARGET_DIR` where it is set, else `target` in the workspace.
-pub(crate) fn target() -> PathBuf {
+#[must_use]
+pub fn target() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => root().join(dir),
         None => root().join("target"),
@@ -18,11 +20,19 @@ pub(crate) fn target() -> PathBuf {
 }
 
 /// The eBPF object that `gwfilter/build.rs` embeds.
-pub(crate) fn ebpf_object() -> PathBuf {
+#[must_use]
+pub fn ebpf_object() -> PathBuf {
     target().join("bpf/gwfilter")
 }
 
 /// The hash of the sources the object was built from, beside it.
-pub(crate) fn ebpf_stamp() -> PathBuf {
+#[must_use]
+pub fn ebpf_stamp() -> PathBuf {
     target().join("bpf/gwfilter.sources")
+}
+
+/// Where `setup` keeps the Envoy binaries, one folder a version.
+#[must_use]
+pub fn envoy() -> PathBuf {
+    target().join("envoy")
 }

@@ -1,0 +1,137 @@
+//! The lab itself: what it promises to the tests that stand on it. Needs root, and fails without.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use xtask::http::{self, Answer, Connection, Server};
+use xtask::netns::{Namespace, veth};
+use xtask::process::Process;
+use xtask::{poll, rights};
+
+const SOON: Duration = Duration::from_secs(5);
+const BRIEF: Duration = Duration::from_millis(300);
+
+fn pair() -> anyhow::Result<(Namespace, Namespace)> {
+    rights::require_root()?;
+    let (client, server) = (Namespace::new("client")?, Namespace::new("server")?);
+    veth((&client, "eth0"), (&server, "eth0"))?;
+    for (namespace, last) in [(&client, 2), (&server, 1)] {
+        namespace.address("eth0", &format!("198.51.100.{last}/24"))?;
+        namespace.address("eth0", &format!("2001:db8::{last}/64"))?;
+    }
+    Ok((client, server))
+}
+
+#[test]
+fn client_and_server_on_a_cable_then_200_and_the_bound_source_in_both_families() {
+    let (client, server) = pair().expect("a pair");
+    client.local("203.0.113.0/24").expect("local");
+    server.route("203.0.113.0/24", "198.51.100.2").expect("route");
+    let cases: [(&str, Option<&str>, &str); 3] = [
+        ("198.51.100.1:8080", None, "198.51.100.2:"),
+        ("198.51.100.1:8081", Some("203.0.113.77"), "203.0.113.77:"),
+        ("[2001:db8::1]:8080", Some("2001:db8::2"), "[2001:db8::2]:"),
+    ];
+    for (address, from, seen) in cases {
+        let to: SocketAddr = address.parse().expect("an address");
+        let served = Server::start(&server, to).expect("a server");
+        let from = from.map(|ip| ip.parse::<IpAddr>().expect("an address"));
+        let mut connection = Connection::open(&client, from, to, SOON).expect("connected");
+        assert_eq!(connection.get(), Answer::Status(200));
+        assert!(
+            connection.body().starts_with(seen),
+            "{} from {from:?}",
+            connection.body()
+        );
+        assert_eq!(
+            connection.get(),
+            Answer::Status(200),
+            "a second request on the same connection"
+        );
+        assert_eq!(served.served(), 2);
+    }
+}
+
+#[test]
+fn packets_dropped_then_timeout_and_nobody_listening_then_refused() {
+    let (client, server) = pair().expect("a pair");
+    let to: SocketAddr = "198.51.100.1:8080".parse().expect("an address");
+    assert_eq!(http::get(&client, None, to, SOON), Answer::Refused);
+    server
+        .nft("table ip t { chain c { type filter hook input priority 0; tcp dport 8080 drop; }; }")
+        .expect("rules");
+    assert_eq!(http::get(&client, None, to, BRIEF), Answer::Timeout);
+}
+
+#[test]
+fn two_machines_then_each_has_its_own_devices_bpffs_and_the_same_working_directory() {
+    let (one, two) = pair().expect("a pair");
+    one.enter(|| std::fs::create_dir("/sys/fs/bpf/x"))
+        .expect("entered")
+        .expect("made");
+    assert!(
+        !two.enter(|| std::path::Path::new("/sys/fs/bpf/x").exists())
+            .expect("entered")
+    );
+    assert!(
+        one.enter(|| std::path::Path::new("/sys/fs/bpf/x").exists())
+            .expect("entered")
+    );
+    assert!(
+        one.enter(|| std::path::Path::new("/sys/class/net/eth0").exists())
+            .expect("entered")
+    );
+    let here = std::env::current_dir().expect("a directory");
+    assert_eq!(
+        one.enter(std::env::current_dir)
+            .expect("entered")
+            .expect("a directory"),
+        here
+    );
+    assert_eq!(std::env::current_dir().expect("still ours"), here);
+}
+
+#[test]
+fn a_child_that_ends_early_then_its_last_words_are_in_the_error() {
+    rights::require_root().expect("root");
+    let namespace = Namespace::new("one").expect("a namespace");
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo to stdout; echo to stderr >&2; exit 3"]);
+    let mut child = Process::spawn(&namespace, "the child", command).expect("started");
+    let error = child
+        .wait_line("never written", SOON)
+        .expect_err("it ended")
+        .to_string();
+    assert!(
+        error.contains("to stdout") && error.contains("to stderr") && error.contains('3'),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_child_dropped_then_it_is_gone() {
+    rights::require_root().expect("root");
+    let namespace = Namespace::new("one").expect("a namespace");
+    let mut command = Command::new("sleep");
+    command.arg("600");
+    let child = Process::spawn(&namespace, "a sleeper", command).expect("started");
+    let proc = format!("/proc/{}", child.pid());
+    assert!(std::path::Path::new(&proc).exists());
+    drop(child);
+    assert!(!std::path::Path::new(&proc).exists(), "killed and reaped");
+}
+
+#[test]
+fn a_namespace_dropped_then_its_end_of_the_cable_takes_the_other_with_it() {
+    let (client, server) = pair().expect("a pair");
+    assert!(client.ip(&["link", "show", "eth0"]).is_ok());
+    drop(server);
+    let gone = poll::until(SOON, || {
+        client.ip(&["link", "show", "eth0"]).is_err().then_some(())
+    });
+    assert!(
+        gone.is_some(),
+        "the kernel takes a namespace apart when nobody holds it"
+    );
+}
