@@ -186,7 +186,10 @@ pub fn hash(seed: u32, addr: &[u8; 16], port: u16, protocol: u8) -> u32 {
     h ^= h >> 29;
     h = (h ^ b).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     h ^= h >> 32;
-    #[expect(clippy::cast_possible_truncation, reason = "the low half of a mixed word is the hash")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the low half of a mixed word is the hash"
+    )]
     let low = h as u32;
     low
 }
@@ -208,14 +211,30 @@ impl Header {
         let &[w0, w1, w2, r0, r1, r2, r3, r4] = s;
         let (abi_version, seed) = split(w0);
         let (flags, tuples) = split(w2);
-        Self { abi_version, seed, generation: w1, flags, tuples, _reserved: [r0, r1, r2, r3, r4] }
+        Self {
+            abi_version,
+            seed,
+            generation: w1,
+            flags,
+            tuples,
+            _reserved: [r0, r1, r2, r3, r4],
+        }
     }
 
     /// The slot that holds this header.
     #[must_use]
     pub fn to_slot(&self) -> Slot {
         let [r0, r1, r2, r3, r4] = self._reserved;
-        [join(self.abi_version, self.seed), self.generation, join(self.flags, self.tuples), r0, r1, r2, r3, r4]
+        [
+            join(self.abi_version, self.seed),
+            self.generation,
+            join(self.flags, self.tuples),
+            r0,
+            r1,
+            r2,
+            r3,
+            r4,
+        ]
     }
 }
 

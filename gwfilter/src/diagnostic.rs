@@ -42,7 +42,11 @@ impl ObjectRef {
     /// A reference from its three parts.
     #[must_use]
     pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
-        Self { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
+        Self {
+            kind: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 }
 
@@ -73,24 +77,46 @@ impl Diagnostic {
     /// An error.
     #[must_use]
     pub fn error(code: &'static str, object: ObjectRef, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, code, object, message: message.into() }
+        Self {
+            severity: Severity::Error,
+            code,
+            object,
+            message: message.into(),
+        }
     }
 
     /// A warning.
     #[must_use]
     pub fn warning(code: &'static str, object: ObjectRef, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, code, object, message: message.into() }
+        Self {
+            severity: Severity::Warning,
+            code,
+            object,
+            message: message.into(),
+        }
     }
 
     /// An information.
     #[must_use]
     pub fn info(code: &'static str, object: ObjectRef, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Info, code, object, message: message.into() }
+        Self {
+            severity: Severity::Info,
+            code,
+            object,
+            message: message.into(),
+        }
     }
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[{}] {}: {}", self.severity.name(), self.code, self.object, self.message)
+        write!(
+            f,
+            "{}[{}] {}: {}",
+            self.severity.name(),
+            self.code,
+            self.object,
+            self.message
+        )
     }
 }

@@ -1,2 +1,7 @@
 //! gwfilter.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gwfilter::cli::main()
+}

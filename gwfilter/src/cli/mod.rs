@@ -1,1 +1,69 @@
-//! The command line: one file per verb.
+//! The command line: one file per verb. Verbs read arguments, call the library and print; they decide nothing.
+
+pub mod duration;
+pub mod unload;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::source::Origin;
+
+/// Drops at this node's network card what the Istio ingress gateway would refuse by client address.
+#[derive(Debug, Parser)]
+#[command(name = "gwfilter", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Take all enforcement off this node: detach and unpin
+    Unload(unload::Args),
+}
+
+/// The form of what is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `--from`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct From {
+    /// Manifests: a file, a directory (its .yaml, .yml and .json files; not recursive), or - for standard input
+    #[arg(long, value_name = "PATH", value_parser = |s: &str| Ok::<_, std::convert::Infallible>(Origin::from(s)))]
+    pub from: Origin,
+}
+
+/// Runs the command line of this process. Errors go to standard error as one chain.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.verb {
+        Verb::Unload(args) => unload::run(&args, &mut std::io::stdout()).map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        // Standard error may be closed; there is nobody else to tell.
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

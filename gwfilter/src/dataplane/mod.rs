@@ -1,1 +1,4 @@
-//! Load, attach, pin, apply, count; decides nothing.
+//! Load, attach, pin, apply, count. Decides nothing: what to attach is [`choice`]'s (pure), what to write the planner's.
+
+pub mod pins;
+pub mod rights;

@@ -1,0 +1,47 @@
+//! `gwfilter unload`.
+
+use std::io::Write;
+
+use anyhow::Context;
+
+use super::Output;
+use crate::dataplane::pins::{self, interface_name};
+
+/// Arguments of `gwfilter unload`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Removes every pin of this network namespace and says what it removed. A running agent ends by itself.
+///
+/// # Errors
+/// Something cannot be removed, or `out` cannot be written.
+pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
+    let removed = pins::unload().context("cannot take gwfilter off this node")?;
+    let name = |ifindex| interface_name(ifindex).unwrap_or_else(|| "(gone)".to_owned());
+    match args.output {
+        Output::Json => {
+            let list: Vec<_> = removed
+                .iter()
+                .map(|p| serde_json::json!({"interface": name(p.ifindex), "ifindex": p.ifindex, "hook": p.hook.name()}))
+                .collect();
+            writeln!(out, "{}", serde_json::json!({ "removed": list }))?;
+        }
+        Output::Text if removed.is_empty() => writeln!(out, "nothing to remove")?,
+        Output::Text => {
+            for p in &removed {
+                writeln!(
+                    out,
+                    "removed {} from {} (ifindex {})",
+                    p.hook.name(),
+                    name(p.ifindex),
+                    p.ifindex
+                )?;
+            }
+        }
+    }
+    Ok(())
+}

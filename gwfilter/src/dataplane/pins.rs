@@ -1,0 +1,299 @@
+//! The pins that keep enforcement on while no agent runs: `/sys/fs/bpf/gwfilter/v<ABI>/net-<namespace>/<ifindex>-<hook>`.
+//!
+//! A pin is a link: as long as the file is there, its program stays attached with the tables it was loaded with. The agent holds no link
+//! itself, so removing the file detaches, whoever does it. The directory of a network namespace doubles as
+//! the lock that keeps two agents from one namespace, and as a sign: an agent whose directory is gone has been unloaded, and ends.
+
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use gwfilter_common::abi::ABI_VERSION;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+/// Where bpffs is mounted, by convention.
+pub const BPFFS: &str = "/sys/fs/bpf";
+const ROOT: &str = "/sys/fs/bpf/gwfilter";
+
+/// Where a program sits on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// Native XDP: in the driver.
+    Xdp,
+    /// Generic XDP: after the skb was made.
+    XdpGeneric,
+    /// TC ingress, at the head of the TCX chain.
+    Tcx,
+}
+
+impl Hook {
+    /// Every hook.
+    pub const ALL: [Self; 3] = [Self::Xdp, Self::XdpGeneric, Self::Tcx];
+
+    /// The public name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Tcx => "tcx",
+        }
+    }
+}
+
+/// One pinned link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pin {
+    /// Index of the interface. bpffs takes no dots in names, and names change, so the name of the interface is not in the path.
+    pub ifindex: u32,
+    /// Where the program sits.
+    pub hook: Hook,
+}
+
+impl Pin {
+    fn file_name(self) -> String {
+        format!("{}-{}", self.ifindex, self.hook.name())
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let (ifindex, hook) = name.split_once('-')?;
+        let hook = Hook::ALL.into_iter().find(|h| h.name() == hook)?;
+        Some(Self {
+            ifindex: ifindex.parse().ok()?,
+            hook,
+        })
+    }
+}
+
+/// Why the pins could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PinsError {
+    /// No bpffs, and it could not be mounted.
+    #[error("no bpffs at {BPFFS} and mounting one failed; mount it: mount -t bpf bpf {BPFFS}")]
+    Mount(#[source] Errno),
+    /// A file operation failed.
+    #[error("{what} {path}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which path.
+        path: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Another agent holds the lock.
+    #[error(
+        "another gwfilter agent runs in this network namespace (it holds {path}); stop it, or take it off with `gwfilter unload`"
+    )]
+    Busy {
+        /// The directory.
+        path: String,
+    },
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinsError {
+    let path = path.display().to_string();
+    move |source| PinsError::Io { what, path, source }
+}
+
+/// The inode of this thread's network namespace: what tells two namespaces of one machine apart.
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn namespace() -> Result<u64, PinsError> {
+    let path = Path::new("/proc/thread-self/ns/net");
+    Ok(fs::metadata(path).map_err(failed("cannot read", path))?.ino())
+}
+
+/// The pins of this network namespace, held by this process.
+#[derive(Debug)]
+pub struct Pins {
+    dir: PathBuf,
+    lock: Flock<File>,
+}
+
+impl Pins {
+    /// Mounts bpffs if there is none, makes the directory of this network namespace (for root only) and locks it.
+    ///
+    /// # Errors
+    /// No bpffs and no right to mount it; another agent is there.
+    pub fn open() -> Result<Self, PinsError> {
+        if statfs(BPFFS).map(|s| s.filesystem_type()) != Ok(BPF_FS_MAGIC) {
+            mount(
+                Some("bpf"),
+                BPFFS,
+                Some("bpf"),
+                MsFlags::empty(),
+                Some("mode=0700"),
+            )
+            .map_err(PinsError::Mount)?;
+        }
+        let dir = Path::new(ROOT)
+            .join(format!("v{ABI_VERSION}"))
+            .join(directory_name(namespace()?));
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(failed("cannot make", &dir))?;
+        let file = File::open(&dir).map_err(failed("cannot open", &dir))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { dir, lock }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(PinsError::Busy {
+                path: dir.display().to_string(),
+            }),
+            Err((_, e)) => Err(failed("cannot lock", &dir)(e.into())),
+        }
+    }
+
+    /// Where this pin is.
+    #[must_use]
+    pub fn path(&self, pin: Pin) -> PathBuf {
+        self.dir.join(pin.file_name())
+    }
+
+    /// The directory, for people.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// All pins there are.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Pin>, PinsError> {
+        Ok(entries(&self.dir)?
+            .iter()
+            .filter_map(|name| Pin::parse(name))
+            .collect())
+    }
+
+    /// Removes a pin, which detaches its program; `false` if there is none.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(&self, pin: Pin) -> Result<bool, PinsError> {
+        remove(&self.path(pin))
+    }
+
+    /// Whether the directory is still there. If not, somebody has unloaded gwfilter.
+    #[must_use]
+    pub fn present(&self) -> bool {
+        let here = fs::metadata(&self.dir).map(|m| (m.dev(), m.ino()));
+        let ours = self.lock.metadata().map(|m| (m.dev(), m.ino()));
+        matches!((here, ours), (Ok(a), Ok(b)) if a == b)
+    }
+
+    /// Removes the directory, if no pin is left in it.
+    pub fn close(self) {
+        // Not empty: enforcement is kept, and so is the directory.
+        let _ = fs::remove_dir(&self.dir);
+    }
+}
+
+fn directory_name(namespace: u64) -> String {
+    format!("net-{namespace}")
+}
+
+fn entries(dir: &Path) -> Result<Vec<String>, PinsError> {
+    let mut names = Vec::new();
+    let listing = match fs::read_dir(dir) {
+        Ok(l) => l,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(names),
+        Err(e) => return Err(failed("cannot list", dir)(e)),
+    };
+    for entry in listing {
+        let entry = entry.map_err(failed("cannot list", dir))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn remove(path: &Path) -> Result<bool, PinsError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(failed("cannot remove", path)(e)),
+    }
+}
+
+/// Takes gwfilter off this network namespace, whichever version of it put it on: every pin is removed, and then the
+/// directories, which makes a running agent end. Returns what was removed; doing it again removes nothing.
+///
+/// # Errors
+/// Something is there and cannot be removed. What could be removed is removed all the same.
+pub fn unload() -> Result<Vec<Pin>, PinsError> {
+    let namespace = directory_name(namespace()?);
+    let mut removed = Vec::new();
+    let mut first_error = None;
+    let mut note = |e: PinsError| {
+        first_error.get_or_insert(e);
+    };
+    for version in entries(Path::new(ROOT))? {
+        let dir = Path::new(ROOT).join(version).join(&namespace);
+        for name in entries(&dir)? {
+            match remove(&dir.join(&name)) {
+                Ok(true) => removed.extend(Pin::parse(&name)),
+                Ok(false) => {}
+                Err(e) => note(e),
+            }
+        }
+        match fs::remove_dir(&dir) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => note(failed("cannot remove", &dir)(e)),
+        }
+    }
+    first_error.map_or(Ok(removed), Err)
+}
+
+/// The name of an interface of this network namespace.
+#[must_use]
+pub fn interface_name(ifindex: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(ifindex)
+        .ok()
+        .map(CString::into_string)?
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_is_read_back_from_its_name() {
+        for hook in Hook::ALL {
+            let pin = Pin {
+                ifindex: 4_000_000_000,
+                hook,
+            };
+            assert_eq!(Pin::parse(&pin.file_name()), Some(pin));
+            assert!(!pin.file_name().contains('.'), "bpffs takes no dots");
+        }
+    }
+
+    #[test]
+    fn what_is_no_pin_is_left_alone() {
+        for name in [
+            "",
+            "-",
+            "1",
+            "1-",
+            "1-tc",
+            "eth0-xdp",
+            "-1-xdp",
+            "99999999999-xdp",
+            "1-xdp-",
+            "1-XDP",
+        ] {
+            assert_eq!(Pin::parse(name), None, "{name}");
+        }
+    }
+}
