@@ -14,6 +14,8 @@
 //!
 //! All words are in the machine's own order; addresses and trie keys are in network order.
 
+use crate::wire::Family;
+
 /// The number both sides must share; the object carries it in the global [`ABI_GLOBAL`].
 pub const ABI_VERSION: u32 = 1;
 
@@ -29,9 +31,9 @@ pub const NEVER4_MAP: &str = "GWF_NEVER4";
 pub const NEVER6_MAP: &str = "GWF_NEVER6";
 /// Per-CPU array of [`Tally`], index `listener × REASONS + reason`.
 pub const COUNT_MAP: &str = "GWF_COUNT";
-/// Per-CPU array of [`Tally`] (`dropped` and `would_drop` only), one for each policy rule.
+/// Per-CPU array of [`Tally`], one for each policy rule: what it dropped or, in `would_drop` and `passed`, would have.
 pub const RULES_MAP: &str = "GWF_RULES";
-/// Per-CPU array of length 1: the token bucket of the packet log.
+/// Per-CPU array of length 1: [`LogLimit`], the budget of the packet log.
 pub const LOGLIM_MAP: &str = "GWF_LOGLIM";
 
 /// Program for NICs whose driver takes multi-buffer frames.
@@ -57,8 +59,11 @@ pub const PACKET_LOG_ALL: u32 = 2;
 
 /// Tables of one kind that can exist at a time, two generations together.
 pub const TABLE_SLOTS: u32 = 512;
-/// Listeners (blocks of counters).
+/// Blocks of counters: [`NO_LISTENER`] and one for each listener.
 pub const MAX_LISTENERS: u32 = 512;
+/// The block of packets that no listener can be named for: fragments and IP packets whose ports cannot be known, of
+/// whatever destination, and everything while there is no usable root table. No tuple may name it.
+pub const NO_LISTENER: u32 = 0;
 /// Counters in a listener's block.
 pub const REASONS: u32 = 32;
 /// Policy rules with a counter of their own. Index 0 is "no rule".
@@ -102,7 +107,7 @@ pub struct Header {
 /// Header flag: everything is judged and counted, nothing is dropped.
 pub const HEADER_OBSERVE: u32 = 1;
 
-/// One bucket: a destination and where its tables are. `family == 0` is an empty bucket.
+/// One bucket: a destination and where its tables are. An empty bucket is all zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tuple {
@@ -112,7 +117,7 @@ pub struct Tuple {
     pub port: u16,
     /// IP protocol: 6 or 17.
     pub protocol: u8,
-    /// 4 or 6; 0 is an empty bucket.
+    /// 4 or 6; an empty bucket is all zero.
     pub family: u8,
     /// `TUPLE_*` bits.
     pub flags: u32,
@@ -120,7 +125,7 @@ pub struct Tuple {
     pub source_table: u32,
     /// Index of the never-drop trie of this tuple's family, 0 for none.
     pub never_table: u32,
-    /// Index of the listener's block of counters.
+    /// Index of the listener's block of counters, never [`NO_LISTENER`].
     pub listener: u32,
     /// Zero.
     pub _reserved: [u32; 7],
@@ -131,7 +136,8 @@ pub const TUPLE_OBSERVE: u32 = 1;
 /// Tuple flag: `VERDICT_DROP` leaves are read as `VERDICT_DROP_NEW`.
 pub const TUPLE_NEW_ONLY: u32 = 2;
 /// Tuple flag: the destination is an address of this node with a port from which the node itself may open connections
-/// (SNAT `--random-fully`): only a SYN without ACK is refused, the rest passes as [`crate::reason::Reason::MaybeReply`].
+/// (SNAT `--random-fully`): only a SYN without ACK is refused, the rest passes as [`crate::reason::Reason::MaybeReply`]. Stands
+/// before [`TUPLE_NEW_ONLY`] and [`VERDICT_DROP_NEW`].
 pub const TUPLE_MAYBE_REPLY: u32 = 4;
 
 /// Leaf of a source trie.
@@ -155,11 +161,11 @@ pub const VERDICT_DROP: u8 = 1;
 /// Drop what opens a connection (SYN without ACK), pass the rest.
 pub const VERDICT_DROP_NEW: u8 = 2;
 
-/// One per-CPU counter.
+/// One per-CPU counter. Each packet that is counted adds one to `passed` or to `dropped`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tally {
-    /// Packets passed.
+    /// Packets passed, those of `would_drop` included.
     pub passed: u64,
     /// Packets dropped.
     pub dropped: u64,
@@ -167,11 +173,24 @@ pub struct Tally {
     pub would_drop: u64,
 }
 
+/// The budget of the packet log on one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LogLimit {
+    /// The window, in units of 2³⁰ ns of the monotonic clock, that `used` belongs to.
+    pub window: u64,
+    /// Lines written in it.
+    pub used: u64,
+    /// Lines that were not written since the program was loaded, for want of budget or of room in the ring.
+    pub suppressed: u64,
+}
+
 const _: () = {
     assert!(size_of::<Header>() == size_of::<Slot>());
     assert!(size_of::<Tuple>() == size_of::<Slot>());
     assert!(size_of::<Leaf>() == 8);
     assert!(size_of::<Tally>() == 24);
+    assert!(size_of::<LogLimit>() == 24);
     assert!(BITMAP_SLOTS as usize * 512 == 65_536);
     assert!(BUCKETS.is_power_of_two());
 };
@@ -181,10 +200,14 @@ const _: () = {
 #[must_use]
 pub fn hash(seed: u32, addr: &[u8; 16], port: u16, protocol: u8) -> u32 {
     let [a, b] = halves(addr);
-    let mut h = u64::from(seed) ^ (u64::from(port) << 8) ^ u64::from(protocol);
-    h = (h ^ a).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    h ^= h >> 29;
-    h = (h ^ b).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    // Seed, port and protocol are mixed before an address meets them: if they were not, addresses that differ in the bits of their ports'
+    // difference would collide under every seed.
+    let mut h = u64::from(seed) | (u64::from(port) << 32) | (u64::from(protocol) << 48);
+    h = h.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    h ^= h >> 32;
+    h = (h ^ a).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    h ^= h >> 32;
+    h = (h ^ b).wrapping_mul(0x94d0_49bb_1331_11eb);
     h ^= h >> 32;
     #[expect(
         clippy::cast_possible_truncation,
@@ -192,6 +215,24 @@ pub fn hash(seed: u32, addr: &[u8; 16], port: u16, protocol: u8) -> u32 {
     )]
     let low = h as u32;
     low
+}
+
+/// Where the bit of a destination port is: the element of the root table, the word in it, the mask.
+#[inline(always)]
+#[must_use]
+pub const fn port_bit(port: u16) -> (u32, usize, u64) {
+    (
+        BITMAP_START + (port >> 9) as u32,
+        ((port >> 6) & 7) as usize,
+        1 << (port & 63),
+    )
+}
+
+/// The element of the root table that is looked at `probe` steps after a key's first.
+#[inline(always)]
+#[must_use]
+pub const fn bucket(hash: u32, probe: u32) -> u32 {
+    BUCKETS_START + (hash.wrapping_add(probe) & (BUCKETS - 1))
 }
 
 #[inline(always)]
@@ -239,6 +280,35 @@ impl Header {
 }
 
 impl Tuple {
+    /// The three words by which a destination is found: the address, then port, protocol and family.
+    #[inline(always)]
+    #[must_use]
+    pub fn key(addr: &[u8; 16], port: u16, protocol: u8, family: Family) -> [u64; 3] {
+        let [a, b] = halves(addr);
+        let family = match family {
+            Family::V4 => 4,
+            Family::V6 => 6,
+        };
+        let [p0, p1] = port.to_ne_bytes();
+        [a, b, u64::from(u32::from_ne_bytes([p0, p1, protocol, family]))]
+    }
+
+    /// The [`key`](Self::key) of the tuple in a slot.
+    #[inline(always)]
+    #[must_use]
+    pub fn key_of_slot(s: &Slot) -> [u64; 3] {
+        let &[a, b, c, ..] = s;
+        [a, b, u64::from(split(c).0)]
+    }
+
+    /// Whether a slot with this key is an empty bucket.
+    #[inline(always)]
+    #[must_use]
+    pub fn key_is_empty(key: &[u64; 3]) -> bool {
+        let &[_, _, c] = key;
+        c == 0
+    }
+
     /// The tuple in a slot.
     #[inline(always)]
     #[must_use]
@@ -305,4 +375,6 @@ mod pod {
     unsafe impl aya::Pod for super::Leaf {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Tally {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::LogLimit {}
 }

@@ -7,4 +7,9 @@
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
 pub mod abi;
+pub mod decide;
+pub mod logline;
+pub mod packet;
+pub mod read;
 pub mod reason;
+pub mod wire;

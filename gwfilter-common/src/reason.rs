@@ -23,18 +23,19 @@ pub enum Reason {
     LeftToGateway = 7,
     /// A fragment that carries no ports; only first fragments are judged.
     Fragment = 8,
-    /// The packet could not be parsed as far as its ports.
+    /// The packet could not be parsed as far as its ports; or its lengths contradict each other, or a header before the
+    /// ports may change what the gateway sees as source or destination.
     Unparseable = 9,
     /// More IPv6 extension headers or VLAN tags than the parser follows.
     TooManyHeaders = 10,
     /// A slot of the tables is missing or does not hold what the tuple says: never a reason to drop.
     TableMissing = 11,
-    /// The packet's source is a source this host must never judge: loopback, unspecified, multicast.
+    /// The packet's source is one that must never be judged: loopback, unspecified, multicast, limited broadcast.
     OddSource = 12,
     /// The listener or agent only observes: what would have been dropped was passed.
     Observed = 13,
-    /// A TCP segment without SYN from a privileged source port to a NodePort-range tuple: it may be a reply to a
-    /// connection of this node whose SNAT source port equals the tuple's port.
+    /// The source would be refused, but the packet opens no connection and the destination is an address of this node: it
+    /// may be a reply to a connection of the node whose source port, picked by SNAT, equals the tuple's port.
     MaybeReply = 14,
 }
 

@@ -1,0 +1,92 @@
+//! Wire parsers: from the Ethernet header to the ports, and no further than a verdict needs.
+//!
+//! The rule for all of them: a field is read as the Linux IP stack would read it, and where the stack would refuse the packet, read it
+//! in another way, or depend on state that is not in the packet, the answer is "unclear", which passes.
+//! Checksums are not verified: what fails them never reaches the gateway, so dropping it takes nothing away.
+
+pub mod eth;
+pub mod ipv4;
+pub mod ipv6;
+pub mod l4;
+
+use crate::read::PacketRead;
+use crate::reason::Reason;
+
+/// Address family of a packet, with the numbers that [`crate::abi::Tuple::family`] uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Where the transport header of a packet is. Offsets count from the start of the frame, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transport {
+    /// Address family.
+    pub family: Family,
+    /// [`l4::TCP`] or [`l4::UDP`].
+    pub protocol: u8,
+    /// Start of the IP header.
+    pub l3: u32,
+    /// Start of the transport header.
+    pub l4: u32,
+    /// End of the IP packet by its own length field; Ethernet padding may follow.
+    pub end: u32,
+    /// The packet can be attributed, but something before the transport header forbids judging it.
+    pub unclear: bool,
+}
+
+/// What the link and network layers of a frame say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Located {
+    /// No IP, or neither TCP nor UDP: never a gateway's.
+    Other,
+    /// IP, but the ports cannot be known: why.
+    Unclear(Reason),
+    /// TCP or UDP.
+    Transport(Transport),
+}
+
+/// Finds the transport header.
+#[inline(always)]
+pub fn locate<R: PacketRead>(packet: &R) -> Located {
+    match eth::locate(packet) {
+        eth::Network::Ipv4(l3) => ipv4::locate(packet, l3),
+        eth::Network::Ipv6(l3) => ipv6::locate(packet, l3),
+        eth::Network::TooManyTags => Located::Unclear(Reason::TooManyHeaders),
+        eth::Network::Other => Located::Other,
+    }
+}
+
+impl Transport {
+    /// Source and destination port, host order; `None` if they lie outside the IP packet or cannot be read.
+    #[inline(always)]
+    pub fn ports<R: PacketRead>(&self, packet: &R) -> Option<(u16, u16)> {
+        if self.end < self.l4 + l4::PORTS_LEN {
+            return None;
+        }
+        let [s0, s1, d0, d1] = packet.read::<4>(self.l4)?;
+        Some((u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])))
+    }
+
+    /// Whether the packet may be judged: the IP packet and its transport header are whole, the stack would take it, and nothing
+    /// in it points to another destination or source. The answer holds the TCP flags (0 for UDP).
+    #[inline(always)]
+    pub fn judgeable<R: PacketRead>(&self, packet: &R) -> Option<u8> {
+        if self.unclear || self.end > packet.frame_len() {
+            return None;
+        }
+        if self.family == Family::V4 && ipv4::may_be_source_routed(packet, self.l3, self.l4) {
+            return None;
+        }
+        match self.protocol {
+            l4::TCP => l4::tcp_flags(packet, self.l4, self.end),
+            _ => Some(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! The maps of [`gwfilter_common::abi`] and, over them, the [`Tables`] that the decision asks.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LpmTrie, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use gwfilter_common::abi::{
+    Leaf, LogLimit, MAX_LISTENERS, MAX_RULES, REASONS, ROOT_LEN, Slot, TABLE_SLOTS, Tally,
+};
+use gwfilter_common::decide::{RootTable, Source, Tables};
+
+/// `max_entries` of an inner trie is its own; this is the template's.
+const TRIE_TEMPLATE: usize = 1;
+
+type RootArray = Array<Slot, { ROOT_LEN as usize }>;
+type Trie<const N: usize> = LpmTrie<[u8; N], Leaf, TRIE_TEMPLATE>;
+type Tries<const N: usize> = ArrayOfMaps<Trie<N>, { TABLE_SLOTS as usize }>;
+
+#[btf_map]
+static GWF_ROOT: ArrayOfMaps<RootArray, 1> = ArrayOfMaps::new();
+#[btf_map]
+static GWF_SRC4: Tries<4> = ArrayOfMaps::new();
+#[btf_map]
+static GWF_SRC6: Tries<16> = ArrayOfMaps::new();
+#[btf_map]
+static GWF_NEVER4: Tries<4> = ArrayOfMaps::new();
+#[btf_map]
+static GWF_NEVER6: Tries<16> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static GWF_COUNT: PerCpuArray<Tally, { (MAX_LISTENERS * REASONS) as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static GWF_RULES: PerCpuArray<Tally, { MAX_RULES as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static GWF_LOGLIM: PerCpuArray<LogLimit, 1> = PerCpuArray::new();
+
+/// The maps of this object.
+pub(crate) struct Maps;
+
+/// The root table of one generation. The kernel frees it only when no program that got it is running any more.
+pub(crate) struct Root<'a>(&'a RootArray);
+
+impl RootTable for Root<'_> {
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<&Slot> {
+        self.0.get(index)
+    }
+}
+
+impl Tables for Maps {
+    type Root<'a> = Root<'a>;
+
+    #[inline(always)]
+    fn root(&self) -> Option<Root<'_>> {
+        GWF_ROOT.get(0).map(Root)
+    }
+
+    #[inline(always)]
+    fn source4(&self, table: u32, addr: [u8; 4]) -> Source {
+        source(&GWF_SRC4, table, addr)
+    }
+
+    #[inline(always)]
+    fn source6(&self, table: u32, addr: [u8; 16]) -> Source {
+        source(&GWF_SRC6, table, addr)
+    }
+
+    #[inline(always)]
+    fn never4(&self, table: u32, addr: [u8; 4]) -> Option<bool> {
+        covers(&GWF_NEVER4, table, addr)
+    }
+
+    #[inline(always)]
+    fn never6(&self, table: u32, addr: [u8; 16]) -> Option<bool> {
+        covers(&GWF_NEVER6, table, addr)
+    }
+}
+
+#[inline(always)]
+fn source<const N: usize>(tries: &Tries<N>, table: u32, addr: [u8; N]) -> Source {
+    let Some(trie) = tries.get(table) else {
+        return Source::TableMissing;
+    };
+    match trie.get(&Key::new(8 * N as u32, addr)) {
+        Some(leaf) => Source::Covered(*leaf),
+        None => Source::Uncovered,
+    }
+}
+
+#[inline(always)]
+fn covers<const N: usize>(tries: &Tries<N>, table: u32, addr: [u8; N]) -> Option<bool> {
+    Some(tries.get(table)?.get(&Key::new(8 * N as u32, addr)).is_some())
+}

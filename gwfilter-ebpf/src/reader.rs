@@ -1,0 +1,86 @@
+//! Packet readers: direct loads, checked against the end of the linear part.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use gwfilter_common::read::PacketRead;
+
+/// No header that is read starts beyond this; the verifier needs a bound on variable offsets.
+const MAX_OFFSET: u32 = 0x1fff;
+
+/// `N` bytes at `data + off` if they end before `data_end`.
+#[inline(always)]
+fn direct<const N: usize>(data: usize, data_end: usize, off: u32) -> Option<[u8; N]> {
+    if off > MAX_OFFSET {
+        return None;
+    }
+    let at = data + off as usize;
+    if at + N > data_end {
+        return None;
+    }
+    // SAFETY: `data` and `data_end` delimit packet memory, and the read lies between them; the verifier checks the same. Any bytes are a
+    // valid array of bytes, whose alignment is 1.
+    Some(unsafe { *(at as *const [u8; N]) })
+}
+
+/// A frame in one buffer.
+pub(crate) struct XdpReader<'a>(pub(crate) &'a XdpContext);
+
+impl PacketRead for XdpReader<'_> {
+    #[inline(always)]
+    fn read<const N: usize>(&self, off: u32) -> Option<[u8; N]> {
+        direct(self.0.data(), self.0.data_end(), off)
+    }
+
+    #[inline(always)]
+    fn frame_len(&self) -> u32 {
+        (self.0.data_end() - self.0.data()) as u32
+    }
+}
+
+/// A frame that may continue in further buffers: read directly where it can be, by helper beyond.
+pub(crate) struct XdpFragsReader<'a>(pub(crate) &'a XdpContext);
+
+impl PacketRead for XdpFragsReader<'_> {
+    #[inline(always)]
+    fn read<const N: usize>(&self, off: u32) -> Option<[u8; N]> {
+        if let Some(bytes) = direct(self.0.data(), self.0.data_end(), off) {
+            return Some(bytes);
+        }
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the buffer is as long as said.
+        let rc = unsafe { bpf_xdp_load_bytes(self.0.ctx, off, bytes.as_mut_ptr().cast(), N as u32) };
+        // SAFETY: the helper has written all of it when it answers 0.
+        (rc == 0).then(|| unsafe { bytes.assume_init() })
+    }
+
+    #[inline(always)]
+    fn frame_len(&self) -> u32 {
+        // SAFETY: the context is this program's.
+        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as u32 }
+    }
+}
+
+/// An skb: its linear part directly (a helper call a field would cost every packet of the card dear), the rest by helper.
+pub(crate) struct TcReader<'a>(pub(crate) &'a TcContext);
+
+impl PacketRead for TcReader<'_> {
+    #[inline(always)]
+    fn read<const N: usize>(&self, off: u32) -> Option<[u8; N]> {
+        if let Some(bytes) = direct(self.0.data(), self.0.data_end(), off) {
+            return Some(bytes);
+        }
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the buffer is as long as said.
+        let rc =
+            unsafe { bpf_skb_load_bytes(self.0.skb.skb.cast(), off, bytes.as_mut_ptr().cast(), N as u32) };
+        // SAFETY: the helper has written all of it when it answers 0.
+        (rc == 0).then(|| unsafe { bytes.assume_init() })
+    }
+
+    #[inline(always)]
+    fn frame_len(&self) -> u32 {
+        self.0.len()
+    }
+}
