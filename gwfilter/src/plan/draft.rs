@@ -1,0 +1,388 @@
+//! One generation in the making.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use gwfilter_common::abi::{
+    MAX_LISTENERS, MAX_RULES, MAX_TUPLES, TUPLE_MAYBE_REPLY, TUPLE_NEW_ONLY, TUPLE_OBSERVE, Tuple,
+};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use super::drain::{Group, Memory};
+use super::names::{Indices, ListenerName, Names};
+use super::op::{Op, PlanError};
+use super::ranges::Prefix;
+use super::root::RootImage;
+use super::slots::{Finished, Next};
+use super::{Plan, Settings, State, leaves};
+use crate::desired::{Desired, Outcome, Target, Verdict};
+use crate::gateway::model::{Protocol, TupleKey};
+
+/// What all tuples with the same past and the same target share.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    group: usize,
+    source_table: u32,
+    never_table: u32,
+    new_only: bool,
+}
+
+/// Identity of the inputs of a [`Placed`]: the past's group, the addresses of the target's shared parts, and the flags.
+type PlacedKey = (Option<usize>, usize, usize, [bool; 3]);
+
+/// A generation in the making.
+pub(super) struct Draft<'a> {
+    before: &'a State,
+    settings: Settings,
+    now_ms: u64,
+    generation: u64,
+    judged: Vec<(TupleKey, &'a Target)>,
+    listeners: Indices,
+    rules: Indices,
+    zero: Vec<Op>,
+    uncounted_rules: Vec<Arc<str>>,
+    rewritten: BTreeMap<TupleKey, Option<u64>>,
+    source4: Next<'a, Ipv4Net>,
+    source6: Next<'a, Ipv6Net>,
+    never4: Next<'a, Ipv4Net>,
+    never6: Next<'a, Ipv6Net>,
+    groups: BTreeMap<Group, usize>,
+    placed: BTreeMap<PlacedKey, Placed>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(
+        before: &'a State,
+        settings: Settings,
+        desired: &'a Desired,
+        now_ms: u64,
+    ) -> Result<Self, PlanError> {
+        let generation = before.generation.saturating_add(1);
+        let rewritten = before
+            .memory
+            .rewritten_next(&desired.rewritten, now_ms, settings.rewritten_drain_ms);
+        // A destination whose sources are rewritten for some packets cannot be judged for any.
+        let judged: Vec<_> = desired
+            .tuples
+            .iter()
+            .filter(|(k, _)| rewritten.get(k) != Some(&None))
+            .map(|(k, t)| (*k, t))
+            .collect();
+        if judged.len() > MAX_TUPLES {
+            return Err(PlanError::TooManyTuples {
+                tuples: judged.len(),
+                max: MAX_TUPLES,
+            });
+        }
+        let names: BTreeSet<Arc<str>> = judged.iter().map(|(_, t)| t.listener.clone()).collect();
+        let listeners = before
+            .listeners
+            .assign(&names, before.generation, generation, MAX_LISTENERS);
+        if !listeners.without.is_empty() {
+            return Err(PlanError::TooManyListeners {
+                wanted: listeners.zero.len() + listeners.without.len(),
+                in_force: before.listeners.used_in(before.generation),
+                max: MAX_LISTENERS - 1,
+            });
+        }
+        let rules = before
+            .rules
+            .assign(&rule_names(&judged), before.generation, generation, MAX_RULES);
+        let zero = (rules.zero.iter().map(|i| Op::ZeroRule { index: *i }))
+            .chain(listeners.zero.iter().map(|i| Op::ZeroListener { index: *i }))
+            .collect();
+        Ok(Self {
+            before,
+            settings,
+            now_ms,
+            generation,
+            judged,
+            listeners: listeners.next,
+            rules: rules.next,
+            zero,
+            uncounted_rules: rules.without,
+            rewritten,
+            source4: Next::after(&before.source4),
+            source6: Next::after(&before.source6),
+            never4: Next::after(&before.never4),
+            never6: Next::after(&before.never6),
+            groups: BTreeMap::new(),
+            placed: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn finish(mut self) -> Result<Plan, PlanError> {
+        let mut tuples = Vec::with_capacity(self.judged.len());
+        let mut members: BTreeMap<TupleKey, usize> = BTreeMap::new();
+        let mut deadlines: Vec<u64> = Vec::new();
+        for (key, target) in std::mem::take(&mut self.judged) {
+            let mut tuple = self.tuple(&key, target);
+            // UDP is never dropped, so it has neither tables nor a past.
+            if key.protocol == Protocol::Tcp {
+                let left = self.rewritten.get(&key).copied().flatten();
+                deadlines.extend(left);
+                let placed = self.place(&key, target, left.is_some());
+                tuple.source_table = placed.source_table;
+                tuple.never_table = placed.never_table;
+                tuple.flags |= if placed.new_only { TUPLE_NEW_ONLY } else { 0 };
+                members.insert(key, placed.group);
+            }
+            tuples.push(tuple);
+        }
+        let seed = self.before.root.header().seed;
+        let root = RootImage::build(&tuples, seed, self.generation, 0)?;
+        let mut groups: Vec<(usize, Group)> = self.groups.into_iter().map(|(g, i)| (i, g)).collect();
+        groups.sort_unstable_by_key(|(i, _)| *i);
+        let groups: Vec<Group> = groups.into_iter().map(|(_, g)| g).collect();
+        deadlines.extend(groups.iter().filter_map(Group::next_deadline));
+        let memory = Memory {
+            groups,
+            tuples: members,
+            rewritten: self.rewritten,
+        };
+        let next_deadline_ms = deadlines.into_iter().min();
+
+        let (source4, source6) = (self.source4.finish()?, self.source6.finish()?);
+        let (never4, never6) = (self.never4.finish()?, self.never6.finish()?);
+        if self.before.generation > 0 && self.before.root.same_but_generation(&root) {
+            // Equal roots name equal tables, so nothing is to be built or cleared either.
+            let next = Arc::new(State {
+                memory,
+                ..self.before.clone()
+            });
+            let generation = self.before.generation;
+            return Ok(Plan {
+                ops: Vec::new(),
+                next_deadline_ms,
+                generation,
+                uncounted_rules: self.uncounted_rules,
+                next,
+            });
+        }
+        let mut ops = self.zero;
+        ops.extend(
+            build4(&source4)
+                .chain(build6(&source6))
+                .chain(build4(&never4))
+                .chain(build6(&never6)),
+        );
+        let root = Arc::new(root);
+        ops.push(Op::Swap { root: root.clone() });
+        ops.extend(
+            clears(&source4)
+                .chain(clears(&source6))
+                .chain(clears(&never4))
+                .chain(clears(&never6)),
+        );
+        let names = Names {
+            listeners: self
+                .listeners
+                .iter()
+                .map(|(i, n)| (i, ListenerName::parse(n)))
+                .collect(),
+            rules: self.rules.iter().map(|(i, n)| (i, n.clone())).collect(),
+        };
+        let next = State {
+            generation: self.generation,
+            root,
+            source4: source4.pool,
+            source6: source6.pool,
+            never4: never4.pool,
+            never6: never6.pool,
+            listeners: self.listeners,
+            rules: self.rules,
+            names,
+            memory,
+        };
+        Ok(Plan {
+            ops,
+            next_deadline_ms,
+            generation: self.generation,
+            uncounted_rules: self.uncounted_rules,
+            next: Arc::new(next),
+        })
+    }
+
+    /// The tuple without its tables.
+    fn tuple(&self, key: &TupleKey, target: &Target) -> Tuple {
+        let (addr, family) = match key.addr {
+            IpAddr::V4(a) => {
+                let [a, b, c, d] = a.octets();
+                ([a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 4)
+            }
+            IpAddr::V6(a) => (a.octets(), 6),
+        };
+        let flags = if target.observe { TUPLE_OBSERVE } else { 0 }
+            | if target.node_address { TUPLE_MAYBE_REPLY } else { 0 };
+        Tuple {
+            addr,
+            port: key.port,
+            protocol: key.protocol.number(),
+            family,
+            flags,
+            source_table: 0,
+            never_table: 0,
+            listener: self.listeners.get(&target.listener).unwrap_or(0),
+            _reserved: [0; 7],
+        }
+    }
+
+    /// The tables of a TCP tuple. `all_new`: only new connections may be refused, whatever the source.
+    fn place(&mut self, key: &TupleKey, target: &Target, all_new: bool) -> Placed {
+        let past = self.before.memory.group(key);
+        let v4 = key.addr.is_ipv4();
+        let table = if v4 {
+            address(target.table4.as_ref())
+        } else {
+            address(target.table6.as_ref())
+        };
+        let never = if v4 {
+            address(Some(&target.never4))
+        } else {
+            address(Some(&target.never6))
+        };
+        let id = (past.map(|(i, _)| i), table, never, [v4, target.observe, all_new]);
+        if let Some(placed) = self.placed.get(&id) {
+            return *placed;
+        }
+        let drain = Drain {
+            past: past.map(|(_, g)| g),
+            now_ms: self.now_ms,
+            drain_ms: self.settings.drain_ms,
+        };
+        let (rules, observe) = (&self.rules, target.observe);
+        let (group, placed) = if v4 {
+            drain.place(
+                target.table4.as_deref(),
+                &target.never4,
+                observe,
+                all_new,
+                rules,
+                &mut self.source4,
+                &mut self.never4,
+            )
+        } else {
+            drain.place(
+                target.table6.as_deref(),
+                &target.never6,
+                observe,
+                all_new,
+                rules,
+                &mut self.source6,
+                &mut self.never6,
+            )
+        };
+        let count = self.groups.len();
+        let group = *self.groups.entry(group).or_insert(count);
+        let placed = Placed { group, ..placed };
+        self.placed.insert(id, placed);
+        placed
+    }
+}
+
+/// The past of a tuple and the time.
+struct Drain<'a> {
+    past: Option<&'a Group>,
+    now_ms: u64,
+    drain_ms: u64,
+}
+
+impl Drain<'_> {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call site, which picks the family of all of them"
+    )]
+    fn place<N: Prefix>(
+        &self,
+        table: Option<&BTreeMap<N, Outcome>>,
+        never: &[N],
+        observe: bool,
+        all_new: bool,
+        rules: &Indices,
+        sources: &mut Next<'_, N>,
+        nevers: &mut Next<'_, N>,
+    ) -> (Group, Placed) {
+        let refused = match table {
+            Some(table) if !observe => leaves::refused(table, never),
+            _ => Vec::new(),
+        };
+        let group = Group::next(self.past, refused, self.now_ms, self.drain_ms);
+        // All of what is refused is draining: a flag says so, and the table need not be built twice.
+        let new_only = all_new || (!group.draining.is_empty() && group.settled().is_empty());
+        let source_table = table.map_or(0, |table| {
+            let plain = new_only || group.draining.is_empty();
+            let entries = if plain {
+                leaves::plain(table, rules)
+            } else {
+                leaves::mixed(table, &group, rules)
+            };
+            sources.place(&entries)
+        });
+        let never_table = if never.is_empty() || table.is_none() {
+            0
+        } else {
+            nevers.place(&leaves::never(never))
+        };
+        (
+            group,
+            Placed {
+                group: 0,
+                source_table,
+                never_table,
+                new_only,
+            },
+        )
+    }
+}
+
+/// Names of the rules that can drop, in the tables that are used.
+fn rule_names(judged: &[(TupleKey, &Target)]) -> BTreeSet<Arc<str>> {
+    let mut seen: BTreeSet<usize> = BTreeSet::new();
+    let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
+    for (_, target) in judged.iter().filter(|(k, _)| k.protocol == Protocol::Tcp) {
+        if let Some(table) = &target.table4
+            && seen.insert(address(Some(table)))
+        {
+            names.extend(table.values().filter_map(refusing_rule));
+        }
+        if let Some(table) = &target.table6
+            && seen.insert(address(Some(table)))
+        {
+            names.extend(table.values().filter_map(refusing_rule));
+        }
+    }
+    names
+}
+
+fn refusing_rule(outcome: &Outcome) -> Option<Arc<str>> {
+    outcome.rule.clone().filter(|_| outcome.verdict == Verdict::Drop)
+}
+
+/// Where a shared value lies, as its identity within one plan; 0 for none.
+fn address<T>(shared: Option<&Arc<T>>) -> usize {
+    shared.map_or(0, |a| Arc::as_ptr(a).addr())
+}
+
+fn build4(f: &Finished<Ipv4Net>) -> impl Iterator<Item = Op> + '_ {
+    f.builds.iter().map(|(index, entries)| Op::Build4 {
+        kind: f.kind,
+        index: *index,
+        entries: entries.clone(),
+    })
+}
+
+fn build6(f: &Finished<Ipv6Net>) -> impl Iterator<Item = Op> + '_ {
+    f.builds.iter().map(|(index, entries)| Op::Build6 {
+        kind: f.kind,
+        index: *index,
+        entries: entries.clone(),
+    })
+}
+
+fn clears<N>(f: &Finished<N>) -> impl Iterator<Item = Op> + '_ {
+    f.clears.iter().map(|index| Op::Clear {
+        kind: f.kind,
+        index: *index,
+    })
+}

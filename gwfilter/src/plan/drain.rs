@@ -1,0 +1,177 @@
+//! The drain window: from when on a source that was let in may be cut off in the middle of a connection.
+//!
+//! Envoy lets connections live on for 45 s after a policy change reaches it. So for each tuple the planner remembers which
+//! sources are refused now, and of those, until when connections from before the refusal may still live. Three rules:
+//!
+//! - refused now and let in before (passed, never-drop, only observed, or the tuple was not judged): a deadline is set;
+//! - refused now and before: its deadline, if any, stays. A second tightening prolongs nothing;
+//! - let in now: the deadline goes. A later refusal sets a new one.
+//!
+//! [`Memory`] is plain data and serializable, so it can outlive the agent; its times are those given to the planner.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::ranges::{self, Range};
+use crate::gateway::model::TupleKey;
+
+/// What is refused at a tuple, and what of it may still have connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Group {
+    /// Sources that are refused, in force. Empty under observe.
+    pub(super) refused: Vec<Range>,
+    /// Those of them whose connections may still live, with the deadline in milliseconds.
+    pub(super) draining: Vec<(Range, u64)>,
+}
+
+impl Group {
+    /// The group after `refused` takes the place of `self` (`None`: the tuple was not judged) at `now_ms`.
+    pub(super) fn next(before: Option<&Self>, refused: Vec<Range>, now_ms: u64, drain_ms: u64) -> Self {
+        let nothing = Self::default();
+        let before = before.unwrap_or(&nothing);
+        let deadline = now_ms.saturating_add(drain_ms);
+        let mut draining: Vec<(Range, u64)> = ranges::intersect(&before.draining, &refused)
+            .into_iter()
+            .filter(|(_, d)| *d > now_ms)
+            .collect();
+        if deadline > now_ms {
+            draining.extend(
+                ranges::subtract(&refused, &before.refused)
+                    .into_iter()
+                    .map(|r| (r, deadline)),
+            );
+        }
+        draining.sort_unstable();
+        draining.dedup_by(|next, last| {
+            let adjoin = last.1 == next.1 && last.0.last.checked_add(1) == Some(next.0.first);
+            if adjoin {
+                last.0.last = next.0.last;
+            }
+            adjoin
+        });
+        Self { refused, draining }
+    }
+
+    /// Refused sources that may be cut off in the middle of a connection.
+    pub(super) fn settled(&self) -> Vec<Range> {
+        ranges::subtract(&self.refused, &self.draining_ranges())
+    }
+
+    pub(super) fn draining_ranges(&self) -> Vec<Range> {
+        ranges::join(self.draining.iter().map(|(r, _)| *r))
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        self.draining.iter().map(|(_, d)| *d).min()
+    }
+}
+
+/// All that the planner must remember of the past, besides what is in the maps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Memory {
+    /// Shared by the tuples that have the same past.
+    pub(super) groups: Vec<Group>,
+    /// Judged tuples, with the index of their group.
+    #[serde(with = "pairs")]
+    pub(super) tuples: BTreeMap<TupleKey, usize>,
+    /// Destinations whose sources are rewritten on the way here (`None`), or were until shortly (the deadline of their
+    /// connections): nothing drains those connections, and they would carry another peer address now.
+    #[serde(with = "pairs")]
+    pub(super) rewritten: BTreeMap<TupleKey, Option<u64>>,
+}
+
+impl Memory {
+    pub(super) fn group(&self, key: &TupleKey) -> Option<(usize, &Group)> {
+        let index = *self.tuples.get(key)?;
+        self.groups.get(index).map(|g| (index, g))
+    }
+
+    /// The rewritten destinations after `now` took the place of the ones remembered.
+    pub(super) fn rewritten_next(
+        &self,
+        now: &[TupleKey],
+        now_ms: u64,
+        drain_ms: u64,
+    ) -> BTreeMap<TupleKey, Option<u64>> {
+        let mut next: BTreeMap<TupleKey, Option<u64>> = self
+            .rewritten
+            .iter()
+            .map(|(k, d)| (*k, d.unwrap_or_else(|| now_ms.saturating_add(drain_ms))))
+            .filter(|(_, d)| *d > now_ms)
+            .map(|(k, d)| (k, Some(d)))
+            .collect();
+        next.extend(now.iter().map(|k| (*k, None)));
+        next
+    }
+}
+
+/// Maps with struct keys as lists of pairs, which every format can hold.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, K: Deserialize<'de> + Ord, V: Deserialize<'de>, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<K, V>, D::Error> {
+        Ok(Vec::<(K, V)>::deserialize(from)?.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::model::Protocol;
+
+    fn r(first: u128, last: u128) -> Range {
+        Range { first, last }
+    }
+
+    #[test]
+    fn next_given_a_second_tightening_then_the_first_deadline_stays() {
+        let a = Group::next(Some(&Group::default()), vec![r(0, 9)], 100, 60);
+        let b = Group::next(Some(&a), vec![r(0, 19)], 130, 60);
+        assert_eq!(b.draining, [(r(0, 9), 160), (r(10, 19), 190)]);
+        let c = Group::next(Some(&b), vec![r(0, 19)], 160, 60);
+        assert_eq!(
+            (c.draining.as_slice(), c.settled().as_slice()),
+            ([(r(10, 19), 190)].as_slice(), [r(0, 9)].as_slice())
+        );
+    }
+
+    #[test]
+    fn next_given_loosening_and_tightening_again_then_a_new_window() {
+        let a = Group::next(Some(&Group::default()), vec![r(0, 9)], 100, 60);
+        let b = Group::next(Some(&a), vec![r(0, 3)], 110, 60);
+        let c = Group::next(Some(&b), vec![r(0, 9)], 120, 60);
+        assert_eq!(c.draining, [(r(0, 3), 160), (r(4, 9), 180)]);
+    }
+
+    #[test]
+    fn memory_given_a_round_trip_through_json_then_equal() {
+        let key = TupleKey {
+            addr: "2001:db8::1".parse().unwrap(),
+            port: 443,
+            protocol: Protocol::Tcp,
+        };
+        let group = Group {
+            refused: vec![r(0, u128::MAX)],
+            draining: vec![(r(5, u128::MAX - 1), 77)],
+        };
+        let memory = Memory {
+            groups: vec![group],
+            tuples: BTreeMap::from([(key, 0)]),
+            rewritten: BTreeMap::from([(key, Some(9)), (TupleKey { port: 80, ..key }, None)]),
+        };
+        let text = serde_json::to_string(&memory).unwrap();
+        assert_eq!(serde_json::from_str::<Memory>(&text).unwrap(), memory);
+    }
+}

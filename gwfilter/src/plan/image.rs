@@ -1,0 +1,110 @@
+//! The kernel's maps in memory: what a list of operations makes of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use gwfilter_common::abi::{Leaf, Slot};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use super::op::{Kind, Op};
+use super::ranges::Prefix;
+use super::root::RootImage;
+
+/// Maps as the operations leave them. It answers lookups as the kernel's tries do: the longest prefix, tried length by
+/// length, so that it shares no thought with the code that makes the tables.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    root: Arc<RootImage>,
+    source4: BTreeMap<u32, Trie<Ipv4Net>>,
+    source6: BTreeMap<u32, Trie<Ipv6Net>>,
+    never4: BTreeMap<u32, Trie<Ipv4Net>>,
+    never6: BTreeMap<u32, Trie<Ipv6Net>>,
+}
+
+#[derive(Clone, Debug)]
+struct Trie<N> {
+    lengths: BTreeSet<u8>,
+    entries: BTreeMap<N, Leaf>,
+}
+
+impl<N: Prefix> Trie<N> {
+    fn new(entries: &[(N, Leaf)], length: impl Fn(&N) -> u8) -> Self {
+        Self {
+            lengths: entries.iter().map(|(n, _)| length(n)).collect(),
+            entries: entries.iter().copied().collect(),
+        }
+    }
+
+    fn lookup(&self, addr: u128) -> Option<Leaf> {
+        self.lengths
+            .iter()
+            .rev()
+            .find_map(|len| self.entries.get(&N::of(addr, *len)?).copied())
+    }
+}
+
+impl Image {
+    /// Does what the kernel's maps do on this operation. Counters are not part of the image.
+    pub fn apply(&mut self, op: &Op) {
+        match op {
+            Op::ZeroRule { .. } | Op::ZeroListener { .. } => {}
+            Op::Build4 { kind, index, entries } => {
+                let trie = Trie::new(entries, Ipv4Net::prefix_len);
+                match kind {
+                    Kind::Source4 => self.source4.insert(*index, trie),
+                    Kind::Never4 => self.never4.insert(*index, trie),
+                    Kind::Source6 | Kind::Never6 => None,
+                };
+            }
+            Op::Build6 { kind, index, entries } => {
+                let trie = Trie::new(entries, Ipv6Net::prefix_len);
+                match kind {
+                    Kind::Source6 => self.source6.insert(*index, trie),
+                    Kind::Never6 => self.never6.insert(*index, trie),
+                    Kind::Source4 | Kind::Never4 => None,
+                };
+            }
+            Op::Swap { root } => self.root = root.clone(),
+            Op::Clear { kind, index } => match kind {
+                Kind::Source4 => drop(self.source4.remove(index)),
+                Kind::Source6 => drop(self.source6.remove(index)),
+                Kind::Never4 => drop(self.never4.remove(index)),
+                Kind::Never6 => drop(self.never6.remove(index)),
+            },
+        }
+    }
+
+    /// The element of the root table in force.
+    #[must_use]
+    pub fn root(&self, index: u32) -> Option<Slot> {
+        self.root.get(index)
+    }
+
+    /// The leaf of an IPv4 source.
+    #[must_use]
+    pub fn source4(&self, table: u32, addr: [u8; 4]) -> Option<Leaf> {
+        self.source4.get(&table)?.lookup(u32::from_be_bytes(addr).into())
+    }
+
+    /// The leaf of an IPv6 source.
+    #[must_use]
+    pub fn source6(&self, table: u32, addr: [u8; 16]) -> Option<Leaf> {
+        self.source6.get(&table)?.lookup(u128::from_be_bytes(addr))
+    }
+
+    /// Whether an IPv4 source is never dropped.
+    #[must_use]
+    pub fn never4(&self, table: u32, addr: [u8; 4]) -> bool {
+        self.never4
+            .get(&table)
+            .is_some_and(|t| t.lookup(u32::from_be_bytes(addr).into()).is_some())
+    }
+
+    /// Whether an IPv6 source is never dropped.
+    #[must_use]
+    pub fn never6(&self, table: u32, addr: [u8; 16]) -> bool {
+        self.never6
+            .get(&table)
+            .is_some_and(|t| t.lookup(u128::from_be_bytes(addr)).is_some())
+    }
+}

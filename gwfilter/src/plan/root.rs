@@ -1,0 +1,149 @@
+//! A root table: header, port bitmap and the hash table of tuples ([`gwfilter_common::abi`]).
+
+use std::collections::BTreeMap;
+
+use gwfilter_common::abi::{
+    ABI_VERSION, BITMAP_START, BUCKETS, BUCKETS_START, Header, MAX_PROBES, MAX_TUPLES, ROOT_LEN, Slot, Tuple,
+    hash,
+};
+
+use super::op::PlanError;
+
+/// Seeds tried before giving up. With a load of at most a quarter one of the first few does.
+const SEEDS: u32 = 64;
+
+/// The elements of a root table that are not zero. A fresh array map is all zero, so these are all that must be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RootImage {
+    slots: BTreeMap<u32, Slot>,
+}
+
+impl RootImage {
+    /// Elements to write, in ascending order.
+    pub fn slots(&self) -> impl ExactSizeIterator<Item = (u32, &Slot)> {
+        self.slots.iter().map(|(i, s)| (*i, s))
+    }
+
+    /// The element at `index`; `None` outside of the table.
+    #[must_use]
+    pub fn get(&self, index: u32) -> Option<Slot> {
+        (index < ROOT_LEN).then(|| self.slots.get(&index).copied().unwrap_or_default())
+    }
+
+    /// Its header.
+    #[must_use]
+    pub fn header(&self) -> Header {
+        Header::from_slot(&self.slots.get(&0).copied().unwrap_or_default())
+    }
+
+    /// The same table but for the generation's number.
+    pub(super) fn same_but_generation(&self, other: &Self) -> bool {
+        let (a, b) = (self.header(), other.header());
+        Header {
+            generation: b.generation,
+            ..a
+        } == b
+            && self.slots.range(1..).eq(other.slots.range(1..))
+    }
+
+    /// Lays out `tuples` (distinct destinations), starting the search for a seed at `seed`.
+    ///
+    /// # Errors
+    /// [`PlanError::TooManyTuples`] and [`PlanError::NoSeed`].
+    pub(super) fn build(tuples: &[Tuple], seed: u32, generation: u64, flags: u32) -> Result<Self, PlanError> {
+        if tuples.len() > MAX_TUPLES {
+            return Err(PlanError::TooManyTuples {
+                tuples: tuples.len(),
+                max: MAX_TUPLES,
+            });
+        }
+        let count = u32::try_from(tuples.len()).unwrap_or(u32::MAX);
+        (0..SEEDS)
+            .find_map(|step| {
+                let seed = seed.wrapping_add(step);
+                let mut slots = place(tuples, seed)?;
+                let header = Header {
+                    abi_version: ABI_VERSION,
+                    seed,
+                    generation,
+                    flags,
+                    tuples: count,
+                    _reserved: [0; 5],
+                };
+                slots.insert(0, header.to_slot());
+                Some(Self { slots })
+            })
+            .ok_or(PlanError::NoSeed {
+                tuples: tuples.len(),
+                seeds: SEEDS,
+            })
+    }
+}
+
+/// `None` if some tuple finds no free bucket within [`MAX_PROBES`].
+fn place(tuples: &[Tuple], seed: u32) -> Option<BTreeMap<u32, Slot>> {
+    let mut slots: BTreeMap<u32, Slot> = BTreeMap::new();
+    for t in tuples {
+        let word = u32::from(t.port) / 64;
+        let bits = slots.entry(BITMAP_START + word / 8).or_default();
+        if let Some(w) = bits.get_mut(word as usize % 8) {
+            *w |= 1 << (t.port % 64);
+        }
+        let start = hash(seed, &t.addr, t.port, t.protocol);
+        let index = (0..MAX_PROBES)
+            .map(|step| BUCKETS_START + (start.wrapping_add(step) & (BUCKETS - 1)))
+            .find(|i| !slots.contains_key(i))?;
+        slots.insert(index, t.to_slot());
+    }
+    Some(slots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tuple(n: u32) -> Tuple {
+        let mut addr = [0; 16];
+        addr[..4].copy_from_slice(&n.to_be_bytes());
+        Tuple {
+            addr,
+            port: 443,
+            protocol: 6,
+            family: 4,
+            flags: 0,
+            source_table: 0,
+            never_table: 0,
+            listener: 1,
+            _reserved: [0; 7],
+        }
+    }
+
+    #[test]
+    fn build_given_tuples_that_share_their_first_bucket_then_another_seed() {
+        // Destinations that all start at the same bucket under seed 0: one more than can be probed.
+        let crowd: Vec<Tuple> = (0..20_000_000)
+            .map(tuple)
+            .filter(|t| hash(0, &t.addr, t.port, t.protocol) & (BUCKETS - 1) == 7)
+            .take(MAX_PROBES as usize + 1)
+            .collect();
+        assert_eq!(crowd.len(), MAX_PROBES as usize + 1);
+        assert!(place(&crowd, 0).is_none());
+        let root = RootImage::build(&crowd, 0, 1, 0).unwrap();
+        assert_ne!(root.header().seed, 0);
+    }
+
+    #[test]
+    fn build_given_as_many_tuples_as_allowed_then_it_fits_and_one_more_is_refused() {
+        let most: Vec<Tuple> = (0..4096).map(tuple).collect();
+        let root = RootImage::build(&most, 0, 1, 0).unwrap();
+        assert_eq!(root.slots().len(), 1 + 1 + 4096);
+        let more: Vec<Tuple> = (0..4097).map(tuple).collect();
+        assert_eq!(
+            RootImage::build(&more, 0, 1, 0),
+            Err(PlanError::TooManyTuples {
+                tuples: 4097,
+                max: 4096
+            })
+        );
+    }
+}
