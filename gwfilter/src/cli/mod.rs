@@ -1,6 +1,8 @@
 //! The command line: one file per verb. Verbs read arguments, call the library and print; they decide nothing.
 
+pub mod check;
 pub mod duration;
+pub mod explain;
 pub mod unload;
 
 use std::io::Write;
@@ -20,6 +22,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Show what would be enforced on a node, what is left to the gateway, and why
+    Check(check::Args),
+    /// Show what happens to one packet, or to each of many, and which rule decides
+    Explain(explain::Args),
     /// Take all enforcement off this node: detach and unpin
     Unload(unload::Args),
 }
@@ -46,13 +52,25 @@ pub struct From {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = match cli.verb {
-        Verb::Unload(args) => unload::run(&args, &mut std::io::stdout()).map(|()| ExitCode::SUCCESS),
+    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    let (outcome, failure) = match cli.verb {
+        Verb::Check(args) => (
+            check::run(&args, &mut out, &mut err).map(ExitCode::from),
+            ExitCode::from(2),
+        ),
+        Verb::Explain(args) => (
+            explain::run(&args, &mut out, &mut err).map(ExitCode::from),
+            ExitCode::from(2),
+        ),
+        Verb::Unload(args) => (
+            unload::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
+            ExitCode::FAILURE,
+        ),
     };
     outcome.unwrap_or_else(|error| {
         // Standard error may be closed; there is nobody else to tell.
         let _ = writeln!(std::io::stderr(), "error: {error:#}");
-        ExitCode::FAILURE
+        failure
     })
 }
 
