@@ -5,7 +5,11 @@
 
 mod build_ebpf;
 mod build_release;
+mod check;
 mod run;
+mod setup;
+mod test;
+mod tidy;
 mod toolchain;
 
 use std::io::Write as _;
@@ -23,17 +27,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Install what is missing to build, check, test and show gwfilter, and say what.
+    Setup,
     /// Build the eBPF object to target/bpf/gwfilter and print its path, size and hash.
     BuildEbpf,
     /// Build the eBPF object, then the release binary with the object inside.
     Build,
+    /// Formatting, clippy for both sides, docs, licences, tidy.
+    Check,
+    /// Run groups of tests; each ends with one line, and so does the whole.
+    Test(test::Options),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.verb {
+        Verb::Setup => setup::main(),
         Verb::BuildEbpf => build_ebpf::main(),
         Verb::Build => build_release::main(),
+        Verb::Check => check::main(),
+        Verb::Test(options) => test::main(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

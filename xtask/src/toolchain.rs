@@ -14,6 +14,9 @@ use crate::run;
 /// The release of bpf-linker that is used.
 pub(crate) const BPF_LINKER: &str = "0.13.0";
 
+/// Clippy of Debian's compiler (package `rust-web-clippy`). By its path: cargo would find rustup's first.
+pub(crate) const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
+
 /// Where a compiler comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -92,6 +95,13 @@ impl Compiler {
         let version = ask(&["-vV"])?;
         let llvm = llvm_major(&version)
             .with_context(|| format!("`{} -vV` names no LLVM version", program.display()))?;
+        if release(&version) < release(concat!("release: ", env!("CARGO_PKG_RUST_VERSION"))) {
+            bail!(
+                "{} is too old, {} is needed (Debian: the security archive has it)",
+                version.lines().next().unwrap_or_default(),
+                env!("CARGO_PKG_RUST_VERSION")
+            );
+        }
         let sysroot = PathBuf::from(ask(&["--print", "sysroot"])?.trim());
         let core = sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml");
         if !core.is_file() {
@@ -134,6 +144,30 @@ impl Compiler {
         command
     }
 
+    /// Clippy of this compiler, as a command that takes clippy's arguments; `None` where it is not installed.
+    pub(crate) fn clippy(&self) -> Option<Command> {
+        match &self.origin {
+            Origin::Rustup(_) => {
+                let mut command = self.cargo();
+                command.arg("clippy");
+                let there = run::output(self.cargo().args(["clippy", "--version"]));
+                there
+                    .is_ok_and(|output| output.status.success())
+                    .then_some(command)
+            }
+            Origin::Debian => {
+                let mut command = Command::new(DEBIAN_CLIPPY);
+                run::without_outer_cargo(&mut command);
+                command
+                    .env("CARGO", "/usr/bin/cargo")
+                    .env("RUSTC", "/usr/bin/rustc")
+                    .env("RUSTC_BOOTSTRAP", "1");
+                command.arg("clippy");
+                Path::new(DEBIAN_CLIPPY).exists().then_some(command)
+            }
+        }
+    }
+
     /// In a few words, for a person.
     pub(crate) fn describe(&self) -> String {
         let release = self.version.lines().next().unwrap_or_default();
@@ -142,6 +176,13 @@ impl Compiler {
             Origin::Debian => format!("{release}, Debian's package, LLVM {}", self.llvm),
         }
     }
+}
+
+/// Reads major and minor of the compiler from what `rustc -vV` prints.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let line = version.lines().find_map(|line| line.strip_prefix("release: "))?;
+    let mut parts = line.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// Reads the LLVM major from what `rustc -vV` prints.
@@ -203,6 +244,14 @@ mod tests {
         );
         assert_eq!(llvm_major("rustc 1.96.0\n"), None);
         assert_eq!(llvm_major("LLVM version: \n"), None);
+    }
+
+    #[test]
+    fn release_line_then_major_and_minor_in_order() {
+        assert_eq!(release("rustc x\nrelease: 1.96.0\n"), Some((1, 96)));
+        assert_eq!(release("release: 1.97.0-nightly\n"), Some((1, 97)));
+        assert!(release("release: 1.85.0") < release("release: 1.95"));
+        assert!(release("") < release("release: 1.95"));
     }
 
     #[test]
