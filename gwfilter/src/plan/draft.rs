@@ -319,7 +319,7 @@ impl Drain<'_> {
             };
             sources.place(&entries)
         });
-        let never_table = if never.is_empty() || table.is_none() {
+        let never_table = if never.is_empty() {
             0
         } else {
             nevers.place(&leaves::never(never))

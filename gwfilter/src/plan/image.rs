@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gwfilter_common::abi::{Leaf, Slot};
+use gwfilter_common::decide::{RootTable, Source, Tables};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::op::{Kind, Op};
@@ -14,7 +15,7 @@ use super::root::RootImage;
 /// length, so that it shares no thought with the code that makes the tables.
 #[derive(Clone, Debug, Default)]
 pub struct Image {
-    root: Arc<RootImage>,
+    root: Option<Arc<RootImage>>,
     source4: BTreeMap<u32, Trie<Ipv4Net>>,
     source6: BTreeMap<u32, Trie<Ipv6Net>>,
     never4: BTreeMap<u32, Trie<Ipv4Net>>,
@@ -64,7 +65,7 @@ impl Image {
                     Kind::Source4 | Kind::Never4 => None,
                 };
             }
-            Op::Swap { root } => self.root = root.clone(),
+            Op::Swap { root } => self.root = Some(root.clone()),
             Op::Clear { kind, index } => match kind {
                 Kind::Source4 => drop(self.source4.remove(index)),
                 Kind::Source6 => drop(self.source6.remove(index)),
@@ -73,38 +74,52 @@ impl Image {
             },
         }
     }
+}
 
-    /// The element of the root table in force.
-    #[must_use]
-    pub fn root(&self, index: u32) -> Option<Slot> {
-        self.root.get(index)
+impl Tables for Image {
+    type Root<'a> = &'a RootImage;
+
+    fn root(&self) -> Option<Self::Root<'_>> {
+        self.root.as_deref()
     }
 
-    /// The leaf of an IPv4 source.
-    #[must_use]
-    pub fn source4(&self, table: u32, addr: [u8; 4]) -> Option<Leaf> {
-        self.source4.get(&table)?.lookup(u32::from_be_bytes(addr).into())
+    fn source4(&self, table: u32, addr: [u8; 4]) -> Source {
+        source(self.source4.get(&table), u32::from_be_bytes(addr).into())
     }
 
-    /// The leaf of an IPv6 source.
-    #[must_use]
-    pub fn source6(&self, table: u32, addr: [u8; 16]) -> Option<Leaf> {
-        self.source6.get(&table)?.lookup(u128::from_be_bytes(addr))
+    fn source6(&self, table: u32, addr: [u8; 16]) -> Source {
+        source(self.source6.get(&table), u128::from_be_bytes(addr))
     }
 
-    /// Whether an IPv4 source is never dropped.
-    #[must_use]
-    pub fn never4(&self, table: u32, addr: [u8; 4]) -> bool {
-        self.never4
-            .get(&table)
-            .is_some_and(|t| t.lookup(u32::from_be_bytes(addr).into()).is_some())
+    fn never4(&self, table: u32, addr: [u8; 4]) -> Option<bool> {
+        Some(
+            self.never4
+                .get(&table)?
+                .lookup(u32::from_be_bytes(addr).into())
+                .is_some(),
+        )
     }
 
-    /// Whether an IPv6 source is never dropped.
-    #[must_use]
-    pub fn never6(&self, table: u32, addr: [u8; 16]) -> bool {
-        self.never6
-            .get(&table)
-            .is_some_and(|t| t.lookup(u128::from_be_bytes(addr)).is_some())
+    fn never6(&self, table: u32, addr: [u8; 16]) -> Option<bool> {
+        Some(
+            self.never6
+                .get(&table)?
+                .lookup(u128::from_be_bytes(addr))
+                .is_some(),
+        )
+    }
+}
+
+fn source<N: Prefix>(trie: Option<&Trie<N>>, addr: u128) -> Source {
+    match trie.map(|t| t.lookup(addr)) {
+        None => Source::TableMissing,
+        Some(None) => Source::Uncovered,
+        Some(Some(leaf)) => Source::Covered(leaf),
+    }
+}
+
+impl RootTable for &RootImage {
+    fn slot(&self, index: u32) -> Option<&Slot> {
+        self.get(index)
     }
 }

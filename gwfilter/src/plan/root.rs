@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gwfilter_common::abi::{
-    ABI_VERSION, BITMAP_START, BUCKETS, BUCKETS_START, Header, MAX_PROBES, MAX_TUPLES, ROOT_LEN, Slot, Tuple,
-    hash,
-};
+use gwfilter_common::abi::{self, ABI_VERSION, Header, MAX_PROBES, MAX_TUPLES, ROOT_LEN, Slot, Tuple};
 
 use super::op::PlanError;
 
@@ -26,8 +23,9 @@ impl RootImage {
 
     /// The element at `index`; `None` outside of the table.
     #[must_use]
-    pub fn get(&self, index: u32) -> Option<Slot> {
-        (index < ROOT_LEN).then(|| self.slots.get(&index).copied().unwrap_or_default())
+    pub fn get(&self, index: u32) -> Option<&Slot> {
+        const ZERO: &Slot = &[0; 8];
+        (index < ROOT_LEN).then(|| self.slots.get(&index).unwrap_or(ZERO))
     }
 
     /// Its header.
@@ -84,14 +82,13 @@ impl RootImage {
 fn place(tuples: &[Tuple], seed: u32) -> Option<BTreeMap<u32, Slot>> {
     let mut slots: BTreeMap<u32, Slot> = BTreeMap::new();
     for t in tuples {
-        let word = u32::from(t.port) / 64;
-        let bits = slots.entry(BITMAP_START + word / 8).or_default();
-        if let Some(w) = bits.get_mut(word as usize % 8) {
-            *w |= 1 << (t.port % 64);
+        let (slot, word, bit) = abi::port_bit(t.port);
+        if let Some(w) = slots.entry(slot).or_default().get_mut(word) {
+            *w |= bit;
         }
-        let start = hash(seed, &t.addr, t.port, t.protocol);
+        let hash = abi::hash(seed, &t.addr, t.port, t.protocol);
         let index = (0..MAX_PROBES)
-            .map(|step| BUCKETS_START + (start.wrapping_add(step) & (BUCKETS - 1)))
+            .map(|p| abi::bucket(hash, p))
             .find(|i| !slots.contains_key(i))?;
         slots.insert(index, t.to_slot());
     }
@@ -123,7 +120,7 @@ mod tests {
         // Destinations that all start at the same bucket under seed 0: one more than can be probed.
         let crowd: Vec<Tuple> = (0..20_000_000)
             .map(tuple)
-            .filter(|t| hash(0, &t.addr, t.port, t.protocol) & (BUCKETS - 1) == 7)
+            .filter(|t| abi::hash(0, &t.addr, t.port, t.protocol) & (abi::BUCKETS - 1) == 7)
             .take(MAX_PROBES as usize + 1)
             .collect();
         assert_eq!(crowd.len(), MAX_PROBES as usize + 1);
