@@ -13,19 +13,16 @@ use crate::run::{run, say};
 /// The verb. Refuses a stub or an object that does not match the sources: such an agent would fail on the node.
 pub(crate) fn main() -> Result<()> {
     build_ebpf::build_if_stale()?;
-    let object = build_ebpf::require_fresh()?;
-    run(Command::new("cargo")
-        .current_dir(paths::root())
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            "gwfilter",
-            "--bin",
-            "gwfilter",
-        ])
-        .env("GWFILTER_BPF_OBJECT", &object))?;
+    build_ebpf::require_fresh()?;
+    run(Command::new("cargo").current_dir(paths::root()).args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "gwfilter",
+        "--bin",
+        "gwfilter",
+    ]))?;
     let binary = paths::target().join("release/gwfilter");
     let size = fs::metadata(&binary)
         .with_context(|| format!("reading {}", binary.display()))?

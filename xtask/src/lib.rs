@@ -12,6 +12,8 @@
 //! - [`process::Process`] is a child with its output in a file; it is killed when the value goes.
 //! - [`http::Server`] answers 200 and the peer's address; [`http::get`] and [`http::Connection`] ask it from a chosen
 //!   source address and say what came of it: an [`http::Answer`].
+//! - [`site::Site`] puts them together: two clients, a router and a node with an ingress gateway behind it, with the
+//!   manifests that say so ([`manifests`]).
 //! - [`rights::require_root`] fails with the reason where namespaces cannot be made. Tests call it and fail with it:
 //!   a test that cannot run has not passed.
 //! - [`envoy::binary`] is where `cargo xtask setup` put Envoy.
@@ -38,8 +40,10 @@
 
 pub mod envoy;
 pub mod http;
+pub mod manifests;
 pub mod netns;
 pub mod paths;
 pub mod poll;
 pub mod process;
 pub mod rights;
+pub mod site;

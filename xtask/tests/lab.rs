@@ -135,3 +135,29 @@ fn a_namespace_dropped_then_its_end_of_the_cable_takes_the_other_with_it() {
         "the kernel takes a namespace apart when nobody holds it"
     );
 }
+
+#[test]
+fn the_site_then_every_way_to_the_gateway_and_the_clients_own_addresses_arrive() {
+    use xtask::site::{self, Client, Site};
+    let site = Site::new().expect("a site");
+    let ways = [
+        (site::VIP_V4, site::VIP_PORT),
+        (site::VIP_V6, site::VIP_PORT),
+        (site::NODE_V4, site::NODE_PORT),
+        (site::NODE_V6, site::NODE_PORT),
+        (site::POD_V4, site::POD_PORT),
+        (site::POD_V6, site::POD_PORT),
+        (site::NODE_V4, site::SSH_PORT),
+        (site::NODE_V6, site::SSH_PORT),
+    ];
+    for (address, port) in ways {
+        let to = site::destination(address, port).expect("an address");
+        for client in Client::ALL {
+            let mut connection = Connection::open(site.client(client), None, to, SOON).expect("connected");
+            assert_eq!(connection.get(), Answer::Status(200), "{client:?} to {to}");
+            let seen: SocketAddr = connection.body().parse().expect("the peer's address");
+            assert_eq!(seen.ip().to_string(), client.address(to), "{client:?} to {to}");
+        }
+    }
+    assert_eq!((site.served(), site.served_ssh()), (12, 4));
+}
