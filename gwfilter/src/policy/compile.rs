@@ -1,0 +1,371 @@
+//! The compiler: per listener, the sources that every gateway pod and filter chain behind it certainly refuses, as disjoint prefixes.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gwfilter_common::reason::Reason;
+
+use super::atoms::Place;
+use super::attach::attaches;
+use super::flatten::{Rank, Segments};
+use super::interval::{Address, Set};
+use super::report;
+use super::rules::{Cache, Known, RuleSets};
+use super::spec::{Action, Policy};
+use crate::desired::{Outcome, Table4, Table6, Verdict};
+use crate::diagnostic::Diagnostic;
+use crate::gateway::model::{ClientAddress, Gateway, Listener, Mesh, Tri};
+use crate::report::GatewayReport;
+
+/// The tables of one listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompiledListener {
+    /// IPv4 sources; `None` if no policy speaks of this listener, or none may be enforced.
+    pub table4: Option<Arc<Table4>>,
+    /// IPv6 sources.
+    pub table6: Option<Arc<Table6>>,
+}
+
+/// What a gateway compiles to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compiled {
+    /// In the order of [`Gateway::listeners`].
+    pub listeners: Vec<CompiledListener>,
+    /// What is enforced where, and why.
+    pub report: GatewayReport,
+    /// Findings about the gateway's policies as a whole.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Compiles the policies for one gateway. `complete` is false if some input could not be read: no default-deny then.
+///
+/// Never-drop sources are not looked at: the kernel asks them first.
+#[must_use]
+pub fn compile(mesh: &Mesh, policies: &[Policy], gateway: &Gateway, complete: bool) -> Compiled {
+    let mut compiler = Compiler::new(mesh, policies, gateway, complete);
+    let judged: Vec<JudgedListener<'_>> = gateway.listeners.iter().map(|l| compiler.listener(l)).collect();
+    let (report, diagnostics) = report::make(&compiler, &judged);
+    Compiled {
+        listeners: judged.into_iter().map(|j| j.tables).collect(),
+        report,
+        diagnostics,
+    }
+}
+
+/// Whether tables are compiled for a gateway at all.
+pub(super) fn enforceable(gateway: &Gateway) -> bool {
+    gateway.not_enforced.is_none() && gateway.client_address == ClientAddress::PacketSource
+}
+
+/// What the policies say at one place, for one family.
+#[derive(Debug)]
+pub(super) struct Side<A> {
+    /// What is certainly refused there, by whom.
+    pub(super) refused: Segments<A>,
+    /// What some ALLOW rule certainly matches.
+    pub(super) admitted: Set<A>,
+    /// What some ALLOW rule may match.
+    pub(super) open: Set<A>,
+}
+
+/// A rule at a place.
+#[derive(Debug)]
+pub(super) struct JudgedRule {
+    /// Index of its policy.
+    pub(super) policy: usize,
+    /// Its index there.
+    pub(super) rule: usize,
+    /// The policy certainly applies.
+    pub(super) certain: bool,
+    pub(super) sets: Rc<RuleSets>,
+}
+
+/// What the policies say at one place.
+#[derive(Debug)]
+pub(super) struct Judged {
+    /// Some policy that counts applies or may apply.
+    pub(super) spoken: bool,
+    /// Rules of ALLOW and DENY policies that apply or may apply.
+    pub(super) rules: Vec<JudgedRule>,
+    pub(super) v4: Side<u32>,
+    pub(super) v6: Side<u128>,
+    /// Indices of ALLOW policies that certainly apply.
+    pub(super) allowing: Vec<usize>,
+    /// Indices of policies that may admit anything here.
+    pub(super) holes: Vec<usize>,
+}
+
+/// A listener's tables, and what they came from.
+#[derive(Debug)]
+pub(super) struct JudgedListener<'a> {
+    pub(super) listener: &'a Listener,
+    pub(super) tables: CompiledListener,
+    /// Some chain behind it has no RBAC.
+    pub(super) no_rbac: bool,
+    /// Its places, with the index into [`Compiler::judged`] of what the policies say there.
+    pub(super) places: Vec<(Place<'a>, usize)>,
+    /// What is dropped.
+    pub(super) dropped4: Rc<Set<u32>>,
+    pub(super) dropped6: Rc<Set<u128>>,
+}
+
+type PlaceKey = Vec<(usize, bool, Vec<usize>)>;
+
+#[derive(Clone, Debug)]
+struct Flat {
+    table4: Arc<Table4>,
+    table6: Arc<Table6>,
+    dropped4: Rc<Set<u32>>,
+    dropped6: Rc<Set<u128>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Compiler<'a> {
+    pub(super) mesh: &'a Mesh,
+    pub(super) policies: &'a [Policy],
+    pub(super) gateway: &'a Gateway,
+    pub(super) complete: bool,
+    /// Per workload, per policy.
+    pub(super) attached: Vec<Vec<Tri>>,
+    pub(super) judged: Vec<Judged>,
+    /// Every drop that can come out, in order of precedence.
+    outcomes: Vec<Outcome>,
+    ranks: BTreeMap<Outcome, Rank>,
+    cache: Cache,
+    place_keys: BTreeMap<PlaceKey, usize>,
+    flat: BTreeMap<Vec<usize>, Flat>,
+}
+
+impl<'a> Compiler<'a> {
+    fn new(mesh: &'a Mesh, policies: &'a [Policy], gateway: &'a Gateway, complete: bool) -> Self {
+        let attached = gateway
+            .workloads
+            .iter()
+            .map(|w| policies.iter().map(|p| attaches(mesh, p, w)).collect())
+            .collect();
+        let mut outcomes: Vec<Outcome> = policies.iter().filter(|p| counts(p)).flat_map(drops).collect();
+        outcomes.sort();
+        outcomes.dedup();
+        let ranks = outcomes.iter().cloned().zip(0..).collect();
+        Self {
+            mesh,
+            policies,
+            gateway,
+            complete,
+            attached,
+            judged: Vec::new(),
+            outcomes,
+            ranks,
+            cache: Cache::default(),
+            place_keys: BTreeMap::new(),
+            flat: BTreeMap::new(),
+        }
+    }
+
+    /// Whether what no ALLOW rule may match is dropped.
+    pub(super) fn default_deny(&self) -> bool {
+        self.complete && self.gateway.probe_sources_known
+    }
+
+    fn listener(&mut self, listener: &'a Listener) -> JudgedListener<'a> {
+        let mut result = JudgedListener {
+            listener,
+            tables: CompiledListener::default(),
+            no_rbac: false,
+            places: Vec::new(),
+            dropped4: Rc::new(Set::empty()),
+            dropped6: Rc::new(Set::empty()),
+        };
+        for receiver in &listener.receivers {
+            // A receiver of which nothing is known is treated as one without RBAC.
+            let known = self.gateway.workloads.get(receiver.workload).is_some();
+            let Some(places) = Place::all(self.mesh, receiver).filter(|_| known) else {
+                result.no_rbac = true;
+                continue;
+            };
+            for place in places {
+                let judged = self.place(&place);
+                result.places.push((place, judged));
+            }
+        }
+        let speaks = result
+            .places
+            .iter()
+            .any(|&(_, at)| self.judged.get(at).is_some_and(|j| j.spoken));
+        if result.no_rbac || !speaks || !enforceable(self.gateway) {
+            return result;
+        }
+        let mut key: Vec<usize> = result.places.iter().map(|&(_, at)| at).collect();
+        key.sort_unstable();
+        key.dedup();
+        let flat = match self.flat.get(&key) {
+            Some(flat) => flat.clone(),
+            None => {
+                let flat = self.flatten(&key);
+                self.flat.insert(key, flat.clone());
+                flat
+            }
+        };
+        result.tables = CompiledListener {
+            table4: Some(flat.table4),
+            table6: Some(flat.table6),
+        };
+        (result.dropped4, result.dropped6) = (flat.dropped4, flat.dropped6);
+        result
+    }
+
+    /// What every one of these places refuses.
+    fn flatten(&self, places: &[usize]) -> Flat {
+        let segments4 = refused_by_all(places.iter().filter_map(|&at| self.judged.get(at)).map(|j| &j.v4));
+        let segments6 = refused_by_all(places.iter().filter_map(|&at| self.judged.get(at)).map(|j| &j.v6));
+        let (table4, table6) = (segments4.table(&self.outcomes), segments6.table(&self.outcomes));
+        let share4 = self.flat.values().map(|f| &f.table4).find(|t| ***t == table4);
+        let share6 = self.flat.values().map(|f| &f.table6).find(|t| ***t == table6);
+        Flat {
+            table4: share4.map_or_else(|| Arc::new(table4), Arc::clone),
+            table6: share6.map_or_else(|| Arc::new(table6), Arc::clone),
+            dropped4: Rc::new(segments4.set()),
+            dropped6: Rc::new(segments6.set()),
+        }
+    }
+
+    /// The index of what the policies say at a place; equal places share it.
+    fn place(&mut self, place: &Place<'_>) -> usize {
+        let mut key = PlaceKey::new();
+        let mut rules = Vec::new();
+        let (mut allowing, mut holes) = (Vec::new(), Vec::new());
+        let attached = self.attached.get(place.receiver.workload);
+        for (at, policy) in self.policies.iter().enumerate() {
+            let attached = attached.and_then(|a| a.get(at)).copied().unwrap_or(Tri::Unknown);
+            if attached == Tri::False || !counts(policy) {
+                continue;
+            }
+            let certain = attached == Tri::True;
+            let mut numbers = Vec::new();
+            if policy.undecodable.is_some() {
+                if policy.action != Action::Deny {
+                    holes.push(at);
+                }
+            } else {
+                if policy.action == Action::Allow && certain {
+                    allowing.push(at);
+                }
+                for (index, rule) in policy.rules.iter().enumerate() {
+                    let (number, sets) = self.cache.sets((at, index), policy.action, rule, place);
+                    numbers.push(number);
+                    rules.push(JudgedRule {
+                        policy: at,
+                        rule: index,
+                        certain,
+                        sets,
+                    });
+                }
+            }
+            key.push((at, certain, numbers));
+        }
+        if let Some(&known) = self.place_keys.get(&key) {
+            return known;
+        }
+        let v4 = self.side(&rules, &allowing, &holes, |sets| &sets.v4);
+        let v6 = self.side(&rules, &allowing, &holes, |sets| &sets.v6);
+        self.judged.push(Judged {
+            spoken: !key.is_empty(),
+            rules,
+            v4,
+            v6,
+            allowing,
+            holes,
+        });
+        let at = self.judged.len() - 1;
+        self.place_keys.insert(key, at);
+        at
+    }
+
+    fn side<A: Address>(
+        &self,
+        rules: &[JudgedRule],
+        allowing: &[usize],
+        holes: &[usize],
+        family: impl Fn(&RuleSets) -> &Known<A>,
+    ) -> Side<A> {
+        let mut refused = Vec::new();
+        let (mut admitted, mut open) = (Vec::new(), Vec::new());
+        for judged in rules {
+            let Some(policy) = self.policies.get(judged.policy) else {
+                continue;
+            };
+            let Some(rule) = policy.rules.get(judged.rule) else {
+                continue;
+            };
+            let known = family(&judged.sets);
+            if policy.action == Action::Deny {
+                if let (true, Some(&rank)) = (judged.certain, self.ranks.get(&denied(&rule.id))) {
+                    refused.extend(known.yes.ranges().iter().map(|&(low, high)| (low, high, rank)));
+                }
+            } else {
+                open.extend(known.maybe.ranges());
+                if judged.certain {
+                    admitted.extend(known.yes.ranges());
+                }
+            }
+        }
+        let open = if holes.is_empty() {
+            Set::from_ranges(open)
+        } else {
+            Set::full()
+        };
+        let turned_on = allowing
+            .iter()
+            .filter_map(|&at| self.policies.get(at))
+            .map(unmatched);
+        if let Some(&rank) = turned_on.min().and_then(|first| self.ranks.get(&first))
+            && self.default_deny()
+        {
+            refused.extend(open.not().ranges().iter().map(|&(low, high)| (low, high, rank)));
+        }
+        Side {
+            refused: Segments::sweep(refused),
+            admitted: Set::from_ranges(admitted),
+            open,
+        }
+    }
+}
+
+fn refused_by_all<'s, A: Address + 's>(mut sides: impl Iterator<Item = &'s Side<A>>) -> Segments<A> {
+    let first = sides
+        .next()
+        .map(|s| s.refused.clone())
+        .unwrap_or_else(Segments::none);
+    sides.fold(first, |all, side| all.and(&side.refused))
+}
+
+/// Whether a policy bears on verdicts: dry-run policies, AUDIT and CUSTOM do not.
+pub(super) fn counts(policy: &Policy) -> bool {
+    !policy.dry_run && matches!(policy.action, Action::Allow | Action::Deny | Action::Unknown)
+}
+
+/// The drops that a policy can cause.
+fn drops(policy: &Policy) -> Vec<Outcome> {
+    match policy.action {
+        Action::Deny => policy.rules.iter().map(|rule| denied(&rule.id)).collect(),
+        Action::Allow => vec![unmatched(policy)],
+        _ => Vec::new(),
+    }
+}
+
+fn denied(id: &Arc<str>) -> Outcome {
+    Outcome {
+        verdict: Verdict::Drop,
+        reason: Reason::DeniedByRule,
+        rule: Some(Arc::clone(id)),
+    }
+}
+
+fn unmatched(policy: &Policy) -> Outcome {
+    Outcome {
+        verdict: Verdict::Drop,
+        reason: Reason::NoRuleAllows,
+        rule: Some(policy.id().into()),
+    }
+}

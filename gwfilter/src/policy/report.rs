@@ -1,0 +1,544 @@
+//! What `check` says of a gateway's policies: which refusals happen at the node, and why the others do not.
+//!
+//! A DENY rule causes the refusal of whom it may match; an ALLOW rule of whom it does not certainly match, as far as no other ALLOW rule
+//! does. "At the node" is judged by what the tables really drop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::atoms::{Atom, Place};
+use super::compile::{Compiler, Judged, JudgedListener, JudgedRule, Side, counts, enforceable};
+use super::interval::{Address, Set};
+use super::rules::Known;
+use super::spec::{Action, Attribute, Field, Policy, Values};
+use crate::diagnostic::{Diagnostic, ObjectRef};
+use crate::gateway::model::{ClientAddress, Gateway, Mesh, Tri, Why, Workload};
+use crate::report::{EnforcedAt, GatewayReport, PolicyReport, PrefixFigures, RuleReport};
+
+const PROBES: &str = "probe-sources-unknown: clients that no ALLOW rule matches are left to the gateway, since the sources of the load \
+                      balancer's health probes are not known and must not be cut off; annotate the Service with gwfilter.io/never-drop: \
+                      \"CIDR,…\" (it may be empty) or with gwfilter.io/client-address";
+const INCOMPLETE: &str = "incomplete-input: clients that no ALLOW rule matches are left to the gateway, since some input could not be read \
+                          and may hold another ALLOW rule; correct what the diagnostics name";
+
+/// The report and the diagnostics of one gateway.
+pub(super) fn make(
+    compiler: &Compiler<'_>,
+    listeners: &[JudgedListener<'_>],
+) -> (GatewayReport, Vec<Diagnostic>) {
+    let gateway = compiler.gateway;
+    let found = observe(compiler, listeners);
+    let mut diagnostics = Vec::new();
+    let mut policies = Vec::new();
+    for (at, policy) in compiler.policies.iter().enumerate() {
+        let attached = |all: &Vec<Tri>| all.get(at).is_some_and(|t| *t != Tri::False);
+        if !compiler.attached.iter().any(attached) {
+            continue;
+        }
+        let report = policy_report(compiler, at, policy, &found);
+        for rule in report
+            .rules
+            .iter()
+            .filter(|r| counts(policy) && r.enforced_at != EnforcedAt::Node)
+        {
+            let part = if rule.enforced_at == EnforcedAt::Both {
+                "partly "
+            } else {
+                ""
+            };
+            diagnostics.push(Diagnostic::warning(
+                "left-to-gateway",
+                ObjectRef::new("AuthorizationPolicy", &policy.namespace, &policy.name),
+                format!(
+                    "{} is {part}left to gateway {}: {}",
+                    rule.id,
+                    gateway.id(),
+                    rule.why
+                ),
+            ));
+        }
+        policies.push(report);
+    }
+    let mut tuples: Vec<String> = gateway
+        .listeners
+        .iter()
+        .flat_map(|l| &l.tuples)
+        .map(|t| t.key.to_string())
+        .collect();
+    tuples.sort();
+    tuples.dedup();
+    let report = GatewayReport {
+        name: gateway.id(),
+        client_address: gateway.client_address.name(),
+        enforced: enforceable(gateway)
+            && gateway.observe.is_none()
+            && listeners.iter().any(|l| !l.places.is_empty() && !l.no_rbac),
+        why: reasons(compiler, listeners),
+        tuples,
+        policies,
+        prefixes: figures(compiler, listeners),
+    };
+    (report, diagnostics)
+}
+
+/// What is not enforced for the gateway as a whole.
+fn reasons(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> Vec<String> {
+    let gateway = compiler.gateway;
+    let mut why: Vec<String> = whole(gateway).into_iter().collect();
+    why.extend(gateway.observe.iter().chain(&gateway.remarks).map(text));
+    for listener in listeners.iter().filter(|l| l.no_rbac) {
+        why.push(format!(
+            "no-rbac: listener {} may be served by a chain that Envoy does not apply policies to (AUTO_PASSTHROUGH), or by pods of which nothing is known: \
+             nothing is dropped there",
+            listener.listener.name
+        ));
+    }
+    let places = || {
+        listeners
+            .iter()
+            .flat_map(|l| &l.places)
+            .filter_map(|&(_, at)| compiler.judged.get(at))
+    };
+    let withheld = |j: &Judged| !j.allowing.is_empty() && (!j.v4.open.is_full() || !j.v6.open.is_full());
+    if enforceable(gateway) && !compiler.default_deny() && places().any(withheld) {
+        why.push(if compiler.complete { PROBES } else { INCOMPLETE }.to_owned());
+    }
+    why.dedup();
+    why
+}
+
+/// Why no tables are compiled at all.
+fn whole(gateway: &Gateway) -> Option<String> {
+    if let Some(why) = &gateway.not_enforced {
+        return Some(text(why));
+    }
+    let what = match gateway.client_address {
+        ClientAddress::PacketSource => return None,
+        ClientAddress::ProxyHeader => {
+            "the gateway takes the client address from the PROXY protocol header, not from the packet"
+        }
+        ClientAddress::XForwardedFor => {
+            "the gateway takes the client address from X-Forwarded-For, which is inside the HTTP request"
+        }
+        ClientAddress::Unknown => {
+            "it is not known where the gateway takes the client address from; state it by gwfilter.io/client-address"
+        }
+    };
+    Some(format!(
+        "client-address: {what}: every policy is left to the gateway"
+    ))
+}
+
+fn text(why: &Why) -> String {
+    format!("{}: {}", why.code, why.text)
+}
+
+fn figures(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> PrefixFigures {
+    let ranges = |field: &Field| {
+        if let Values::Ranges(r) = &field.values {
+            r.len()
+        } else {
+            0
+        }
+    };
+    let mut figures = PrefixFigures::default();
+    let mut tables: Vec<*const ()> = Vec::new();
+    for listener in listeners {
+        let mut rules: BTreeSet<(usize, usize)> = BTreeSet::new();
+        for judged in listener
+            .places
+            .iter()
+            .filter_map(|&(_, at)| compiler.judged.get(at))
+        {
+            rules.extend(judged.rules.iter().map(|r| (r.policy, r.rule)));
+        }
+        for (policy, rule) in rules {
+            if let Some(rule) = compiler.policies.get(policy).and_then(|p| p.rules.get(rule)) {
+                let entries = rule.from.iter().chain(&rule.to).flat_map(|e| &e.fields);
+                figures.written += entries.chain(&rule.when).map(ranges).sum::<usize>();
+            }
+        }
+        let mut count = |table: *const (), len: usize| {
+            if !tables.contains(&table) {
+                tables.push(table);
+                figures.table += len;
+            }
+        };
+        if let Some(table) = &listener.tables.table4 {
+            count(Arc::as_ptr(table).cast(), table.len());
+        }
+        if let Some(table) = &listener.tables.table6 {
+            count(Arc::as_ptr(table).cast(), table.len());
+        }
+    }
+    figures
+}
+
+/// What became of a rule's refusals, over all places.
+#[derive(Debug, Default)]
+struct Found {
+    /// Some are dropped at the node.
+    caught: bool,
+    /// Some may be left to the gateway.
+    missed: bool,
+    /// Why.
+    why: BTreeSet<String>,
+}
+
+fn observe(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> BTreeMap<(usize, usize), Found> {
+    let mut found: BTreeMap<(usize, usize), Found> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for listener in listeners {
+        for (place, at) in &listener.places {
+            let Some(judged) = compiler.judged.get(*at) else {
+                continue;
+            };
+            if !seen.insert((
+                *at,
+                place.assumed,
+                Rc::as_ptr(&listener.dropped4),
+                Rc::as_ptr(&listener.dropped6),
+            )) {
+                continue;
+            }
+            let view = View {
+                compiler,
+                listener,
+                place,
+                judged,
+                v4: FamilyView::new(&judged.v4, &listener.dropped4),
+                v6: FamilyView::new(&judged.v6, &listener.dropped6),
+            };
+            for rule in &judged.rules {
+                view.look(rule, found.entry((rule.policy, rule.rule)).or_default());
+            }
+        }
+    }
+    found
+}
+
+/// One place behind one listener.
+struct View<'a> {
+    compiler: &'a Compiler<'a>,
+    listener: &'a JudgedListener<'a>,
+    place: &'a Place<'a>,
+    judged: &'a Judged,
+    v4: FamilyView<'a, u32>,
+    v6: FamilyView<'a, u128>,
+}
+
+struct FamilyView<'a, A> {
+    dropped: &'a Set<A>,
+    /// What no ALLOW rule may match.
+    closed: Set<A>,
+    /// What an ALLOW rule certainly matches.
+    admitted: &'a Set<A>,
+    /// What is certainly admitted or dropped.
+    settled: Set<A>,
+    /// What is not certainly admitted.
+    unsettled: Set<A>,
+}
+
+impl<'a, A: Address> FamilyView<'a, A> {
+    fn new(side: &'a Side<A>, dropped: &'a Set<A>) -> Self {
+        Self {
+            dropped,
+            closed: side.open.not(),
+            admitted: &side.admitted,
+            settled: Set::union_of([&side.admitted, dropped]),
+            unsettled: side.admitted.not(),
+        }
+    }
+
+    /// (caught, missed) of a DENY rule.
+    fn deny(&self, known: &Known<A>, certain: bool) -> (bool, bool) {
+        (
+            certain && self.dropped.meets(&known.yes),
+            !self.dropped.covers(&known.maybe),
+        )
+    }
+
+    /// (caught, missed, other rules may admit everyone) of an ALLOW rule.
+    fn allow(&self, known: &Known<A>, certain: bool, in_force: bool) -> (bool, bool, bool) {
+        if !in_force {
+            return (false, !known.yes.is_full(), false);
+        }
+        let doubt = if certain {
+            known.maybe.and(&known.yes.not())
+        } else {
+            known.maybe.clone()
+        };
+        let hidden = self.closed.is_empty() && !known.maybe.is_full() && !known.maybe.covers(&self.unsettled);
+        let left = !self.dropped.covers(&self.closed) || !self.settled.covers(&doubt);
+        let caught = self.dropped.meets(&self.closed) && !self.admitted.is_full();
+        (caught, left || hidden, hidden)
+    }
+}
+
+impl View<'_> {
+    fn look(&self, rule: &JudgedRule, found: &mut Found) {
+        let Some(policy) = self.compiler.policies.get(rule.policy) else {
+            return;
+        };
+        let mut why = BTreeSet::new();
+        let (caught, missed) = if policy.action == Action::Deny {
+            let (caught4, missed4) = self.v4.deny(&rule.sets.v4, rule.certain);
+            let (caught6, missed6) = self.v6.deny(&rule.sets.v6, rule.certain);
+            (caught4 || caught6, missed4 || missed6)
+        } else {
+            let in_force = self.compiler.default_deny() && !self.judged.allowing.is_empty();
+            let (caught4, missed4, hidden4) = self.v4.allow(&rule.sets.v4, rule.certain, in_force);
+            let (caught6, missed6, hidden6) = self.v6.allow(&rule.sets.v6, rule.certain, in_force);
+            if self.judged.allowing.is_empty() {
+                why.insert(
+                    "no ALLOW policy certainly applies, so the gateway may admit by default".to_owned(),
+                );
+            } else if !in_force {
+                why.insert(
+                    if self.compiler.complete {
+                        PROBES
+                    } else {
+                        INCOMPLETE
+                    }
+                    .to_owned(),
+                );
+            }
+            if hidden4 || hidden6 {
+                why.insert(self.who_may_admit(rule));
+            }
+            (caught4 || caught6, missed4 || missed6)
+        };
+        found.caught |= caught;
+        found.missed |= missed;
+        if missed {
+            self.explain(policy, rule, &mut why);
+            found.why.append(&mut why);
+        }
+    }
+
+    /// Another rule or policy that may admit whom this rule does not.
+    fn who_may_admit(&self, rule: &JudgedRule) -> String {
+        let policies = self.compiler.policies;
+        if let Some(policy) = self.judged.holes.first().and_then(|&at| policies.get(at)) {
+            return format!(
+                "{}/{} cannot be read and may admit any client",
+                policy.namespace, policy.name
+            );
+        }
+        let other = self.judged.rules.iter().find(|r| {
+            (r.policy, r.rule) != (rule.policy, rule.rule)
+                && policies.get(r.policy).is_some_and(|p| p.action == Action::Allow)
+                && (r.sets.v4.maybe.is_full() || r.sets.v6.maybe.is_full())
+        });
+        match other.and_then(|r| policies.get(r.policy)?.rules.get(r.rule)) {
+            Some(other) => format!("{} may admit clients that this rule does not match", other.id),
+            None => "the other ALLOW rules may admit clients that this rule does not match".to_owned(),
+        }
+    }
+
+    /// What the node cannot see of a rule here.
+    fn explain(&self, policy: &Policy, rule: &JudgedRule, why: &mut BTreeSet<String>) {
+        if self.listener.no_rbac {
+            why.insert(format!(
+                "listener {} may also be served by a chain that policies do not apply to, so nothing is dropped there",
+                self.listener.listener.name
+            ));
+        }
+        if !rule.certain
+            && let Some(workload) = self.compiler.gateway.workloads.get(self.place.receiver.workload)
+        {
+            why.insert(attachment_doubt(self.compiler.mesh, policy, workload));
+        }
+        let Some(written) = policy.rules.get(rule.rule) else {
+            return;
+        };
+        why.extend(
+            written
+                .faults
+                .iter()
+                .map(|fault| format!("it is faulty: {fault}")),
+        );
+        let entries = || written.from.iter().chain(&written.to);
+        why.extend(
+            entries()
+                .flat_map(|e| &e.unknown)
+                .map(|name| format!("the field `{name}` is not known")),
+        );
+        for field in entries().flat_map(|e| &e.fields).chain(&written.when) {
+            let unseen = match Atom::read(field, self.place) {
+                Atom::Fixed(v4, v6) => v4 == Tri::Unknown || v6 == Tri::Unknown,
+                Atom::Address(_) | Atom::Vanishes => false,
+            };
+            if unseen {
+                why.insert(self.unseen(field));
+            }
+        }
+        if why.is_empty() {
+            why.insert("other rules, or other pods or filter chains behind the same port, decide otherwise for some of these clients".to_owned());
+        }
+    }
+
+    fn unseen(&self, field: &Field) -> String {
+        let name = &field.name;
+        let port = self.place.receiver.port;
+        let what = match field.attribute {
+            Attribute::Request => "is in the HTTP request, which the node does not see",
+            Attribute::Token => {
+                "is in a token inside the HTTP request, which the node does not see (where no RequestAuthentication can apply to the gateway, it is known to be absent)"
+            }
+            Attribute::Identity | Attribute::NewIdentity | Attribute::NewIdentityKey => {
+                "is in the client certificate, which the node does not see (a server that asks for none, known from its Gateway object, would settle it)"
+            }
+            Attribute::Sni => "is in the TLS handshake, which the node does not see",
+            Attribute::DestinationIp => {
+                "depends on which gateway pod receives the connection, and their addresses are not known or differ"
+            }
+            _ => "is data of another filter, which the node does not see",
+        };
+        if self.place.assumed && field.attribute.http_only() {
+            return format!(
+                "`{name}` {what}, and it is not known whether port {port} is served as HTTP or as TCP (add the Gateway object that opens it)"
+            );
+        }
+        format!("`{name}` {what}")
+    }
+}
+
+/// Why it is not certain that a policy applies to a workload.
+fn attachment_doubt(mesh: &Mesh, policy: &Policy, workload: &Workload) -> String {
+    let what = if policy.undecodable.is_some() || policy.target.unclear {
+        "it could not be read as a whole"
+    } else if mesh.discovery_selectors {
+        "istiod has discoverySelectors, which are not evaluated"
+    } else if policy.namespace != workload.namespace && mesh.root_namespace.is_none() {
+        "the mesh's root namespace is not known"
+    } else if policy.revision.is_some() {
+        "its label istio.io/rev may be for another istiod than the gateway's"
+    } else if !workload.labels_complete {
+        "the gateway's pods are not among the objects, and only the labels of the Service's selector are known"
+    } else {
+        "istiod's setting ENABLE_SELECTOR_BASED_K8S_GATEWAY_POLICY is not known"
+    };
+    format!("it is not certain that the policy applies: {what}")
+}
+
+fn policy_report(
+    compiler: &Compiler<'_>,
+    at: usize,
+    policy: &Policy,
+    found: &BTreeMap<(usize, usize), Found>,
+) -> PolicyReport {
+    let report = |index: usize, (enforced_at, why): (EnforcedAt, String)| RuleReport {
+        id: policy.rule_id(index),
+        enforced_at,
+        why,
+    };
+    let gateway = compiler.gateway;
+    let all = if policy.dry_run && matches!(policy.action, Action::Allow | Action::Deny) {
+        Some((
+            EnforcedAt::Gateway,
+            "dry run: it refuses nobody, here or at the gateway".to_owned(),
+        ))
+    } else if policy.action == Action::Audit {
+        Some((EnforcedAt::Gateway, "AUDIT only logs, at the gateway".to_owned()))
+    } else if policy.action == Action::Custom {
+        Some((
+            EnforcedAt::Gateway,
+            "CUSTOM asks an external service, which only the gateway does".to_owned(),
+        ))
+    } else if let Some(fault) = &policy.undecodable {
+        Some((
+            EnforcedAt::Gateway,
+            format!("the policy cannot be relied on: {fault}"),
+        ))
+    } else if let Some(whole) = whole(gateway) {
+        Some((EnforcedAt::Gateway, whole))
+    } else {
+        gateway
+            .observe
+            .as_ref()
+            .map(|why| (EnforcedAt::Gateway, text(why)))
+    };
+    let rules = if let Some(all) = all {
+        (0..policy.rules.len().max(1))
+            .map(|index| report(index, all.clone()))
+            .collect()
+    } else if policy.rules.is_empty() {
+        vec![report(0, without_rules(compiler, at, policy))]
+    } else {
+        (0..policy.rules.len())
+            .map(|index| report(index, verdict(policy, found.get(&(at, index)))))
+            .collect()
+    };
+    PolicyReport {
+        name: format!("{}/{}", policy.namespace, policy.name),
+        action: policy.action.name().to_owned(),
+        dry_run: policy.dry_run,
+        rules,
+    }
+}
+
+fn verdict(policy: &Policy, found: Option<&Found>) -> (EnforcedAt, String) {
+    let Some(found) = found else {
+        return (
+            EnforcedAt::Gateway,
+            "no destination of this gateway is judged on this node".to_owned(),
+        );
+    };
+    let deny = policy.action == Action::Deny;
+    let reasons = || {
+        found
+            .why
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("; ")
+    };
+    match (found.caught, found.missed) {
+        (true, false) if deny => (
+            EnforcedAt::Node,
+            "it depends on client addresses and ports alone".to_owned(),
+        ),
+        (true, false) => (
+            EnforcedAt::Node,
+            "clients that no ALLOW rule matches are dropped at the node".to_owned(),
+        ),
+        (false, false) if deny => (
+            EnforcedAt::Node,
+            "it matches nobody here that is not dropped already".to_owned(),
+        ),
+        (false, false) => (EnforcedAt::Node, "it refuses nobody here".to_owned()),
+        (true, true) => (EnforcedAt::Both, reasons()),
+        (false, true) => (EnforcedAt::Gateway, reasons()),
+    }
+}
+
+/// A policy without rules: ALLOW refuses everyone that no other ALLOW rule admits, DENY nobody.
+fn without_rules(compiler: &Compiler<'_>, at: usize, policy: &Policy) -> (EnforcedAt, String) {
+    if policy.action == Action::Deny {
+        return (EnforcedAt::Node, "it has no rules and refuses nobody".to_owned());
+    }
+    if !compiler.default_deny() {
+        return (
+            EnforcedAt::Gateway,
+            if compiler.complete { PROBES } else { INCOMPLETE }.to_owned(),
+        );
+    }
+    let doubtful = compiler
+        .gateway
+        .workloads
+        .iter()
+        .zip(&compiler.attached)
+        .find(|(_, a)| a.get(at) == Some(&Tri::Unknown));
+    match doubtful {
+        Some((workload, _)) => (
+            EnforcedAt::Gateway,
+            attachment_doubt(compiler.mesh, policy, workload),
+        ),
+        None => (
+            EnforcedAt::Node,
+            "it has no rules: clients that no other ALLOW rule may match are dropped at the node".to_owned(),
+        ),
+    }
+}
