@@ -6,6 +6,7 @@
 mod build_ebpf;
 mod build_release;
 mod check;
+mod demo;
 mod run;
 mod setup;
 mod test;
@@ -35,6 +36,8 @@ enum Verb {
     Build,
     /// Formatting, clippy for both sides, docs, licences, tidy.
     Check,
+    /// Walk through Istio's "Ingress Access Control" with two clients, a node and a gateway in namespaces.
+    Demo,
     /// Run groups of tests; each ends with one line, and so does the whole.
     Test(test::Options),
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Verb::BuildEbpf => build_ebpf::main(),
         Verb::Build => build_release::main(),
         Verb::Check => check::main(),
+        Verb::Demo => demo::main(),
         Verb::Test(options) => test::main(&options),
     };
     match done {

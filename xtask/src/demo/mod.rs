@@ -1,0 +1,163 @@
+//! `demo`: Istio's page "Ingress Access Control", walked through on this machine with the real agent.
+//!
+//! Everything is made in network namespaces and goes away at the end. Each step is checked; a surprise ends the demo
+//! with the agent's last log lines and a failure.
+
+mod walk;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use xtask::process::Process;
+use xtask::site::{self, CLIENT_V4, NIC, NODE, NODE_PORT, NODE_V4, POD_PORT, POD_V4, Site, VIP_PORT, VIP_V4};
+use xtask::{paths, rights};
+
+use crate::build_ebpf;
+use crate::run::{run, say};
+use crate::setup::{self, Part, Voice};
+use walk::{Variant, Walk};
+
+/// How long a change may take to show.
+pub(super) const SOON: Duration = Duration::from_secs(15);
+
+/// The verb.
+pub(crate) fn main() -> Result<()> {
+    let began = Instant::now();
+    rights::require_root()?;
+    setup::ensure(&[Part::Ebpf, Part::Lab], Voice::Changes)?;
+    let binary = build()?;
+    let site = Site::new().context("building the demo's networks")?;
+    picture();
+    let mut agent = start(&site, &binary)?;
+    let walked = Variant::ALL
+        .into_iter()
+        .try_for_each(|variant| {
+            Walk {
+                site: &site,
+                agent: &mut agent,
+                variant,
+            }
+            .run()
+        })
+        .and_then(|()| counters(&mut agent))
+        .and_then(|()| stop(&site, &mut agent));
+    if let Err(error) = walked {
+        say(format_args!("\nThe agent's last log lines:\n{}", agent.tail()));
+        return Err(error);
+    }
+    say(format_args!(
+        "\nAll steps went as the page says. {} s in all.",
+        began.elapsed().as_secs()
+    ));
+    Ok(())
+}
+
+/// The agent, with the eBPF object inside.
+fn build() -> Result<PathBuf> {
+    build_ebpf::build_if_stale()?;
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(paths::root()).args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--package",
+        "gwfilter",
+        "--bin",
+        "gwfilter",
+    ]);
+    run(&mut cargo)?;
+    Ok(paths::target().join("debug/gwfilter"))
+}
+
+fn picture() {
+    let [a, b] = CLIENT_V4;
+    say(format_args!(
+        "
+gwfilter demo: Istio's \"Ingress Access Control\", enforced at the node's network card
+
+  client-a {a} ──┐
+                          ├── router ── {NIC} {NODE} {NODE_V4} ── gateway pod {POD_V4}:{POD_PORT}
+  client-b {b}   ──┘
+
+  The gateway is Service istio-ingressgateway (externalTrafficPolicy: Local): load balancer {VIP_V4}:{VIP_PORT}, node port {NODE_PORT}.
+  A small HTTP server stands in Envoy's place: what reaches it gets a 200. What gwfilter refuses reaches nothing:
+  the client sees no answer, its attempt times out. There is no 403, as nobody is there to send one.
+"
+    ));
+}
+
+fn start(site: &Site, binary: &std::path::Path) -> Result<Process> {
+    let manifests = site.manifests().display().to_string();
+    let arguments = [
+        "run",
+        "--from",
+        &manifests,
+        "--interface",
+        NIC,
+        "--packet-log",
+        "all",
+        "--counters-every",
+        "2s",
+    ];
+    say(format_args!("On the node: $ gwfilter {}", arguments.join(" ")));
+    let mut agent = site.start("gwfilter run", binary, &arguments)?;
+    // Attached is said in the log, and seen in the kernel.
+    let attached = xtask::poll::until(SOON, || {
+        (agent.status().is_some() || hook(site).is_some()).then_some(())
+    });
+    if attached.is_none() || agent.status().is_some() {
+        bail!("gwfilter attached no program to {NIC}:\n{}", agent.tail());
+    }
+    for line in agent.log().lines() {
+        say(format_args!("  | {line}"));
+    }
+    Ok(agent)
+}
+
+/// The line in which `ip` shows an XDP program at the node's device.
+fn hook(site: &Site) -> Option<String> {
+    let shown = site.node.ip(&["-details", "link", "show", NIC]).ok()?;
+    shown
+        .lines()
+        .find(|line| line.contains("prog/xdp"))
+        .map(|line| line.trim().to_owned())
+}
+
+/// Waits for counter lines that name the page's policy, and shows the last ones.
+fn counters(agent: &mut Process) -> Result<()> {
+    say("\nWhat the agent counted (its log has such lines every 2 s, if there was traffic):");
+    let line = agent.wait_log("a counter line of the policy", SOON, |log| {
+        let lines: Vec<&str> = log.lines().filter(|line| is_counter(line)).collect();
+        (!lines.is_empty()).then(|| lines.join("\n  | "))
+    })?;
+    say(format_args!("  | {line}"));
+    Ok(())
+}
+
+/// A counter line is no packet line and speaks of drops.
+fn is_counter(line: &str) -> bool {
+    line.contains("dropped") && !line.contains("remoteIP")
+}
+
+/// Ctrl-C takes everything off again.
+fn stop(site: &Site, agent: &mut Process) -> Result<()> {
+    say("\nCtrl-C for the agent: enforcement goes off with it");
+    let status = agent.interrupt(SOON)?;
+    if !status.success() {
+        bail!("gwfilter ended with {status} after Ctrl-C");
+    }
+    if let Some(left) = hook(site) {
+        bail!("a program is still attached to {NIC} after Ctrl-C: {left}");
+    }
+    let to = site::destination(VIP_V4, VIP_PORT)?;
+    for client in site::Client::ALL {
+        let answer = site.get(client, to);
+        if !answer.arrived() {
+            bail!("{} got `{answer}` with the agent gone", client.name());
+        }
+    }
+    say("  no program is attached any more, and both clients get 200");
+    Ok(())
+}
