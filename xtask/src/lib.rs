@@ -14,6 +14,7 @@
 //!   source address and say what came of it: an [`http::Answer`].
 //! - [`site::Site`] puts them together: two clients, a router and a node with an ingress gateway behind it, with the
 //!   manifests that say so ([`manifests`]).
+//! - [`foreign::attach_xdp`] puts somebody else's XDP program on a device.
 //! - [`rights::require_root`] fails with the reason where namespaces cannot be made. Tests call it and fail with it:
 //!   a test that cannot run has not passed.
 //! - [`envoy::binary`] is where `cargo xtask setup` put Envoy.
@@ -39,6 +40,7 @@
 //! Errors are [`anyhow::Error`]: whoever meets one here is a person reading a test's or the demo's output.
 
 pub mod envoy;
+pub mod foreign;
 pub mod http;
 pub mod manifests;
 pub mod netns;

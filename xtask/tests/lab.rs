@@ -161,3 +161,25 @@ fn the_site_then_every_way_to_the_gateway_and_the_clients_own_addresses_arrive()
     }
     assert_eq!((site.served(), site.served_ssh()), (12, 4));
 }
+
+#[test]
+fn somebody_elses_program_attached_then_its_id_is_shown_and_packets_pass() {
+    use xtask::foreign;
+    let (client, server) = pair().expect("a pair");
+    assert_eq!(foreign::xdp_id(&server, "eth0").expect("shown"), None);
+    foreign::attach_xdp(&server, "eth0").expect("attached");
+    assert!(foreign::xdp_id(&server, "eth0").expect("shown").is_some());
+    let shown = server.ip(&["-details", "link", "show", "eth0"]).expect("shown");
+    assert!(
+        shown.contains(foreign::NAME) || shown.contains("prog/xdp"),
+        "{shown}"
+    );
+    let _served = Server::start(&server, "198.51.100.1:8080".parse().expect("an address")).expect("a server");
+    let answer = http::get(
+        &client,
+        None,
+        "198.51.100.1:8080".parse().expect("an address"),
+        SOON,
+    );
+    assert_eq!(answer, Answer::Status(200));
+}

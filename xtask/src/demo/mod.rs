@@ -103,12 +103,12 @@ fn start(site: &Site, binary: &std::path::Path) -> Result<Process> {
     ];
     say(format_args!("On the node: $ gwfilter {}", arguments.join(" ")));
     let mut agent = site.start("gwfilter run", binary, &arguments)?;
-    // Attached is said in the log, and seen in the kernel.
-    let attached = xtask::poll::until(SOON, || {
-        (agent.status().is_some() || hook(site).is_some()).then_some(())
-    });
-    if attached.is_none() || agent.status().is_some() {
-        bail!("gwfilter attached no program to {NIC}:\n{}", agent.tail());
+    agent.wait_line("agent runs", SOON)?;
+    if hook(site).is_none() {
+        bail!(
+            "gwfilter runs, but the kernel shows no XDP program at {NIC}:\n{}",
+            agent.tail()
+        );
     }
     for line in agent.log().lines() {
         say(format_args!("  | {line}"));
@@ -125,20 +125,21 @@ fn hook(site: &Site) -> Option<String> {
         .map(|line| line.trim().to_owned())
 }
 
-/// Waits for counter lines that name the page's policy, and shows the last ones.
+/// Shows the last counter lines: one of the gateway and one of the policy's rule.
 fn counters(agent: &mut Process) -> Result<()> {
-    say("\nWhat the agent counted (its log has such lines every 2 s, if there was traffic):");
-    let line = agent.wait_log("a counter line of the policy", SOON, |log| {
-        let lines: Vec<&str> = log.lines().filter(|line| is_counter(line)).collect();
-        (!lines.is_empty()).then(|| lines.join("\n  | "))
-    })?;
-    say(format_args!("  | {line}"));
+    say(
+        "\nWhat the agent counted (its log has such lines every 2 s here and every 30 s by default, where there was traffic):",
+    );
+    for kind in ["gateway traffic", "policy rule refused"] {
+        let line = agent.wait_log(kind, SOON, |log| {
+            log.lines()
+                .rev()
+                .find(|line| line.contains(kind))
+                .map(ToOwned::to_owned)
+        })?;
+        say(format_args!("  | {line}"));
+    }
     Ok(())
-}
-
-/// A counter line is no packet line and speaks of drops.
-fn is_counter(line: &str) -> bool {
-    line.contains("dropped") && !line.contains("remoteIP")
 }
 
 /// Ctrl-C takes everything off again.
