@@ -1,4 +1,147 @@
 //! Load, attach, pin, apply, count. Decides nothing: what to attach is [`choice`]'s (pure), what to write the planner's.
 
+pub mod attach;
+pub mod choice;
+pub mod netlink;
+pub mod object;
 pub mod pins;
 pub mod rights;
+pub mod tables;
+
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya_log::EbpfLogger;
+use gwfilter_common::abi::{
+    LOG_RATE_GLOBAL, PACKET_LOG_ALL, PACKET_LOG_DROPS, PACKET_LOG_GLOBAL, PACKET_LOG_OFF,
+};
+
+use attach::{AttachError, Attached};
+use choice::{Device, XdpMode};
+use pins::{Pin, Pins, PinsError};
+use tables::{Tables, TablesError};
+
+/// `--packet-log`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PacketLog {
+    /// No line.
+    #[default]
+    Off,
+    /// Lines for packets that are dropped, or would be under observe.
+    Drops,
+    /// Lines for all packets to gateways.
+    All,
+}
+
+/// Packet-log lines a second and CPU.
+const LINES_PER_SECOND: u32 = 100;
+
+/// Why the programs cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// Rights are missing.
+    #[error("missing rights: {}; run as root, or grant them", .0.join(", "))]
+    Rights(Vec<&'static str>),
+    /// The object.
+    #[error(transparent)]
+    Object(#[from] object::ObjectError),
+    /// Loading it.
+    #[error("the eBPF object cannot be loaded into this kernel")]
+    Load(#[source] Box<EbpfError>),
+    /// Its maps.
+    #[error("the maps of the eBPF object cannot be used")]
+    Tables(#[from] TablesError),
+    /// Its log.
+    #[error("the packet log cannot be opened")]
+    Log(#[source] aya_log::Error),
+    /// The pins.
+    #[error("links cannot be pinned")]
+    Pins(#[from] PinsError),
+}
+
+/// The loaded object and the pins of this network namespace.
+pub struct Dataplane {
+    ebpf: Ebpf,
+    tables: Tables,
+    pins: Pins,
+}
+
+impl std::fmt::Debug for Dataplane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dataplane")
+            .field("pins", &self.pins)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Dataplane {
+    /// Checks the rights, takes the lock of this network namespace and loads the object: maps, but no program yet.
+    /// Nothing is attached and nothing that is attached is touched.
+    ///
+    /// # Errors
+    /// Each thing that is missing, by name.
+    pub fn load(packet_log: PacketLog) -> Result<Self, DataplaneError> {
+        let bytes = object::embedded()?;
+        let missing = rights::missing();
+        if !missing.is_empty() {
+            return Err(DataplaneError::Rights(missing));
+        }
+        let pins = Pins::open()?;
+        let which = match packet_log {
+            PacketLog::Off => PACKET_LOG_OFF,
+            PacketLog::Drops => PACKET_LOG_DROPS,
+            PacketLog::All => PACKET_LOG_ALL,
+        };
+        let mut ebpf = EbpfLoader::new()
+            .override_global(PACKET_LOG_GLOBAL, &which, true)
+            .override_global(LOG_RATE_GLOBAL, &LINES_PER_SECOND, true)
+            .load(bytes)
+            .map_err(|e| DataplaneError::Load(Box::new(e)))?;
+        let tables = Tables::take(&mut ebpf)?;
+        Ok(Self { ebpf, tables, pins })
+    }
+
+    /// The reading end of the packet log; its lines go to `sink`. To be called once, and kept: the programs need its map.
+    ///
+    /// # Errors
+    /// The object has no log.
+    pub fn packet_log<L: log::Log>(&mut self, sink: L) -> Result<EbpfLogger<L>, DataplaneError> {
+        EbpfLogger::init_with_logger(&mut self.ebpf, sink).map_err(DataplaneError::Log)
+    }
+
+    /// The maps.
+    pub const fn tables(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
+    /// The pins.
+    #[must_use]
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Attaches to an interface, or takes over what is pinned there.
+    ///
+    /// # Errors
+    /// Every way was refused.
+    pub fn attach(&mut self, device: &Device, mode: XdpMode) -> Result<Attached, AttachError> {
+        attach::attach(&mut self.ebpf, &self.pins, device, mode)
+    }
+
+    /// Detaches from an interface; gives back what was there.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn detach(&self, ifindex: u32) -> Result<Vec<Pin>, PinsError> {
+        let mut removed = Vec::new();
+        for pin in attach::of_interface(&self.pins, ifindex)? {
+            if self.pins.remove(pin)? {
+                removed.push(pin);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Ends. What is pinned stays in force.
+    pub fn close(self) {
+        self.pins.close();
+    }
+}

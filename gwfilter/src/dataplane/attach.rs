@@ -1,0 +1,423 @@
+//! Gets the programs onto an interface, by the steps that [`super::choice`] lists, and pins the links.
+
+use std::error::Error;
+use std::io;
+
+use aya::Ebpf;
+use aya::pin::PinError;
+use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{
+    Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode, loaded_programs,
+};
+use gwfilter_common::abi::{TC_PROGRAM, XDP_FRAGS_PROGRAM, XDP_PROGRAM};
+
+use super::choice::{Device, Entry, Step, XdpMode, leftovers, other_mode, steps};
+use super::pins::{Hook, Pin, Pins, PinsError};
+use crate::telemetry::chain;
+
+/// Why one step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The object lacks the program.
+    #[error("the eBPF object has no program {0}")]
+    Missing(&'static str),
+    /// The kernel refused to load the program.
+    #[error("the kernel does not load {program} ({log})")]
+    Load {
+        /// The program.
+        program: &'static str,
+        /// The end of the verifier's log.
+        log: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused the program here.
+    #[error("refused")]
+    Refused(#[source] Box<ProgramError>),
+    /// A link that is not one.
+    #[error("the kernel gave no link for it, and an attachment without one would die with the agent")]
+    NoLink,
+    /// The pinned link could not be opened.
+    #[error("the pinned link cannot be opened")]
+    Open(#[source] LinkError),
+    /// The link could not be pinned.
+    #[error("the link cannot be pinned at {path}")]
+    Pin {
+        /// Where.
+        path: String,
+        /// Why.
+        source: PinError,
+    },
+}
+
+impl StepError {
+    /// The system's error number at the end of the chain.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        let mut next: Option<&dyn Error> = Some(self);
+        let mut errno = None;
+        while let Some(e) = next {
+            errno = e
+                .downcast_ref::<io::Error>()
+                .and_then(io::Error::raw_os_error)
+                .or(errno);
+            next = e.source();
+        }
+        errno
+    }
+
+    /// Whether somebody else's program is in the way.
+    fn is_occupied(&self) -> bool {
+        matches!(self.errno(), Some(libc::EBUSY | libc::EEXIST))
+    }
+}
+
+/// What was tried in vain.
+pub type Refusals = Vec<(Step, StepError)>;
+
+/// Somebody else's XDP program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Its id, as `bpftool prog show id` takes it.
+    pub id: u32,
+    /// Its name, where the rights allow to ask for it.
+    pub name: Option<String>,
+}
+
+impl std::fmt::Display for Foreign {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} ({})",
+            self.id,
+            self.name.as_deref().unwrap_or("name not readable")
+        )
+    }
+}
+
+/// A program is on the interface.
+#[derive(Debug)]
+pub struct Attached {
+    /// Where.
+    pub hook: Hook,
+    /// An older agent's link was taken over, without a gap.
+    pub adopted: bool,
+    /// Better places that were refused.
+    pub refusals: Refusals,
+    /// Other people's XDP programs in the way.
+    pub foreign: Vec<Foreign>,
+}
+
+/// Why an interface cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// Every way was refused.
+    #[error(
+        "no program can be attached to {interface}: {}{}",
+        told(refusals),
+        in_the_way(foreign)
+    )]
+    Nowhere {
+        /// The interface.
+        interface: String,
+        /// What was tried.
+        refusals: Refusals,
+        /// Other people's XDP programs in the way.
+        foreign: Vec<Foreign>,
+    },
+    /// Pins could not be read or removed.
+    #[error("pins of {interface}")]
+    Pins {
+        /// The interface.
+        interface: String,
+        /// Why.
+        source: PinsError,
+    },
+}
+
+/// The refusals as one text.
+#[must_use]
+pub fn told(refusals: &Refusals) -> String {
+    let one = |(step, error): &(Step, StepError)| format!("{}: {}", step.name(), chain(error));
+    refusals.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// The other people's programs as one text, with a leading separator; empty if there are none.
+#[must_use]
+pub fn in_the_way(foreign: &[Foreign]) -> String {
+    if foreign.is_empty() {
+        return String::new();
+    }
+    let list: Vec<String> = foreign.iter().map(ToString::to_string).collect();
+    format!(
+        "; XDP program {} is attached by somebody else and is left alone",
+        list.join(" and ")
+    )
+}
+
+/// Attaches to `device`, taking over what an earlier agent left pinned there, and removes the pins that are then left over.
+///
+/// # Errors
+/// Every way was refused. What was attached before stays as it was.
+pub fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device, mode: XdpMode) -> Result<Attached, AttachError> {
+    let fail = |source| AttachError::Pins {
+        interface: device.name.clone(),
+        source,
+    };
+    let mut pinned = of_interface(pins, device.index).map_err(fail)?;
+    let ours: Vec<u32> = pinned.iter().filter_map(|p| program_of(pins, *p)).collect();
+    // Two modes of XDP exclude each other, so a change of mode has a gap. Nobody changes it but the user.
+    if let Some(other) = other_mode(mode, &pinned) {
+        pins.remove(other).map_err(fail)?;
+        pinned.retain(|p| *p != other);
+    }
+    let mut refusals = Refusals::new();
+    let mut done = None;
+    for step in steps(mode, &pinned) {
+        match take(ebpf, pins, device, step) {
+            Ok(()) => {
+                done = Some(step);
+                break;
+            }
+            Err(error) => {
+                // The interface that the link was for is gone; its number was given to another one.
+                if error.errno() == Some(libc::ENOLINK) {
+                    pins.remove(Pin {
+                        ifindex: device.index,
+                        hook: step.hook(),
+                    })
+                    .map_err(fail)?;
+                }
+                refusals.push((step, error));
+            }
+        }
+    }
+    let foreign = if refusals.iter().any(|(_, e)| e.is_occupied()) {
+        foreign(device, &ours)
+    } else {
+        Vec::new()
+    };
+    let Some(step) = done else {
+        return Err(AttachError::Nowhere {
+            interface: device.name.clone(),
+            refusals,
+            foreign,
+        });
+    };
+    for pin in leftovers(&pinned, step.hook()) {
+        pins.remove(pin).map_err(fail)?;
+    }
+    // A dead link is no refusal: the step after it did the same thing anew.
+    refusals.retain(|(s, _)| s.hook() != step.hook());
+    let adopted = matches!(step, Step::AdoptXdp(..) | Step::AdoptTcx);
+    Ok(Attached {
+        hook: step.hook(),
+        adopted,
+        refusals,
+        foreign,
+    })
+}
+
+/// The pins of one interface.
+///
+/// # Errors
+/// They cannot be listed.
+pub fn of_interface(pins: &Pins, ifindex: u32) -> Result<Vec<Pin>, PinsError> {
+    Ok(pins
+        .list()?
+        .into_iter()
+        .filter(|p| p.ifindex == ifindex)
+        .collect())
+}
+
+fn take(ebpf: &mut Ebpf, pins: &Pins, device: &Device, step: Step) -> Result<(), StepError> {
+    let pin = Pin {
+        ifindex: device.index,
+        hook: step.hook(),
+    };
+    match step {
+        Step::AdoptXdp(_, entry) => {
+            let link = XdpLink::try_from(open(pins, pin)?).map_err(StepError::Open)?;
+            let program = xdp(ebpf, entry)?;
+            let id = program.attach_to_link(link).map_err(refused)?;
+            // The pin holds the link; our own handle of it must not.
+            program.take_link(id).map(drop).map_err(refused)
+        }
+        Step::AttachXdp(hook, entry) => {
+            let mode = if hook == Hook::XdpGeneric {
+                AyaMode::Skb
+            } else {
+                AyaMode::Driver
+            };
+            let program = xdp(ebpf, entry)?;
+            let id = program.attach_to_if_index(device.index, mode).map_err(refused)?;
+            // aya falls back to a netlink attachment without a word, and taking such a link out and
+            // failing to convert it would leave the program attached for good. Only the id's text tells.
+            if format!("{id:?}").contains("NlLink") {
+                program.detach(id).map_err(refused)?;
+                return Err(StepError::NoLink);
+            }
+            let link = program.take_link(id).map_err(refused)?;
+            let link = FdLink::try_from(link).map_err(|_| StepError::NoLink)?;
+            keep(pins, pin, link)
+        }
+        Step::AdoptTcx => {
+            let link = SchedClassifierLink::try_from(open(pins, pin)?).map_err(StepError::Open)?;
+            let program = tc(ebpf)?;
+            let id = program.attach_to_link(link).map_err(refused)?;
+            program.take_link(id).map(drop).map_err(refused)
+        }
+        Step::AttachTcx => {
+            let program = tc(ebpf)?;
+            let head = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let id = program
+                .attach_with_options(&device.name, TcAttachType::Ingress, head)
+                .map_err(refused)?;
+            let link = program.take_link(id).map_err(refused)?;
+            let link = FdLink::try_from(link).map_err(|_| StepError::NoLink)?;
+            keep(pins, pin, link)
+        }
+    }
+}
+
+fn refused(e: ProgramError) -> StepError {
+    StepError::Refused(Box::new(e))
+}
+
+fn open(pins: &Pins, pin: Pin) -> Result<FdLink, StepError> {
+    PinnedLink::from_pin(pins.path(pin))
+        .map(FdLink::from)
+        .map_err(StepError::Open)
+}
+
+/// Pins the link and lets go of it: from now on the file is what holds it.
+fn keep(pins: &Pins, pin: Pin, link: FdLink) -> Result<(), StepError> {
+    let path = pins.path(pin);
+    link.pin(&path).map(drop).map_err(|source| StepError::Pin {
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+/// The id of the program behind a pin.
+fn program_of(pins: &Pins, pin: Pin) -> Option<u32> {
+    Some(open(pins, pin).ok()?.info().ok()?.program_id())
+}
+
+fn xdp(ebpf: &mut Ebpf, entry: Entry) -> Result<&mut Xdp, StepError> {
+    let name = match entry {
+        Entry::Frags => XDP_FRAGS_PROGRAM,
+        Entry::Plain => XDP_PROGRAM,
+    };
+    let Some(Program::Xdp(program)) = ebpf.program_mut(name) else {
+        return Err(StepError::Missing(name));
+    };
+    if program.fd().is_err() {
+        program.load().map_err(|e| load_error(name, e))?;
+    }
+    Ok(program)
+}
+
+fn tc(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, StepError> {
+    let Some(Program::SchedClassifier(program)) = ebpf.program_mut(TC_PROGRAM) else {
+        return Err(StepError::Missing(TC_PROGRAM));
+    };
+    if program.fd().is_err() {
+        program.load().map_err(|e| load_error(TC_PROGRAM, e))?;
+    }
+    Ok(program)
+}
+
+fn load_error(program: &'static str, error: ProgramError) -> StepError {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => StepError::Load {
+            program,
+            log: end_of(&verifier_log.to_string()),
+            source: io_error,
+        },
+        other => refused(other),
+    }
+}
+
+/// The last two lines of a verifier log that say something: the reason and, mostly, the figures.
+fn end_of(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    if lines.is_empty() {
+        return "the verifier gave no log".to_owned();
+    }
+    lines
+        .get(lines.len().saturating_sub(2)..)
+        .unwrap_or_default()
+        .join("; ")
+}
+
+/// The XDP programs on the device that are not ours. Names need rights that an agent need not have.
+fn foreign(device: &Device, ours: &[u32]) -> Vec<Foreign> {
+    let ids = device.xdp_programs.iter().filter(|id| !ours.contains(id));
+    ids.map(|id| Foreign {
+        id: *id,
+        name: name_of(*id),
+    })
+    .collect()
+}
+
+fn name_of(id: u32) -> Option<String> {
+    let mut programs = loaded_programs().map_while(Result::ok);
+    programs
+        .find(|p| p.id() == id)
+        .and_then(|p| p.name_as_str().map(str::to_owned))
+        .filter(|n| !n.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_every_refusal_and_the_program_in_the_way() {
+        let busy = || {
+            StepError::Refused(Box::new(ProgramError::SyscallError(aya::sys::SyscallError {
+                call: "bpf_link_create",
+                io_error: io::Error::from_raw_os_error(libc::EBUSY),
+            })))
+        };
+        assert!(busy().is_occupied());
+        let refusals = vec![
+            (Step::AttachXdp(Hook::Xdp, Entry::Plain), busy()),
+            (Step::AttachTcx, StepError::NoLink),
+        ];
+        let error = AttachError::Nowhere {
+            interface: "eth0".to_owned(),
+            refusals,
+            foreign: vec![Foreign {
+                id: 57,
+                name: Some("xdp_lb".to_owned()),
+            }],
+        };
+        let text = error.to_string();
+        for part in [
+            "eth0",
+            "native XDP: refused",
+            "busy",
+            "TCX: the kernel gave no link",
+            "57 (xdp_lb)",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_verifier_log_is_cut_to_its_end() {
+        assert_eq!(
+            end_of("1: r0 = 1\n2: exit\nR0 bad\nprocessed 7 insns\n\n"),
+            "R0 bad; processed 7 insns"
+        );
+        assert_eq!(end_of(""), "the verifier gave no log");
+        assert_eq!(end_of("one"), "one");
+    }
+}

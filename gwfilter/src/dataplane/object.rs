@@ -1,0 +1,98 @@
+//! The eBPF object this binary carries, and whether it speaks our ABI.
+
+use aya::include_bytes_aligned;
+use gwfilter_common::abi::{ABI_GLOBAL, ABI_VERSION};
+use object::{Object, ObjectSection, ObjectSymbol};
+
+static EMBEDDED: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gwfilter.bpf.o"));
+
+/// Why the object cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// `build.rs` found none.
+    #[error(
+        "this gwfilter was built without its eBPF object: run `cargo xtask build` and use target/release/gwfilter"
+    )]
+    NotBuilt,
+    /// No ELF file.
+    #[error("the eBPF object in this binary cannot be read: build it again with `cargo xtask build`")]
+    Unreadable(#[source] object::Error),
+    /// Of another version.
+    #[error(
+        "the eBPF object in this binary has ABI version {}, but {ABI_VERSION} is needed: build both sides together, with `cargo xtask build`",
+        found.map_or_else(|| "none".to_owned(), |v| v.to_string())
+    )]
+    Abi {
+        /// Its version.
+        found: Option<u32>,
+    },
+}
+
+/// The object, checked.
+///
+/// # Errors
+/// There is none, or it is of another ABI.
+pub fn embedded() -> Result<&'static [u8], ObjectError> {
+    check(EMBEDDED).map(|()| EMBEDDED)
+}
+
+fn check(bytes: &[u8]) -> Result<(), ObjectError> {
+    if bytes.is_empty() {
+        return Err(ObjectError::NotBuilt);
+    }
+    let found = abi(bytes).map_err(ObjectError::Unreadable)?;
+    if found == Some(ABI_VERSION) {
+        Ok(())
+    } else {
+        Err(ObjectError::Abi { found })
+    }
+}
+
+/// The value of the global [`ABI_GLOBAL`].
+fn abi(bytes: &[u8]) -> Result<Option<u32>, object::Error> {
+    let file = object::File::parse(bytes)?;
+    let Some(symbol) = file.symbols().find(|s| s.name() == Ok(ABI_GLOBAL)) else {
+        return Ok(None);
+    };
+    let Some(index) = symbol.section_index() else {
+        return Ok(None);
+    };
+    let section = file.section_by_index(index)?;
+    let start = symbol
+        .address()
+        .checked_sub(section.address())
+        .and_then(|s| usize::try_from(s).ok());
+    let word = start.and_then(|s| section.data().ok()?.get(s..)?.first_chunk::<4>().copied());
+    Ok(word.map(|w| {
+        if file.is_little_endian() {
+            u32::from_le_bytes(w)
+        } else {
+            u32::from_be_bytes(w)
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_without_object_says_how_to_get_one() {
+        let e = check(&[]).unwrap_err();
+        assert!(e.to_string().contains("cargo xtask build"), "{e}");
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused() {
+        assert!(matches!(
+            check(b"\x7fELF, but no more"),
+            Err(ObjectError::Unreadable(_))
+        ));
+    }
+
+    #[test]
+    fn the_test_binary_itself_is_an_elf_file_of_no_abi() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        assert!(matches!(check(&own), Err(ObjectError::Abi { found: None })));
+    }
+}
