@@ -1,0 +1,9 @@
+//! The policy compiler and the reference evaluator.
+
+#[path = "../support/policies.rs"]
+mod policies;
+mod properties;
+mod reference;
+mod rules;
+#[path = "../support/world.rs"]
+mod world;

@@ -1,0 +1,1 @@
+//! Every row of `docs/reference/policy.md` is checked.
