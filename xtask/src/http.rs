@@ -283,7 +283,8 @@ fn serve(mut stream: TcpStream, peer: SocketAddr, served: &AtomicUsize, stop: &A
             return;
         }
         served.fetch_add(1, Ordering::SeqCst);
-        let body = peer.to_string();
+        // A server on `::` sees IPv4 peers in their mapped form.
+        let body = SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string();
         let reply = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()

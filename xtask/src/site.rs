@@ -115,7 +115,7 @@ pub struct Site {
     /// The gateway pod.
     pub pod: Namespace,
     gateway: [Server; 2],
-    ssh: [Server; 2],
+    ssh: Server,
     manifests: TempDir,
 }
 
@@ -135,25 +135,17 @@ impl Site {
         ] {
             cable((client, "eth0"), (&router, at_router), (v4, 24), (v6, 64))?;
         }
-        cable((&node, NIC), (&router, "to-node"), (NODE_V4, 24), (NODE_V6, 64))?;
         cable((&pod, "eth0"), (&node, "pods"), (POD_V4, 24), (POD_V6, 64))?;
         for namespace in [&router, &node] {
             namespace.forward()?;
         }
-        router.route(&format!("{VIP_V4}/32"), NODE_V4)?;
-        router.route(&format!("{VIP_V6}/128"), NODE_V6)?;
-        // Routed pods: the pod's own address can be reached from outside too.
-        router.route("10.244.1.0/24", NODE_V4)?;
-        router.route("fd00:244::/64", NODE_V6)?;
         node.nft(&service_rules())?;
         let gateway = [
             Server::start(&pod, destination(POD_V4, POD_PORT)?)?,
             Server::start(&pod, destination(POD_V6, POD_PORT)?)?,
         ];
-        let ssh = [
-            Server::start(&node, destination(NODE_V4, SSH_PORT)?)?,
-            Server::start(&node, destination(NODE_V6, SSH_PORT)?)?,
-        ];
+        // On any address, of both families: the node's own come and go with its device.
+        let ssh = Server::start(&node, destination("::", SSH_PORT)?)?;
         let folder = tempfile::Builder::new()
             .prefix("manifests-")
             .tempdir()
@@ -168,8 +160,36 @@ impl Site {
             ssh,
             manifests: folder,
         };
+        site.plug()?;
         site.write("cluster.yaml", &manifests::cluster())?;
         Ok(site)
+    }
+
+    /// Plugs the node in: its device, addresses and default route, and the router's routes to it.
+    /// For a site whose node was unplugged.
+    ///
+    /// # Errors
+    /// If it is plugged in already, or `ip` fails.
+    pub fn plug(&self) -> Result<()> {
+        cable(
+            (&self.node, NIC),
+            (&self.router, "to-node"),
+            (NODE_V4, 24),
+            (NODE_V6, 64),
+        )?;
+        self.router.route(&format!("{VIP_V4}/32"), NODE_V4)?;
+        self.router.route(&format!("{VIP_V6}/128"), NODE_V6)?;
+        // Routed pods: the pod's own address can be reached from outside too.
+        self.router.route("10.244.1.0/24", NODE_V4)?;
+        self.router.route("fd00:244::/64", NODE_V6)
+    }
+
+    /// Pulls the node's device out: it vanishes, with its addresses and routes.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn unplug(&self) -> Result<()> {
+        self.node.ip(&["link", "delete", NIC]).map(|_| ())
     }
 
     /// The folder the agent reads.
@@ -239,7 +259,7 @@ impl Site {
     /// How many requests the server in SSH's place has answered.
     #[must_use]
     pub fn served_ssh(&self) -> usize {
-        self.ssh.iter().map(Server::served).sum()
+        self.ssh.served()
     }
 
     /// Starts a command in the node, `binary` with `arguments`.

@@ -1,0 +1,100 @@
+//! Where the program sits, and what happens when it cannot sit there.
+
+use xtask::foreign;
+use xtask::http::Answer;
+use xtask::manifests::ingress_policy;
+use xtask::poll;
+use xtask::site::{Client, NIC, Site};
+
+use crate::lab::{A, Lab, POLICY, SOON, launch, link, vip};
+
+fn denying(flags: &[&str]) -> Lab {
+    Lab::with("DENY", "ipBlocks", &A, flags)
+}
+
+#[test]
+fn somebody_elses_xdp_program_then_named_left_alone_and_enforced_by_tcx() {
+    let site = Site::new().expect("a site");
+    foreign::attach_xdp(&site.node, NIC).expect("attached");
+    let id = foreign::xdp_id(&site.node, NIC).expect("shown").expect("an id");
+    site.write(POLICY, &ingress_policy("DENY", "ipBlocks", &A))
+        .expect("written");
+    let mut lab = Lab::on(site, &[]);
+    let line = lab.agent.wait_line("another XDP program", SOON).expect("told");
+    assert!(line.contains(&id.to_string()), "its id {id} is in: {line}");
+    assert!(lab.agent.log().contains("hook=\"tcx\""), "{}", lab.agent.tail());
+    lab.refused(Client::A, vip());
+    lab.let_in(Client::B, vip());
+    assert_eq!(
+        foreign::xdp_id(&lab.site.node, NIC).expect("shown"),
+        Some(id),
+        "still there, still theirs"
+    );
+    lab.agent.interrupt(SOON).expect("ended");
+    assert_eq!(
+        foreign::xdp_id(&lab.site.node, NIC).expect("shown"),
+        Some(id),
+        "not taken off with us"
+    );
+    assert_eq!(lab.site.get(Client::A, vip()), Answer::Status(200));
+}
+
+#[test]
+fn a_driver_with_xdp_then_native() {
+    let lab = denying(&[]);
+    lab.refused(Client::A, vip());
+    assert!(foreign::xdp_id(&lab.site.node, NIC).expect("shown").is_some());
+    assert!(
+        !link(&lab.site, NIC).contains("xdpgeneric"),
+        "{}",
+        link(&lab.site, NIC)
+    );
+}
+
+#[test]
+fn generic_asked_for_then_generic() {
+    let lab = denying(&["--xdp-mode", "generic"]);
+    lab.refused(Client::A, vip());
+    lab.let_in(Client::B, vip());
+    assert!(
+        link(&lab.site, NIC).contains("xdpgeneric"),
+        "{}",
+        link(&lab.site, NIC)
+    );
+}
+
+#[test]
+fn a_driver_without_xdp_then_tcx_and_never_generic_by_itself() {
+    let site = Site::new().expect("a site");
+    site.node
+        .ip(&["link", "add", "br0", "type", "bridge"])
+        .expect("a bridge");
+    site.node.ip(&["link", "set", "br0", "up"]).expect("up");
+    let mut agent = launch(&site, &["--interface", "br0"]);
+    agent.wait_line("agent runs", SOON).expect("it runs");
+    assert!(agent.log().contains("hook=\"tcx\""), "{}", agent.tail());
+    assert!(!link(&site, "br0").contains("xdp"), "{}", link(&site, "br0"));
+}
+
+#[test]
+fn the_card_vanishes_and_returns_then_enforced_again() {
+    let mut lab = denying(&[]);
+    lab.refused(Client::A, vip());
+    lab.site.unplug().expect("unplugged");
+    lab.agent.wait_line("interface is gone", SOON).expect("told");
+    lab.site.plug().expect("plugged in");
+    let attached = poll::until(SOON, || foreign::xdp_id(&lab.site.node, NIC).ok().flatten());
+    assert!(attached.is_some(), "attached again; agent:\n{}", lab.agent.tail());
+    lab.refused(Client::A, vip());
+    lab.let_in(Client::B, vip());
+}
+
+#[test]
+fn an_interface_that_is_not_there_then_the_error_names_it_and_those_that_are() {
+    let site = Site::new().expect("a site");
+    let mut agent = launch(&site, &["--interface", "eth7"]);
+    let status = agent.wait_exit(SOON).expect("it ends");
+    assert!(!status.success());
+    let log = agent.log();
+    assert!(log.contains("eth7") && log.contains(NIC), "{log}");
+}

@@ -1,0 +1,9 @@
+//! The agent in a small network: real kernel, real programs, real sockets, in namespaces. Needs root, and fails without.
+//!
+//! Each test builds its own site (`xtask::site`) and may run beside the others.
+
+mod attach;
+mod enforce;
+mod exit;
+mod lab;
+mod reload;
