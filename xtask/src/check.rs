@@ -118,6 +118,8 @@ fn docs() -> Result<()> {
             "--quiet",
             "--locked",
             "--no-deps",
+            // The readers are developers: links to private items are good links.
+            "--document-private-items",
             "--workspace",
             "--exclude",
             "gwfilter-ebpf",
