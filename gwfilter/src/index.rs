@@ -1,1 +1,214 @@
 //! Objects by identity - apply, delete, reset - and the snapshot taken of them.
+//!
+//! Each object belongs to a source: a file, or a watch. What a source said last stays until it says something else;
+//! what it says and nobody can read keeps its last good version, and where there is none, becomes a known unknown
+//! ([`Snapshot::lost`], [`Snapshot::complete`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::diagnostic::{Diagnostic, ObjectRef};
+use crate::manifest::{self, ManifestError};
+use crate::object::{self, Key, Object, Refused};
+use crate::snapshot::Snapshot;
+
+/// Everything that is known, by source and identity.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    sources: BTreeMap<String, Source>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Source {
+    objects: BTreeMap<Key, Object>,
+    /// Refused, and no last good version.
+    lost: BTreeSet<Refused>,
+    diagnostics: Vec<Diagnostic>,
+    /// Why it cannot be read now.
+    unreadable: Option<String>,
+    /// It could be read once: what it said then is in `objects`.
+    was_read: bool,
+}
+
+impl Index {
+    /// An empty index.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Replaces a source by the objects of a manifest. If it cannot be read, its last good version stays.
+    ///
+    /// # Errors
+    /// Why it cannot be read; the index remembers it too.
+    pub fn load(&mut self, source: &str, manifest: &[u8]) -> Result<(), ManifestError> {
+        let documents = match manifest::parse(manifest) {
+            Ok(documents) => documents,
+            Err(error) => {
+                self.unreadable(source, &error.to_string());
+                return Err(error);
+            }
+        };
+        let mut objects = Vec::new();
+        let mut diagnostics = Vec::new();
+        for document in documents {
+            let (more, found) = object::decode(&document.value);
+            objects.extend(more);
+            diagnostics.extend(found);
+        }
+        self.reset(source, objects, diagnostics);
+        Ok(())
+    }
+
+    /// Notes that a source cannot be read now. What it said last stays.
+    pub fn unreadable(&mut self, source: &str, why: &str) {
+        self.sources.entry(source.to_owned()).or_default().unreadable = Some(why.to_owned());
+    }
+
+    /// Replaces everything that a source said.
+    pub fn reset(&mut self, source: &str, objects: Vec<Object>, diagnostics: Vec<Diagnostic>) {
+        let mut last = self.sources.remove(source).unwrap_or_default().objects;
+        let mut new = Source {
+            diagnostics,
+            was_read: true,
+            ..Source::default()
+        };
+        for object in objects {
+            let twice = object
+                .key()
+                .filter(|key| new.objects.get(key).is_some_and(|other| *other != object));
+            if let Some(key) = twice {
+                new.diagnostics.push(stated_twice(&key, &[source]));
+                new.objects.remove(&key);
+                new.lost.insert(refusal(&key));
+            } else {
+                new.put(object, &mut last);
+            }
+        }
+        self.sources.insert(source.to_owned(), new);
+    }
+
+    /// Adds or replaces one object of a source.
+    pub fn apply(&mut self, source: &str, object: Object, diagnostics: Vec<Diagnostic>) {
+        let source = self.sources.entry(source.to_owned()).or_default();
+        source.was_read = true;
+        let mut last = BTreeMap::new();
+        if let Some(key) = object.key() {
+            source.forget(&key);
+            last.extend(source.objects.remove_entry(&key));
+        }
+        source.put(object, &mut last);
+        source.diagnostics.extend(diagnostics);
+    }
+
+    /// Removes one object of a source.
+    pub fn delete(&mut self, source: &str, key: &Key) {
+        if let Some(source) = self.sources.get_mut(source) {
+            source.objects.remove(key);
+            source.forget(key);
+        }
+    }
+
+    /// Removes a source and all it said.
+    pub fn remove(&mut self, source: &str) {
+        self.sources.remove(source);
+    }
+
+    /// The names of all sources.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        self.sources.keys().map(String::as_str)
+    }
+
+    /// An ordered view of everything.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let mut all: BTreeMap<&Key, Vec<(&str, &Object)>> = BTreeMap::new();
+        for (name, source) in &self.sources {
+            for (key, object) in &source.objects {
+                all.entry(key).or_default().push((name, object));
+            }
+            snapshot.diagnostics.extend(source.diagnostics.iter().cloned());
+            for refused in &source.lost {
+                snapshot.lose(refused.clone());
+            }
+            if let Some(why) = &source.unreadable {
+                let stays = if source.was_read {
+                    "its last good version stays in force"
+                } else {
+                    snapshot.complete = false;
+                    "it has no last good version, so default-deny is not enforced"
+                };
+                let file = ObjectRef::new("File", "", name);
+                snapshot.diagnostics.push(Diagnostic::error(
+                    "unreadable-input",
+                    file,
+                    format!("{why}; {stays}"),
+                ));
+            }
+        }
+        for (key, stated) in all {
+            let Some(((_, first), others)) = stated.split_first() else {
+                continue;
+            };
+            if others.iter().all(|(_, other)| other == first) {
+                snapshot.add((*first).clone());
+            } else {
+                let sources: Vec<&str> = stated.iter().map(|(source, _)| *source).collect();
+                snapshot.diagnostics.push(stated_twice(key, &sources));
+                snapshot.lose(refusal(key));
+            }
+        }
+        snapshot.lost.sort();
+        snapshot
+    }
+}
+
+impl Source {
+    fn put(&mut self, object: Object, last: &mut BTreeMap<Key, Object>) {
+        match (object, &mut self.objects) {
+            (Object::Refused(refused), objects) => {
+                let key = Object::Refused(refused.clone()).key();
+                match key.and_then(|key| last.remove_entry(&key)) {
+                    Some((key, good)) => {
+                        objects.insert(key, good);
+                    }
+                    None => {
+                        self.lost.insert(refused);
+                    }
+                }
+            }
+            (object, objects) => {
+                // Only a refused object may lack an identity. One that was lost to a contradiction stays lost.
+                if let Some(key) = object.key()
+                    && !self.lost.contains(&refusal(&key))
+                {
+                    objects.insert(key, object);
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        self.lost.remove(&refusal(key));
+        let reference = key.reference();
+        self.diagnostics.retain(|d| d.object != reference);
+    }
+}
+
+fn refusal(key: &Key) -> Refused {
+    Refused {
+        kind: Some(key.kind),
+        namespace: Some(key.namespace.clone()),
+        name: Some(key.name.clone()),
+    }
+}
+
+/// Which of two versions the cluster holds depends on the order they were applied in: neither is believed.
+fn stated_twice(key: &Key, sources: &[&str]) -> Diagnostic {
+    let message = format!(
+        "it is stated more than once and differently ({}); which one the cluster holds is not known, so neither is \
+         used; keep one",
+        sources.join(", ")
+    );
+    Diagnostic::error("stated-twice", key.reference(), message)
+}

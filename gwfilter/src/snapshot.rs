@@ -1,1 +1,100 @@
 //! An immutable, ordered view of the index.
+
+use crate::diagnostic::Diagnostic;
+use crate::object::authorization_policy::AuthorizationPolicy;
+use crate::object::cluster::{EndpointSlice, Namespace, Node};
+use crate::object::extension::{EnvoyFilter, ProxyConfig, RequestAuthentication, WasmPlugin};
+use crate::object::istio_gateway::IstioGateway;
+use crate::object::kubernetes_gateway::KubernetesGateway;
+use crate::object::mesh_config::MeshConfig;
+use crate::object::pod::{Pod, Template};
+use crate::object::service::Service;
+use crate::object::{Object, Refused};
+
+/// All objects at one moment, each kind in order of namespace and name.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "a list of the kind of its name")]
+pub struct Snapshot {
+    pub policies: Vec<AuthorizationPolicy>,
+    pub endpoint_slices: Vec<EndpointSlice>,
+    pub envoy_filters: Vec<EnvoyFilter>,
+    pub istio_gateways: Vec<IstioGateway>,
+    pub kubernetes_gateways: Vec<KubernetesGateway>,
+    pub mesh_configs: Vec<MeshConfig>,
+    pub namespaces: Vec<Namespace>,
+    pub nodes: Vec<Node>,
+    pub pods: Vec<Pod>,
+    pub proxy_configs: Vec<ProxyConfig>,
+    pub request_authentications: Vec<RequestAuthentication>,
+    pub services: Vec<Service>,
+    /// Deployments, DaemonSets and StatefulSets.
+    pub templates: Vec<Template>,
+    pub wasm_plugins: Vec<WasmPlugin>,
+    /// Objects that cannot be read, or that two inputs state differently, and that have no last good version.
+    pub lost: Vec<Refused>,
+    /// Whether every policy that there may be is in `policies`. If not, there may be a hole that is not known, so no
+    /// default-deny may be enforced anywhere.
+    pub complete: bool,
+    /// What was found while reading, in order.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self {
+            policies: Vec::new(),
+            endpoint_slices: Vec::new(),
+            envoy_filters: Vec::new(),
+            istio_gateways: Vec::new(),
+            kubernetes_gateways: Vec::new(),
+            mesh_configs: Vec::new(),
+            namespaces: Vec::new(),
+            nodes: Vec::new(),
+            pods: Vec::new(),
+            proxy_configs: Vec::new(),
+            request_authentications: Vec::new(),
+            services: Vec::new(),
+            templates: Vec::new(),
+            wasm_plugins: Vec::new(),
+            lost: Vec::new(),
+            complete: true,
+            diagnostics: Vec::new(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Adds an object to the list of its kind.
+    pub(crate) fn add(&mut self, object: Object) {
+        match object {
+            Object::AuthorizationPolicy(o) => self.policies.push(o),
+            Object::EndpointSlice(o) => self.endpoint_slices.push(o),
+            Object::EnvoyFilter(o) => self.envoy_filters.push(o),
+            Object::IstioGateway(o) => self.istio_gateways.push(o),
+            Object::KubernetesGateway(o) => self.kubernetes_gateways.push(o),
+            Object::MeshConfig(_, o) => self.mesh_configs.push(o),
+            Object::Namespace(o) => self.namespaces.push(o),
+            Object::Node(o) => self.nodes.push(o),
+            Object::Pod(o) => self.pods.push(o),
+            Object::ProxyConfig(o) => self.proxy_configs.push(o),
+            Object::RequestAuthentication(o) => self.request_authentications.push(o),
+            Object::Service(o) => self.services.push(o),
+            Object::Template(_, o) => self.templates.push(o),
+            Object::WasmPlugin(o) => self.wasm_plugins.push(o),
+            Object::Refused(refused) => self.lose(refused),
+        }
+    }
+
+    /// Notes an object that is there but not known.
+    pub(crate) fn lose(&mut self, refused: Refused) {
+        if matches!(
+            refused.kind,
+            None | Some(crate::object::Kind::AuthorizationPolicy)
+        ) {
+            self.complete = false;
+        }
+        if !self.lost.contains(&refused) {
+            self.lost.push(refused);
+        }
+    }
+}

@@ -1,3 +1,220 @@
 //! What is a gateway, and what a packet to it meets.
 
+mod annotations;
+mod candidate;
+mod chains;
+mod client_address;
+mod envoy_filter;
+mod listeners;
+mod mesh;
 pub mod model;
+mod never_drop;
+mod world;
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use crate::diagnostic::{Diagnostic, ObjectRef};
+use crate::node::NodeFacts;
+use crate::object::{Kind, Refused};
+use crate::snapshot::Snapshot;
+use annotations::Annotations;
+use candidate::Candidate;
+use model::{ClientAddress, Gateway, Mesh, Why};
+use world::World;
+
+/// What a user sets for all gateways.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `--never-drop`.
+    pub never_drop: Vec<IpNet>,
+    /// The objects come from files: what they do not hold is not there, and the user who wrote them vouches for the
+    /// senders of health probes.
+    pub from_files: bool,
+}
+
+/// All gateways of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The mesh as a whole.
+    pub mesh: Mesh,
+    /// Gateways, in order of namespace and name.
+    pub gateways: Vec<Gateway>,
+    /// Those of the snapshot and what was found here.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Finds the gateways of a snapshot, as they are on one node. Total.
+#[must_use]
+pub fn find(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings) -> Found {
+    let world = World::new(snapshot, facts, settings);
+    let mut diagnostics = snapshot.diagnostics.clone();
+    let candidates = candidate::find(&world, &mut diagnostics);
+    let mesh = mesh::find(&world, &candidates);
+    let stated: Vec<Annotations> = candidates.iter().map(|c| stated(&world, c)).collect();
+
+    let is_gateway = |namespace: &str, name: &str| {
+        candidates
+            .iter()
+            .any(|c| c.service.is_some() && c.namespace == namespace && c.name == name)
+    };
+    let strangers: Vec<_> = snapshot
+        .services
+        .iter()
+        .filter(|s| !is_gateway(&s.meta.namespace, &s.meta.name))
+        .collect();
+
+    let mut gateways = Vec::new();
+    for (i, (candidate, annotations)) in candidates.iter().zip(&stated).enumerate() {
+        let siblings: Vec<(&Candidate<'_>, &Annotations)> = candidates
+            .iter()
+            .zip(&stated)
+            .enumerate()
+            .filter(|(j, (other, _))| *j != i && candidate.shares_pods(other))
+            .map(|(_, sibling)| sibling)
+            .collect();
+        let others = listeners::of_others(strangers.iter().copied(), &world.node_addresses(candidate));
+        gateways.push(gateway(
+            &world,
+            candidate,
+            annotations,
+            &siblings,
+            &others,
+            &mut diagnostics,
+        ));
+    }
+    gateways.sort_by_key(Gateway::id);
+    Found {
+        mesh,
+        gateways,
+        diagnostics,
+    }
+}
+
+fn gateway(
+    world: &World<'_>,
+    candidate: &Candidate<'_>,
+    annotations: &Annotations,
+    siblings: &[(&Candidate<'_>, &Annotations)],
+    others: &BTreeSet<model::TupleKey>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Gateway {
+    let found = listeners::find(world, candidate, others);
+    let client = client_address::find(world, candidate, annotations, siblings);
+    diagnostics.extend(client.diagnostics);
+    let mut not_enforced = client.not_enforced;
+    let mut client_address = client.mode;
+    if let Some(refused) = world
+        .snapshot
+        .lost
+        .iter()
+        .find(|refused| bears_on(world, refused, candidate))
+    {
+        let kind = refused.kind.map_or("an object", Kind::name);
+        let name = refused.name.as_deref().unwrap_or("(without a name)");
+        let text = format!("{kind} {name} cannot be read and could bear on this gateway: mend it");
+        not_enforced = Some(Why {
+            code: "unreadable-object",
+            text,
+        });
+        client_address = ClientAddress::Unknown;
+    }
+    for fault in &annotations.faults {
+        let text = format!("{fault}. The gateway is not enforced until that is mended");
+        diagnostics.push(Diagnostic::error(
+            "unreadable-annotation",
+            reference(candidate),
+            text,
+        ));
+    }
+    if let Some(fault) = annotations.faults.first() {
+        not_enforced = Some(Why {
+            code: "unreadable-annotation",
+            text: format!("{fault}: mend it"),
+        });
+        client_address = ClientAddress::Unknown;
+    }
+    let observe = (annotations.enforce == Some(false)).then(|| Why {
+        code: "observe-annotation",
+        text: "gwfilter.io/enforce is \"false\": what would be dropped is counted and passes".to_owned(),
+    });
+    Gateway {
+        namespace: candidate.namespace.to_owned(),
+        name: candidate.name.clone(),
+        client_address,
+        workloads: candidate.workloads.clone(),
+        listeners: found.listeners,
+        rewritten: found.rewritten,
+        never_drop: never_drop::find(world, candidate, annotations),
+        probe_sources_known: never_drop::probes_known(world, candidate, annotations),
+        not_enforced,
+        observe,
+        remarks: found.remarks.into_iter().chain(client.remarks).collect(),
+    }
+}
+
+/// The Service's annotations, or what an IstioOperator puts on it; below them the pods', which must agree.
+fn stated(world: &World<'_>, candidate: &Candidate<'_>) -> Annotations {
+    let service = candidate
+        .service
+        .map(|s| Annotations::read(&s.meta.annotations))
+        .unwrap_or_default();
+    let operator = world.operator_gateways(candidate);
+    let operators = operator
+        .iter()
+        .map(|(_, gateway)| Annotations::read(&gateway.service_annotations));
+    let service = operators.fold(service, Annotations::or);
+    let pods = candidate.pods.iter().map(|pod| &pod.meta.annotations);
+    let templates = candidate.templates.iter().map(|template| &template.annotations);
+    let from_operator = operator.iter().map(|(_, gateway)| &gateway.pod_annotations);
+    let stand_ins =
+        templates
+            .chain(from_operator)
+            .take(if candidate.pods.is_empty() { usize::MAX } else { 0 });
+    let mut all: Vec<Annotations> = Vec::new();
+    for annotations in pods.chain(stand_ins) {
+        let annotations = Annotations::read(annotations);
+        if !all.contains(&annotations) {
+            all.push(annotations);
+        }
+    }
+    let mut below = all.pop().unwrap_or_default();
+    if !all.is_empty() {
+        below
+            .faults
+            .push("its pods carry different gwfilter.io annotations".to_owned());
+    }
+    service.or(below)
+}
+
+fn reference(candidate: &Candidate<'_>) -> ObjectRef {
+    let kind = if candidate.service.is_some() {
+        "Service"
+    } else {
+        "Pod"
+    };
+    ObjectRef::new(kind, candidate.namespace, &candidate.name)
+}
+
+/// Whether an object that cannot be read could change what is known of a gateway. Policies are not among them: they
+/// have their own rule (no default-deny), and kinds that only [`Mesh`] depends on have theirs.
+fn bears_on(world: &World<'_>, refused: &Refused, candidate: &Candidate<'_>) -> bool {
+    let here = refused
+        .namespace
+        .as_deref()
+        .is_none_or(|namespace| namespace == candidate.namespace);
+    let root = world.root.is_none() || refused.namespace == world.root;
+    match refused.kind {
+        None => true,
+        Some(Kind::AuthorizationPolicy | Kind::RequestAuthentication | Kind::Namespace) => false,
+        Some(Kind::Pod | Kind::EndpointSlice | Kind::Service) => here,
+        Some(Kind::Deployment | Kind::DaemonSet | Kind::StatefulSet) => here,
+        Some(Kind::EnvoyFilter | Kind::WasmPlugin | Kind::ProxyConfig) => here || root,
+        Some(Kind::IstioGateway | Kind::KubernetesGateway) => true,
+        Some(Kind::ConfigMap | Kind::IstioOperator | Kind::Node) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::read::Cursor;
 use crate::diagnostic::ObjectRef;
 
 /// Name, namespace, labels and annotations of an object.
@@ -23,4 +24,35 @@ impl Meta {
     pub fn reference(&self, kind: &str) -> ObjectRef {
         ObjectRef::new(kind, &self.namespace, &self.name)
     }
+
+    /// Whether all of `selector` is among the labels. An empty selector matches.
+    #[must_use]
+    pub fn matches(&self, selector: &BTreeMap<String, String>) -> bool {
+        subset(selector, &self.labels)
+    }
+
+    pub(super) fn read(top: &Cursor<'_>, namespaced: bool) -> Self {
+        let meta = top.field("metadata");
+        let name = meta.field("name").string().unwrap_or_default().to_owned();
+        if name.is_empty() {
+            meta.field("name").fault("an object needs a name");
+        }
+        let namespace = match (namespaced, meta.field("namespace").string()) {
+            (false, _) => String::new(),
+            (true, None | Some("")) => "default".to_owned(),
+            (true, Some(namespace)) => namespace.to_owned(),
+        };
+        Self {
+            name,
+            namespace,
+            labels: meta.field("labels").string_map(),
+            annotations: meta.field("annotations").string_map(),
+        }
+    }
+}
+
+/// Whether every pair of `part` is in `whole`.
+#[must_use]
+pub fn subset(part: &BTreeMap<String, String>, whole: &BTreeMap<String, String>) -> bool {
+    part.iter().all(|(key, value)| whole.get(key) == Some(value))
 }

@@ -1,0 +1,511 @@
+//! Where a gateway's Envoy takes the client address from that policies judge.
+//!
+//! What decides is Envoy's own set-up: without the PROXY listener filter and with `numTrustedProxies` 0, every address
+//! that a policy can name is the packet's source, whatever stands in front. So the evidence is looked for at Envoy;
+//! annotations of clouds are only hints. Whatever cannot be followed is a doubt, and in doubt nothing is enforced
+//! unless the user states the mode.
+
+use std::collections::BTreeSet;
+
+use super::annotations::Annotations;
+use super::candidate::Candidate;
+use super::envoy_filter::{self, Effect};
+use super::mesh;
+use super::model::{ClientAddress, Tri, Why};
+use super::world::World;
+use crate::diagnostic::Diagnostic;
+use crate::manifest;
+use crate::object::mesh_config::Topology;
+use crate::object::pod::{EnvValue, PodSpec};
+use crate::object::read::{Cursor, Faults};
+
+/// What was found.
+pub(super) struct Found {
+    /// The mode.
+    pub(super) mode: ClientAddress,
+    /// Why the gateway is not enforced, if so.
+    pub(super) not_enforced: Option<Why>,
+    /// Findings.
+    pub(super) diagnostics: Vec<Diagnostic>,
+    /// Remarks.
+    pub(super) remarks: Vec<Why>,
+}
+
+/// Signs of a mode, and what speaks against any conclusion.
+#[derive(Default)]
+struct Evidence {
+    /// The gateway's own configuration says so: (what says it, whether it certainly applies).
+    proxy_header: Vec<(String, bool)>,
+    forwarded_for: Vec<(String, bool)>,
+    doubts: Vec<Why>,
+}
+
+/// Annotation with a pod's proxy configuration.
+const PROXY_CONFIG_ANNOTATION: &str = "proxy.istio.io/config";
+/// Environment variable with the proxy configuration that the pod runs with.
+const PROXY_CONFIG_ENV: &str = "PROXY_CONFIG";
+
+/// Finds the mode of a candidate. `siblings` are the other gateways of the same pods with what their users state.
+pub(super) fn find(
+    world: &World<'_>,
+    candidate: &Candidate<'_>,
+    annotations: &Annotations,
+    siblings: &[(&Candidate<'_>, &Annotations)],
+) -> Found {
+    let mut evidence = Evidence::default();
+    topology(world, candidate, &mut evidence);
+    envoy_filters(world, candidate, &mut evidence);
+    plugins(world, candidate, &mut evidence);
+    for (sibling, stated) in siblings {
+        match stated.client_address.flatten() {
+            Some(ClientAddress::ProxyHeader) => {
+                evidence.proxy_header.push((
+                    format!("Service {} of the same pods states it", sibling.id()),
+                    true,
+                ));
+            }
+            Some(ClientAddress::XForwardedFor) => {
+                evidence.forwarded_for.push((
+                    format!("Service {} of the same pods states it", sibling.id()),
+                    true,
+                ));
+            }
+            _ => {}
+        }
+    }
+    conclude(world, candidate, annotations, siblings, evidence)
+}
+
+fn conclude(
+    world: &World<'_>,
+    candidate: &Candidate<'_>,
+    annotations: &Annotations,
+    siblings: &[(&Candidate<'_>, &Annotations)],
+    evidence: Evidence,
+) -> Found {
+    let mut found = Found {
+        mode: ClientAddress::PacketSource,
+        not_enforced: None,
+        diagnostics: Vec::new(),
+        remarks: Vec::new(),
+    };
+    match annotations.client_address.flatten() {
+        Some(ClientAddress::PacketSource) => {
+            let signs = || evidence.forwarded_for.iter().chain(&evidence.proxy_header);
+            if let Some((sign, _)) = signs().find(|(_, certain)| *certain) {
+                let text = format!(
+                    "gwfilter.io/client-address says packet-source, but {sign}: policies there judge another address. \
+                     Change the one that is wrong"
+                );
+                found.mode = ClientAddress::Unknown;
+                found.diagnostics.push(Diagnostic::error(
+                    "client-address-contradicted",
+                    reference(candidate),
+                    text.clone(),
+                ));
+                found.not_enforced = Some(Why {
+                    code: "client-address-contradicted",
+                    text,
+                });
+                return found;
+            }
+            let taken = signs()
+                .map(|(sign, _)| sign.clone())
+                .chain(evidence.doubts.iter().map(|d| d.text.clone()));
+            for sign in taken {
+                let text =
+                    format!("packet-source is taken from gwfilter.io/client-address, although: {sign}");
+                found.diagnostics.push(Diagnostic::warning(
+                    "client-address-assumed",
+                    reference(candidate),
+                    text,
+                ));
+            }
+        }
+        Some(stated) => {
+            found.mode = stated;
+            found.not_enforced = Some(unsupported(
+                candidate,
+                stated,
+                "gwfilter.io/client-address says so",
+            ));
+        }
+        None => {
+            if let Some(doubt) = evidence.doubts.into_iter().next() {
+                found.mode = ClientAddress::Unknown;
+                let mend = state_it(candidate);
+                let text = format!(
+                    "{}. If the packet's source is what your policies mean, {mend}",
+                    doubt.text
+                );
+                found.not_enforced = Some(Why {
+                    code: doubt.code,
+                    text,
+                });
+            } else if let Some((sign, _)) = evidence.forwarded_for.first() {
+                // With both, X-Forwarded-For wins (Istio's page on network topologies).
+                found.mode = ClientAddress::XForwardedFor;
+                found.not_enforced = Some(unsupported(candidate, ClientAddress::XForwardedFor, sign));
+            } else if let Some((sign, _)) = evidence.proxy_header.first() {
+                found.mode = ClientAddress::ProxyHeader;
+                found.not_enforced = Some(unsupported(candidate, ClientAddress::ProxyHeader, sign));
+            } else if let Some(sign) = cloud_sign(world, candidate, siblings) {
+                found.mode = ClientAddress::ProxyHeader;
+                let sign = format!("{sign}, so the load balancer writes a PROXY header");
+                found.not_enforced = Some(unsupported(candidate, ClientAddress::ProxyHeader, &sign));
+                let text = "the load balancer is told to write a PROXY header, but nothing here tells the gateway to \
+                            read it: set gatewayTopology.proxyProtocol, or the gateway refuses every connection";
+                found.remarks.push(Why {
+                    code: "proxy-header-one-sided",
+                    text: text.to_owned(),
+                });
+            }
+        }
+    }
+    found
+}
+
+fn reference(candidate: &Candidate<'_>) -> crate::diagnostic::ObjectRef {
+    super::reference(candidate)
+}
+
+/// How to state the mode by hand.
+fn state_it(candidate: &Candidate<'_>) -> String {
+    match candidate.service {
+        Some(service) => format!(
+            "state it: kubectl -n {} annotate service {} gwfilter.io/client-address=packet-source",
+            service.meta.namespace, service.meta.name
+        ),
+        None => "state it: put the annotation gwfilter.io/client-address: packet-source on the pod template"
+            .to_owned(),
+    }
+}
+
+fn unsupported(candidate: &Candidate<'_>, mode: ClientAddress, sign: &str) -> Why {
+    let (code, what) = match mode {
+        ClientAddress::XForwardedFor => (
+            "x-forwarded-for-not-enforced",
+            "the header X-Forwarded-For, which no node can read",
+        ),
+        _ => (
+            "proxy-header-not-enforced",
+            "the PROXY protocol header, which this release does not read",
+        ),
+    };
+    let text = format!(
+        "the client address comes from {what} ({sign}): its policies are left to the gateway. If that is not so, {}",
+        state_it(candidate)
+    );
+    Why { code, text }
+}
+
+/// The effective gatewayTopology of every pod.
+fn topology(world: &World<'_>, candidate: &Candidate<'_>, evidence: &mut Evidence) {
+    let (default, source) = mesh_default(world, candidate, evidence);
+    let operator = world.operator_gateways(candidate);
+    let patched = operator.iter().any(|(_, gateway)| gateway.patches_proxy);
+    let mut seen: BTreeSet<(u32, bool)> = BTreeSet::new();
+    // (spec, annotations, name, certain)
+    let mut holders: Vec<(Option<&PodSpec>, Option<String>, String)> = Vec::new();
+    for pod in &candidate.pods {
+        let config = pod.meta.annotations.get(PROXY_CONFIG_ANNOTATION).cloned();
+        holders.push((Some(&pod.spec), config, format!("Pod {}", pod.meta.name)));
+    }
+    if candidate.pods.is_empty() {
+        let from_operator = operator
+            .iter()
+            .find_map(|(_, g)| g.pod_annotations.get(PROXY_CONFIG_ANNOTATION).cloned());
+        for template in &candidate.templates {
+            let config = template
+                .annotations
+                .get(PROXY_CONFIG_ANNOTATION)
+                .cloned()
+                .or(from_operator.clone());
+            holders.push((Some(&template.spec), config, template.meta.name.clone()));
+        }
+        if candidate.templates.is_empty() {
+            holders.push((None, from_operator, "IstioOperator".to_owned()));
+        }
+        if patched {
+            evidence.doubts.push(Why {
+                code: "operator-patches-proxy",
+                text: "an IstioOperator sets or patches the proxy's configuration of this gateway, which is not \
+                       followed"
+                    .to_owned(),
+            });
+        }
+    }
+    for (spec, annotation, name) in holders {
+        let proxy = spec.and_then(PodSpec::proxy);
+        let env = proxy.and_then(|proxy| proxy.env.get(PROXY_CONFIG_ENV));
+        let (text, what, base) = match (env, annotation) {
+            // The configuration the pod runs with, all layers merged when it was made.
+            (Some(EnvValue::Literal(text)), _) => (
+                text.clone(),
+                format!("{PROXY_CONFIG_ENV} of {name}"),
+                Topology::default(),
+            ),
+            (Some(EnvValue::Elsewhere), _) => {
+                evidence.doubts.push(Why {
+                    code: "proxy-config-not-readable",
+                    text: format!(
+                        "{PROXY_CONFIG_ENV} of {name} comes from another object and is not known here"
+                    ),
+                });
+                continue;
+            }
+            (None, _) if proxy.is_some_and(|proxy| proxy.env_from) => {
+                evidence.doubts.push(Why {
+                    code: "proxy-config-not-readable",
+                    text: format!(
+                        "{name} takes its environment from another object, perhaps {PROXY_CONFIG_ENV} too"
+                    ),
+                });
+                continue;
+            }
+            (None, Some(text)) => (
+                text,
+                format!("annotation {PROXY_CONFIG_ANNOTATION} of {name}"),
+                default,
+            ),
+            (None, None) => {
+                seen.insert((default.trusted_proxies.unwrap_or(0), default.proxy_protocol));
+                note(evidence, default, &source, false);
+                continue;
+            }
+        };
+        match read_topology(&text) {
+            Ok(own) => {
+                let effective = base.overlaid(own);
+                seen.insert((effective.trusted_proxies.unwrap_or(0), effective.proxy_protocol));
+                note(evidence, effective, &what, true);
+            }
+            Err(why) => evidence.doubts.push(Why {
+                code: "proxy-config-not-readable",
+                text: format!("{what} cannot be read ({why})"),
+            }),
+        }
+    }
+    if seen.len() > 1 {
+        evidence.doubts.push(Why {
+            code: "pods-differ",
+            text: "its pods run with different gatewayTopology: restart them all with the same one"
+                .to_owned(),
+        });
+    }
+}
+
+fn note(evidence: &mut Evidence, topology: Topology, what: &str, certain: bool) {
+    if let Some(n @ 1..) = topology.trusted_proxies {
+        evidence
+            .forwarded_for
+            .push((format!("{what} sets numTrustedProxies {n}"), certain));
+    }
+    if topology.proxy_protocol {
+        evidence
+            .proxy_header
+            .push((format!("{what} sets gatewayTopology.proxyProtocol"), certain));
+    }
+}
+
+fn read_topology(text: &str) -> Result<Topology, String> {
+    let value = manifest::parse_one(text).map_err(|error| error.to_string())?;
+    let faults = Faults::default();
+    let topology = Topology::read(&Cursor::new(&value, &faults));
+    match faults.into_inner().into_iter().next() {
+        None => Ok(topology),
+        Some(fault) => Err(fault),
+    }
+}
+
+/// The mesh's default. Of several mesh configurations (revisions) that differ, none is certain.
+fn mesh_default(world: &World<'_>, candidate: &Candidate<'_>, evidence: &mut Evidence) -> (Topology, String) {
+    let configs = &world.snapshot.mesh_configs;
+    let first = configs.first().map(|m| m.settings.topology).unwrap_or_default();
+    let name = configs.first().map(|m| m.meta.name.clone()).unwrap_or_default();
+    let baked_in = !candidate.pods.is_empty()
+        && candidate.pods.iter().all(|p| {
+            p.spec
+                .proxy()
+                .is_some_and(|c| c.env.contains_key(PROXY_CONFIG_ENV))
+        });
+    if !baked_in && configs.iter().any(|m| m.settings.topology != first) {
+        evidence.doubts.push(Why {
+            code: "mesh-configs-differ",
+            text:
+                "several mesh configurations set different gatewayTopology, and which one counts is not known"
+                    .to_owned(),
+        });
+    }
+    (first, format!("the mesh configuration {name}"))
+}
+
+fn envoy_filters(world: &World<'_>, candidate: &Candidate<'_>, evidence: &mut Evidence) {
+    for filter in &world.snapshot.envoy_filters {
+        let applies = candidate
+            .workloads
+            .iter()
+            .map(|workload| mesh::applies(world, &filter.meta, &filter.attachment, workload));
+        let applies: BTreeSet<Tri> = applies.collect();
+        if applies.iter().all(|tri| *tri == Tri::False) {
+            continue;
+        }
+        let name = format!("EnvoyFilter {}/{}", filter.meta.namespace, filter.meta.name);
+        match envoy_filter::effect(filter) {
+            Effect::None => {}
+            Effect::ProxyHeader => {
+                let certain = applies.len() == 1 && applies.contains(&Tri::True);
+                evidence
+                    .proxy_header
+                    .push((format!("{name} adds the PROXY protocol listener filter"), certain));
+            }
+            Effect::Doubt => evidence.doubts.push(Why {
+                code: "envoy-filter",
+                text: format!(
+                    "{name} changes listeners or filters of this gateway in a way that is not followed"
+                ),
+            }),
+        }
+    }
+}
+
+/// WasmPlugins that run before authorization, and ProxyConfigs that say what they should not.
+fn plugins(world: &World<'_>, candidate: &Candidate<'_>, evidence: &mut Evidence) {
+    let may_apply = |meta: &_, attachment: &_| {
+        candidate
+            .workloads
+            .iter()
+            .any(|w| mesh::applies(world, meta, attachment, w) != Tri::False)
+    };
+    for plugin in &world.snapshot.wasm_plugins {
+        // The other phases come after authorization (`pilot/pkg/networking/core/listener_builder.go`).
+        let after = matches!(plugin.phase.as_str(), "" | "STATS" | "UNSPECIFIED_PHASE");
+        if !after && may_apply(&plugin.meta, &plugin.attachment) {
+            evidence.doubts.push(Why {
+                code: "wasm-before-authorization",
+                text: format!(
+                    "WasmPlugin {}/{} runs before authorization and may answer clients itself",
+                    plugin.meta.namespace, plugin.meta.name
+                ),
+            });
+        }
+    }
+    for config in &world.snapshot.proxy_configs {
+        if !config.unknown.is_empty() && may_apply(&config.meta, &config.attachment) {
+            evidence.doubts.push(Why {
+                code: "proxy-config-unknown",
+                text: format!(
+                    "ProxyConfig {}/{} sets {}, which is not known here",
+                    config.meta.namespace,
+                    config.meta.name,
+                    config.unknown.join(", ")
+                ),
+            });
+        }
+    }
+}
+
+/// An annotation by which a cloud's load balancer is told to write a PROXY header.
+fn cloud_sign(
+    world: &World<'_>,
+    candidate: &Candidate<'_>,
+    siblings: &[(&Candidate<'_>, &Annotations)],
+) -> Option<String> {
+    let all = std::iter::once(candidate).chain(siblings.iter().map(|(sibling, _)| *sibling));
+    for one in all {
+        let own = one.service.map(|s| &s.meta.annotations);
+        let operator = world.operator_gateways(one);
+        let annotations = own
+            .into_iter()
+            .flatten()
+            .chain(operator.iter().flat_map(|(_, g)| &g.service_annotations));
+        for (key, value) in annotations {
+            if switches_proxy_on(key, value) {
+                return Some(format!("Service {} carries {key}: {value:?}", one.id()));
+            }
+        }
+    }
+    None
+}
+
+/// The clouds' annotations differ in their prefix only; each says "PROXY protocol" in some spelling. AWS has it among
+/// the attributes of a target group, UpCloud in a JSON text.
+fn switches_proxy_on(key: &str, value: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    let value = value.to_ascii_lowercase();
+    let named = ["proxy-protocol", "proxyprotocol", "proxy_protocol", "ppv2"]
+        .iter()
+        .any(|word| key.contains(word));
+    let off = matches!(
+        value.trim(),
+        "" | "false" | "none" | "off" | "no" | "0" | "disabled" | "disable"
+    );
+    let inside = !key.starts_with("kubectl.kubernetes.io/")
+        && ["proxy_protocol_v2.enabled=true", "outboundproxyprotocol"]
+            .iter()
+            .any(|word| value.contains(word));
+    (named && !off) || inside
+}
+
+#[cfg(test)]
+mod tests {
+    use super::switches_proxy_on;
+
+    #[test]
+    fn annotations_of_clouds_then_whether_they_switch_proxy_on() {
+        let on = [
+            ("service.beta.kubernetes.io/aws-load-balancer-proxy-protocol", "*"),
+            (
+                "service.beta.kubernetes.io/aws-load-balancer-target-group-attributes",
+                "deregistration_delay.timeout_seconds=5,proxy_protocol_v2.enabled=true",
+            ),
+            (
+                "service.beta.kubernetes.io/do-loadbalancer-enable-proxy-protocol",
+                "true",
+            ),
+            ("load-balancer.hetzner.cloud/uses-proxyprotocol", "true"),
+            (
+                "service.beta.kubernetes.io/linode-loadbalancer-proxy-protocol",
+                "v2",
+            ),
+            (
+                "service.beta.kubernetes.io/scw-loadbalancer-proxy-protocol-v2",
+                "*",
+            ),
+            ("loadbalancer.openstack.org/proxy-protocol", "v1"),
+            ("service.beta.kubernetes.io/ovh-loadbalancer-proxy-protocol", "v2"),
+            (
+                "oci.oraclecloud.com/oci-load-balancer-connection-proxy-protocol-version",
+                "1",
+            ),
+            (
+                "oci-network-load-balancer.oraclecloud.com/is-ppv2-enabled",
+                "true",
+            ),
+            ("service.beta.kubernetes.io/azure-pls-proxy-protocol", "true"),
+            (
+                "service.beta.kubernetes.io/alibaba-cloud-loadbalancer-proxy-protocol",
+                "on",
+            ),
+        ];
+        for (key, value) in on {
+            assert!(switches_proxy_on(key, value), "{key}");
+        }
+        let off = [
+            ("load-balancer.hetzner.cloud/uses-proxyprotocol", "false"),
+            (
+                "service.beta.kubernetes.io/linode-loadbalancer-proxy-protocol",
+                "none",
+            ),
+            (
+                "service.beta.kubernetes.io/aws-load-balancer-target-group-attributes",
+                "proxy_protocol_v2.enabled=false",
+            ),
+            ("service.beta.kubernetes.io/aws-load-balancer-type", "nlb"),
+            ("example.com/proxy", "true"),
+        ];
+        for (key, value) in off {
+            assert!(!switches_proxy_on(key, value), "{key}");
+        }
+    }
+}
