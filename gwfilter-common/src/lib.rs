@@ -6,10 +6,15 @@
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
+#[cfg(any(test, feature = "testing"))]
+extern crate std;
+
 pub mod abi;
 pub mod decide;
 pub mod logline;
 pub mod packet;
 pub mod read;
 pub mod reason;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod wire;

@@ -1,1 +1,146 @@
+use std::string::String;
+use std::vec::Vec;
 
+use super::{Action, decide};
+use crate::abi;
+use crate::packet::Packet;
+use crate::read::SliceReader;
+use crate::reason::Reason;
+use crate::testing::cases::{self, Want};
+use crate::testing::mutate::{Random, mutate};
+use crate::testing::{Image, root_table, tuple};
+use crate::wire::l4;
+
+fn run(image: &Image, frame: &[u8]) -> Want {
+    decide(&SliceReader(frame), image).into()
+}
+
+#[test]
+fn each_case_then_what_its_row_says() {
+    let image = cases::image(0);
+    let wrong: Vec<String> = cases::cases()
+        .iter()
+        .filter(|c| run(&image, &c.frame) != c.want)
+        .map(|c| std::format!("{}: {:?}, want {:?}", c.name, run(&image, &c.frame), c.want))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn observe_in_the_header_then_nothing_drops() {
+    let image = cases::image(abi::HEADER_OBSERVE);
+    let mut refused = 0;
+    for c in cases::cases() {
+        let got = run(&image, &c.frame);
+        if c.want.action == Action::Drop {
+            refused += 1;
+            let want = Want {
+                action: Action::Pass,
+                reason: Reason::Observed,
+                would_drop: true,
+                ..c.want
+            };
+            assert_eq!(got, want, "{}", c.name);
+        } else {
+            assert_eq!(got, c.want, "{}", c.name);
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn no_usable_root_then_passed_and_named() {
+    let mut image = cases::image(0);
+    let case = cases::cases().remove(0);
+    assert_eq!(run(&image, &case.frame).action, Action::Drop);
+    image.root.as_mut().unwrap()[0][0] ^= 2;
+    let missing = run(&image, &case.frame);
+    assert_eq!(
+        (missing.action, missing.reason, missing.listener),
+        (Action::Pass, Reason::TableMissing, 0)
+    );
+    image.root.as_mut().unwrap().clear();
+    assert_eq!(run(&image, &case.frame), missing);
+    image.root = None;
+    assert_eq!(run(&image, &case.frame), missing);
+}
+
+#[test]
+fn truncated_at_any_byte_then_never_dropped() {
+    let image = cases::image(0);
+    for c in cases::cases() {
+        for len in 0..c.frame.len() {
+            let got = run(&image, &c.frame[..len]);
+            // Padding behind the IP packet may go; nothing else.
+            if got.action == Action::Drop {
+                let total = u16::from_be_bytes([c.frame[16], c.frame[17]]);
+                let length = u16::from_be_bytes([c.frame[18], c.frame[19]]);
+                let end = if c.want.listener == 2 {
+                    54 + length
+                } else {
+                    14 + total
+                };
+                assert!(usize::from(end) <= len, "{} at {len}", c.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn many_tuples_then_each_is_found_and_no_other() {
+    let tuples: Vec<_> = (0..4000_u16)
+        .map(|i| {
+            let [hi, lo] = i.to_be_bytes();
+            tuple(
+                ([10, hi, lo, 1], 30_000 + i).into(),
+                l4::TCP,
+                1 + u32::from(i) % 500,
+            )
+        })
+        .collect();
+    let image = Image {
+        root: Some(root_table(0, 3, &tuples)),
+        ..Image::default()
+    };
+    for i in 0..4000_u16 {
+        let [hi, lo] = i.to_be_bytes();
+        let to = |addr: [u8; 4], port: u16| {
+            let frame = Packet::syn(([192, 0, 2, 1], 1).into(), (addr, port).into())
+                .build()
+                .unwrap();
+            run(&image, frame.bytes())
+        };
+        let hit = to([10, hi, lo, 1], 30_000 + i);
+        assert_eq!(
+            (hit.reason, hit.listener),
+            (Reason::NoPolicy, 1 + u32::from(i) % 500)
+        );
+        assert_eq!(to([10, hi, lo, 2], 30_000 + i).reason, Reason::NotAGateway);
+        assert_eq!(
+            to([10, hi, lo, 1], 30_000 + (i + 1) % 4000).reason,
+            Reason::NotAGateway
+        );
+    }
+}
+
+#[test]
+fn mutated_frames_then_dropped_only_with_a_dropping_reason() {
+    let image = cases::image(0);
+    let cases = cases::cases();
+    let mut random = Random(1);
+    let mut drops = 0;
+    for _ in 0..200_000 {
+        let mut frame = cases[random.below(cases.len())].frame.clone();
+        mutate(&mut random, &mut frame);
+        let got = run(&image, &frame);
+        if got.action == Action::Drop {
+            drops += 1;
+            assert!(
+                matches!(got.reason, Reason::DeniedByRule | Reason::NoRuleAllows),
+                "{frame:?}"
+            );
+            assert!(!got.would_drop && got.rule != 0 && got.listener != 0);
+        }
+    }
+    assert!(drops > 1000, "{drops}");
+}
