@@ -293,20 +293,12 @@ impl Tuple {
         [a, b, u64::from(u32::from_ne_bytes([p0, p1, protocol, family]))]
     }
 
-    /// The [`key`](Self::key) of the tuple in a slot.
+    /// The [`key`](Self::key) of the tuple in a slot; the last word is 0 in an empty bucket.
     #[inline(always)]
     #[must_use]
     pub fn key_of_slot(s: &Slot) -> [u64; 3] {
         let &[a, b, c, ..] = s;
         [a, b, u64::from(split(c).0)]
-    }
-
-    /// Whether a slot with this key is an empty bucket.
-    #[inline(always)]
-    #[must_use]
-    pub fn key_is_empty(key: &[u64; 3]) -> bool {
-        let &[_, _, c] = key;
-        c == 0
     }
 
     /// The tuple in a slot.

@@ -53,23 +53,6 @@ pub trait Tables {
     fn never6(&self, table: u32, addr: [u8; 16]) -> Option<bool>;
 }
 
-/// Who speaks to whom: for the packet log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
-    /// Address family.
-    pub family: Family,
-    /// IP protocol.
-    pub protocol: u8,
-    /// Source address, network order; IPv4 in the first four bytes, the rest zero.
-    pub source: [u8; 16],
-    /// Destination address, as `source`.
-    pub destination: [u8; 16],
-    /// Source port, host order.
-    pub source_port: u16,
-    /// Destination port, host order.
-    pub destination_port: u16,
-}
-
 /// The answer for one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -83,32 +66,29 @@ pub struct Decision {
     pub rule: u32,
     /// Passed, but only for observe mode.
     pub would_drop: bool,
-    /// The packet's ends, if it is for a gateway.
-    pub flow: Option<Flow>,
 }
 
 impl Decision {
     #[inline(always)]
-    const fn pass(reason: Reason, listener: u32, flow: Option<Flow>) -> Self {
+    const fn pass(reason: Reason, listener: u32) -> Self {
         Self {
             action: Action::Pass,
             reason,
             listener,
             rule: 0,
             would_drop: false,
-            flow,
         }
     }
 
     /// For no gateway.
     #[inline(always)]
     const fn untouched() -> Self {
-        Self::pass(Reason::NotAGateway, abi::NO_LISTENER, None)
+        Self::pass(Reason::NotAGateway, abi::NO_LISTENER)
     }
 
     #[inline(always)]
     const fn unattributed(reason: Reason) -> Self {
-        Self::pass(reason, abi::NO_LISTENER, None)
+        Self::pass(reason, abi::NO_LISTENER)
     }
 }
 
@@ -120,27 +100,21 @@ pub fn decide<R: PacketRead, T: Tables>(packet: &R, tables: &T) -> Decision {
         Located::Other => return Decision::untouched(),
         Located::Unclear(reason) => return Decision::unattributed(reason),
     };
-    let Some((source_port, destination_port)) = at.ports(packet) else {
+    let Some((_, port)) = at.ports(packet) else {
         return Decision::unattributed(Reason::Unparseable);
     };
     let Some(root) = tables.root() else {
         return Decision::unattributed(Reason::TableMissing);
     };
-    match port_is_known(&root, destination_port) {
-        Some(true) => {}
-        Some(false) => return Decision::untouched(),
-        None => return Decision::unattributed(Reason::TableMissing),
-    }
-    let Some((source, destination)) = addresses(packet, &at) else {
-        return Decision::unattributed(Reason::Unparseable);
+    let (slot, word, mask) = abi::port_bit(port);
+    let Some(bits) = root.slot(slot).and_then(|s| s.get(word)) else {
+        return Decision::unattributed(Reason::TableMissing);
     };
-    let flow = Flow {
-        family: at.family,
-        protocol: at.protocol,
-        source,
-        destination,
-        source_port,
-        destination_port,
+    if bits & mask == 0 {
+        return Decision::untouched();
+    }
+    let Some((source, destination)) = at.addresses(packet) else {
+        return Decision::unattributed(Reason::Unparseable);
     };
     let Some(header) = root.slot(0).map(Header::from_slot) else {
         return Decision::unattributed(Reason::TableMissing);
@@ -148,36 +122,13 @@ pub fn decide<R: PacketRead, T: Tables>(packet: &R, tables: &T) -> Decision {
     if header.abi_version != abi::ABI_VERSION {
         return Decision::unattributed(Reason::TableMissing);
     }
-    match find(&root, header.seed, &flow) {
-        Some(tuple) => judge(packet, tables, &at, header.flags, &tuple, flow),
+    match find(&root, header.seed, &at, &destination, port) {
+        Some(tuple) => judge(packet, tables, &at, header.flags, &tuple, source),
         None => Decision::untouched(),
     }
 }
 
-/// The bit of the port in the root table's bitmap; `None` if the table is too short to have one.
-#[inline(always)]
-fn port_is_known<T: RootTable>(root: &T, port: u16) -> Option<bool> {
-    let (slot, word, mask) = abi::port_bit(port);
-    Some(root.slot(slot)?.get(word)? & mask != 0)
-}
-
-/// Both addresses, widened to 16 bytes.
-#[inline(always)]
-fn addresses<R: PacketRead>(packet: &R, at: &Transport) -> Option<([u8; 16], [u8; 16])> {
-    match at.family {
-        Family::V4 => {
-            let (s, d) = ipv4::addresses(packet, at.l3)?;
-            Some((widen(s), widen(d)))
-        }
-        Family::V6 => Some((ipv6::source(packet, at.l3)?, ipv6::destination(packet, at.l3)?)),
-    }
-}
-
-#[inline(always)]
-const fn widen([a, b, c, d]: [u8; 4]) -> [u8; 16] {
-    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-}
-
+/// The first four bytes: an IPv4 address.
 #[inline(always)]
 const fn narrow([a, b, c, d, ..]: [u8; 16]) -> [u8; 4] {
     [a, b, c, d]
@@ -185,21 +136,23 @@ const fn narrow([a, b, c, d, ..]: [u8; 16]) -> [u8; 4] {
 
 /// The tuple of this destination. A bucket that cannot be read ends the search: not found is pass.
 #[inline(always)]
-fn find<T: RootTable>(root: &T, seed: u32, flow: &Flow) -> Option<Tuple> {
-    let hash = abi::hash(seed, &flow.destination, flow.destination_port, flow.protocol);
-    let wanted = Tuple::key(
-        &flow.destination,
-        flow.destination_port,
-        flow.protocol,
-        flow.family,
-    );
+fn find<T: RootTable>(
+    root: &T,
+    seed: u32,
+    at: &Transport,
+    destination: &[u8; 16],
+    port: u16,
+) -> Option<Tuple> {
+    let hash = abi::hash(seed, destination, port, at.protocol);
+    let [wanted_a, wanted_b, wanted_c] = Tuple::key(destination, port, at.protocol, at.family);
     for probe in 0..abi::MAX_PROBES {
         let slot = root.slot(abi::bucket(hash, probe))?;
-        let key = Tuple::key_of_slot(slot);
-        if key == wanted {
+        let [a, b, c] = Tuple::key_of_slot(slot);
+        // Without a branch for each word: a comparison of arrays becomes a call and a loop over bytes.
+        if (a ^ wanted_a) | (b ^ wanted_b) | (c ^ wanted_c) == 0 {
             return Some(Tuple::from_slot(slot));
         }
-        if Tuple::key_is_empty(&key) {
+        if c == 0 {
             return None;
         }
     }
@@ -214,28 +167,28 @@ fn judge<R: PacketRead, T: Tables>(
     at: &Transport,
     header_flags: u32,
     tuple: &Tuple,
-    flow: Flow,
+    source: [u8; 16],
 ) -> Decision {
     let listener = tuple.listener;
     if listener == abi::NO_LISTENER || listener >= abi::MAX_LISTENERS {
-        return Decision::pass(Reason::TableMissing, abi::NO_LISTENER, Some(flow));
+        return Decision::pass(Reason::TableMissing, abi::NO_LISTENER);
     }
-    let pass = |reason| Decision::pass(reason, listener, Some(flow));
+    let pass = |reason| Decision::pass(reason, listener);
     let Some(tcp_flags) = at.judgeable(packet) else {
         return pass(Reason::Unparseable);
     };
-    if flow.protocol != l4::TCP {
+    if at.protocol != l4::TCP {
         return pass(Reason::LeftToGateway);
     }
-    if let Some(reason) = never_judged(tables, tuple.never_table, &flow) {
+    if let Some(reason) = never_judged(tables, tuple.never_table, at.family, source) {
         return pass(reason);
     }
     if tuple.source_table == 0 {
         return pass(Reason::NoPolicy);
     }
-    let found = match flow.family {
-        Family::V4 => tables.source4(tuple.source_table, narrow(flow.source)),
-        Family::V6 => tables.source6(tuple.source_table, flow.source),
+    let found = match at.family {
+        Family::V4 => tables.source4(tuple.source_table, narrow(source)),
+        Family::V6 => tables.source6(tuple.source_table, source),
     };
     let leaf = match found {
         Source::TableMissing => return pass(Reason::TableMissing),
@@ -281,15 +234,15 @@ fn judge<R: PacketRead, T: Tables>(
 
 /// Why this source is never judged, if so.
 #[inline(always)]
-fn never_judged<T: Tables>(tables: &T, table: u32, flow: &Flow) -> Option<Reason> {
-    let odd = match flow.family {
-        Family::V4 => ipv4::odd_source(narrow(flow.source)),
-        Family::V6 => ipv6::odd_source(flow.source),
+fn never_judged<T: Tables>(tables: &T, table: u32, family: Family, source: [u8; 16]) -> Option<Reason> {
+    let odd = match family {
+        Family::V4 => ipv4::odd_source(narrow(source)),
+        Family::V6 => ipv6::odd_source(source),
     };
     if table != 0 {
-        let covered = match flow.family {
-            Family::V4 => tables.never4(table, narrow(flow.source)),
-            Family::V6 => tables.never6(table, flow.source),
+        let covered = match family {
+            Family::V4 => tables.never4(table, narrow(source)),
+            Family::V6 => tables.never6(table, source),
         };
         match covered {
             Some(false) => {}

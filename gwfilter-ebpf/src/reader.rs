@@ -10,18 +10,31 @@ use gwfilter_common::read::PacketRead;
 const MAX_OFFSET: u32 = 0x1fff;
 
 /// `N` bytes at `data + off` if they end before `data_end`.
+///
+/// The bounds are loaded anew for each read: a pointer that lived on would carry, in the verifier's eyes, what was proven of it on the
+/// way, and keep it from seeing that two ways are one.
 #[inline(always)]
-fn direct<const N: usize>(data: usize, data_end: usize, off: u32) -> Option<[u8; N]> {
+fn direct<const N: usize>(data: *const u32, data_end: *const u32, off: u32) -> Option<[u8; N]> {
     if off > MAX_OFFSET {
         return None;
     }
+    // SAFETY: both point to fields of the program's context.
+    let (data, data_end) = unsafe { (data.read_volatile() as usize, data_end.read_volatile() as usize) };
     let at = data + off as usize;
     if at + N > data_end {
         return None;
     }
-    // SAFETY: `data` and `data_end` delimit packet memory, and the read lies between them; the verifier checks the same. Any bytes are a
-    // valid array of bytes, whose alignment is 1.
+    // SAFETY: the context's `data` and `data_end` delimit packet memory, and the read lies between them; the verifier
+    // checks the same. Any bytes are a valid array of bytes, whose alignment is 1.
     Some(unsafe { *(at as *const [u8; N]) })
+}
+
+/// [`direct`] for XDP.
+#[inline(always)]
+fn direct_xdp<const N: usize>(ctx: &XdpContext, off: u32) -> Option<[u8; N]> {
+    // SAFETY: the context is this program's.
+    let (data, data_end) = unsafe { (&raw const (*ctx.ctx).data, &raw const (*ctx.ctx).data_end) };
+    direct(data, data_end, off)
 }
 
 /// A frame in one buffer.
@@ -30,7 +43,7 @@ pub(crate) struct XdpReader<'a>(pub(crate) &'a XdpContext);
 impl PacketRead for XdpReader<'_> {
     #[inline(always)]
     fn read<const N: usize>(&self, off: u32) -> Option<[u8; N]> {
-        direct(self.0.data(), self.0.data_end(), off)
+        direct_xdp(self.0, off)
     }
 
     #[inline(always)]
@@ -45,7 +58,7 @@ pub(crate) struct XdpFragsReader<'a>(pub(crate) &'a XdpContext);
 impl PacketRead for XdpFragsReader<'_> {
     #[inline(always)]
     fn read<const N: usize>(&self, off: u32) -> Option<[u8; N]> {
-        if let Some(bytes) = direct(self.0.data(), self.0.data_end(), off) {
+        if let Some(bytes) = direct_xdp(self.0, off) {
             return Some(bytes);
         }
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
@@ -68,13 +81,15 @@ pub(crate) struct TcReader<'a>(pub(crate) &'a TcContext);
 impl PacketRead for TcReader<'_> {
     #[inline(always)]
     fn read<const N: usize>(&self, off: u32) -> Option<[u8; N]> {
-        if let Some(bytes) = direct(self.0.data(), self.0.data_end(), off) {
+        let skb = self.0.skb.skb;
+        // SAFETY: the context is this program's.
+        let (data, data_end) = unsafe { (&raw const (*skb).data, &raw const (*skb).data_end) };
+        if let Some(bytes) = direct(data, data_end, off) {
             return Some(bytes);
         }
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: the buffer is as long as said.
-        let rc =
-            unsafe { bpf_skb_load_bytes(self.0.skb.skb.cast(), off, bytes.as_mut_ptr().cast(), N as u32) };
+        let rc = unsafe { bpf_skb_load_bytes(skb.cast(), off, bytes.as_mut_ptr().cast(), N as u32) };
         // SAFETY: the helper has written all of it when it answers 0.
         (rc == 0).then(|| unsafe { bytes.assume_init() })
     }

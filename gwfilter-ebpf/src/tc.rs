@@ -5,6 +5,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use gwfilter_common::decide::{Action, decide};
 use gwfilter_common::logline::HOOK_TC;
+use gwfilter_common::wire::flow;
 
 use crate::count::count;
 use crate::maps::Maps;
@@ -14,10 +15,16 @@ use crate::reader::TcReader;
 /// For interfaces without native XDP.
 #[classifier]
 fn gwf_tc(ctx: TcContext) -> i32 {
-    let decision = decide(&TcReader(&ctx), &Maps);
+    let packet = TcReader(&ctx);
+    let decision = decide(&packet, &Maps);
     count(&decision);
     // SAFETY: the context is this program's.
-    packet_log::log(&decision, HOOK_TC, || unsafe { (*ctx.skb.skb).ingress_ifindex });
+    packet_log::log(
+        &decision,
+        HOOK_TC,
+        || flow(&packet),
+        || unsafe { (*ctx.skb.skb).ifindex },
+    );
     match decision.action {
         Action::Drop => TC_ACT_SHOT,
         // The same number as `TCX_NEXT`.

@@ -6,6 +6,7 @@ use aya_ebpf::programs::XdpContext;
 use gwfilter_common::decide::{Action, decide};
 use gwfilter_common::logline::HOOK_XDP;
 use gwfilter_common::read::PacketRead;
+use gwfilter_common::wire::flow;
 
 use crate::count::count;
 use crate::maps::Maps;
@@ -28,7 +29,12 @@ fn gwf_xdp(ctx: XdpContext) -> u32 {
 fn run<R: PacketRead>(ctx: &XdpContext, packet: &R) -> u32 {
     let decision = decide(packet, &Maps);
     count(&decision);
-    packet_log::log(&decision, HOOK_XDP, || ctx.ingress_ifindex() as u32);
+    packet_log::log(
+        &decision,
+        HOOK_XDP,
+        || flow(packet),
+        || ctx.ingress_ifindex() as u32,
+    );
     match decision.action {
         Action::Drop => XDP_DROP,
         Action::Pass => XDP_PASS,

@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791 §3.1), as `ip_rcv_core()` of Linux reads it.
 
-use super::{Family, Located, Transport, l4};
+use super::{Family, Located, Transport, hide, l4};
 use crate::read::PacketRead;
 use crate::reason::Reason;
 
@@ -38,19 +38,20 @@ pub fn locate<R: PacketRead>(packet: &R, l3: u32) -> Located {
         return Located::Other;
     }
     let header = u32::from(first & 0x0f) * 4;
-    let total = u32::from(u16::from_be_bytes([len0, len1]));
-    if header < HEADER_LEN || total < header {
+    let total = u16::from_be_bytes([len0, len1]);
+    if header < HEADER_LEN || u32::from(total) < header {
         return UNPARSEABLE;
     }
     if u16::from_be_bytes([frag0, frag1]) & OFFSET_MASK != 0 {
         return Located::Unclear(Reason::Fragment);
     }
+    let l3 = hide(l3, total);
     Located::Transport(Transport {
         family: Family::V4,
         protocol,
         l3,
         l4: l3 + header,
-        end: l3 + total,
+        end: l3 + u32::from(total),
         unclear: false,
     })
 }
@@ -61,22 +62,26 @@ pub fn locate<R: PacketRead>(packet: &R, l3: u32) -> Located {
 #[inline(always)]
 pub fn may_be_source_routed<R: PacketRead>(packet: &R, l3: u32, l4: u32) -> bool {
     let mut off = l3 + HEADER_LEN;
+    let mut found = 0;
     for _ in 0..MAX_OPTION_WORDS {
         if off >= l4 {
-            return false;
+            break;
         }
         let Some(word) = packet.read::<4>(off) else {
             return true;
         };
-        if word
-            .iter()
-            .any(|b| *b == LOOSE_SOURCE_ROUTE || *b == STRICT_SOURCE_ROUTE)
-        {
-            return true;
-        }
+        let word = u32::from_ne_bytes(word);
+        found |= zero_byte(word ^ u32::from_ne_bytes([LOOSE_SOURCE_ROUTE; 4]));
+        found |= zero_byte(word ^ u32::from_ne_bytes([STRICT_SOURCE_ROUTE; 4]));
         off += 4;
     }
-    false
+    found != 0
+}
+
+/// Not 0 if, and only if, a byte of the word is 0; without a branch for each.
+#[inline(always)]
+const fn zero_byte(word: u32) -> u32 {
+    word.wrapping_sub(0x0101_0101) & !word & 0x8080_8080
 }
 
 /// Source and destination address, network order.
@@ -91,6 +96,6 @@ pub fn addresses<R: PacketRead>(packet: &R, l3: u32) -> Option<([u8; 4], [u8; 4]
 #[inline(always)]
 #[must_use]
 pub fn odd_source(addr: [u8; 4]) -> bool {
-    let [a, ..] = addr;
-    addr == [0; 4] || a == 127 || a & 0xf0 == 0xe0 || addr == [255; 4]
+    let word = u32::from_be_bytes(addr);
+    word == 0 || word >> 24 == 127 || word >> 28 == 0xe || word == u32::MAX
 }

@@ -3,7 +3,7 @@
 //! Followed: hop-by-hop options, routing, fragment, destination options, authentication. Not followed, because Linux never delivers TCP
 //! or UDP from behind them: mobility (135), HIP (139), shim6 (140); nor ESP (50), which is opaque. Such packets are no gateway's.
 
-use super::{Family, Located, Transport, l4};
+use super::{Family, Located, Transport, hide, l4};
 use crate::read::PacketRead;
 use crate::reason::Reason;
 
@@ -27,7 +27,7 @@ pub const DESTINATION_OPTIONS: u8 = 60;
 
 /// The longest destination options header that has no room for a home address option (RFC 6275 §6.3: 18 bytes after the header's
 /// two), in units of 8 bytes beyond the first. With that option the peer that the gateway sees is not the packet's source.
-const MAX_PLAIN_OPTIONS: u8 = 1;
+const PLAIN_OPTIONS: u8 = 1;
 
 /// Finds the transport header of the IPv6 packet at `l3`.
 ///
@@ -41,10 +41,13 @@ pub fn locate<R: PacketRead>(packet: &R, l3: u32) -> Located {
     if first >> 4 != 6 {
         return UNPARSEABLE;
     }
-    let end = l3 + HEADER_LEN + u32::from(u16::from_be_bytes([len0, len1]));
+    let length = u16::from_be_bytes([len0, len1]);
+    let l3 = hide(l3, length);
+    let end = l3 + HEADER_LEN + u32::from(length);
     let mut next = next;
     let mut off = l3 + HEADER_LEN;
-    let mut unclear = false;
+    // Gathers what forbids judging, without a branch for each.
+    let mut doubt = hide(0, length);
     let mut seen = 0;
     loop {
         if next == l4::TCP || next == l4::UDP {
@@ -54,7 +57,7 @@ pub fn locate<R: PacketRead>(packet: &R, l3: u32) -> Located {
                 l3,
                 l4: off,
                 end,
-                unclear,
+                unclear: doubt != 0,
             });
         }
         if !is_followed(next) {
@@ -70,10 +73,10 @@ pub fn locate<R: PacketRead>(packet: &R, l3: u32) -> Located {
         let mut size = (u32::from(len) + 1) * 8;
         match next {
             // Linux knows hop-by-hop options only right behind the fixed header.
-            HOP_BY_HOP => unclear |= seen != 0,
+            HOP_BY_HOP => doubt |= seen,
             // Byte 3: segments left. While there are any, the destination address is only a stop on the way.
-            ROUTING => unclear |= b3 != 0,
-            DESTINATION_OPTIONS => unclear |= len > MAX_PLAIN_OPTIONS,
+            ROUTING => doubt |= u32::from(b3),
+            DESTINATION_OPTIONS => doubt |= u32::from(len & !PLAIN_OPTIONS),
             FRAGMENT => {
                 // Bytes 2 and 3: 13 bits of offset, 2 reserved, 1 "more".
                 if u16::from_be_bytes([b2, b3]) & 0xfff8 != 0 {
@@ -84,7 +87,7 @@ pub fn locate<R: PacketRead>(packet: &R, l3: u32) -> Located {
             // RFC 4302 §2.2: in words of four bytes, minus 2.
             _ => size = (u32::from(len) + 2) * 4,
         }
-        off += size;
+        off = hide(off + size, length);
         if off > end {
             return UNPARSEABLE;
         }

@@ -1,0 +1,249 @@
+//! The real object in the running kernel, its maps filled straight from an [`Image`], and `BPF_PROG_TEST_RUN`.
+//!
+//! A writer of its own, apart from the agent's: it knows only the ABI, so that the two can disagree.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, ArrayOfMaps, MapData, PerCpuArray, PerCpuValues};
+use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions};
+use gwfilter_common::abi::{self, Leaf, Slot, Tally};
+use gwfilter_common::decide::Action;
+use gwfilter_common::testing::{Image, Trie};
+
+/// The hooks, by the program that serves them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    XdpFrags,
+    Xdp,
+    Tc,
+}
+
+impl Hook {
+    pub(crate) const ALL: [Self; 3] = [Self::XdpFrags, Self::Xdp, Self::Tc];
+
+    pub(crate) fn program(self) -> &'static str {
+        match self {
+            Self::XdpFrags => abi::XDP_FRAGS_PROGRAM,
+            Self::Xdp => abi::XDP_PROGRAM,
+            Self::Tc => abi::TC_PROGRAM,
+        }
+    }
+
+    /// The shortest frame that TEST_RUN takes at this hook.
+    pub(crate) fn takes(self, frame: &[u8]) -> bool {
+        let ip = match frame.get(12..14) {
+            Some([0x08, 0x00]) => 20,
+            Some([0x86, 0xdd]) => 40,
+            _ => 0,
+        };
+        frame.len() >= if self == Self::Tc { 14 + ip } else { 14 }
+    }
+
+    fn action(self, code: u32) -> Result<Action> {
+        // XDP_DROP and XDP_PASS; TC_ACT_SHOT and TC_ACT_UNSPEC. Nothing else may be returned.
+        match (self, code) {
+            (Self::XdpFrags | Self::Xdp, 1) | (Self::Tc, 2) => Ok(Action::Drop),
+            (Self::XdpFrags | Self::Xdp, 2) | (Self::Tc, u32::MAX) => Ok(Action::Pass),
+            _ => bail!("{} returned {code}", self.program()),
+        }
+    }
+}
+
+/// A counter of the kernel, as (listener, reason) or rule.
+pub(crate) type Counters = BTreeMap<(u32, u32), Tally>;
+
+/// How much of a map of counters is read: a whole one takes some ten milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scan {
+    /// All of it.
+    Whole,
+    /// What the cases name: the first 16 listeners and some rules.
+    Cases,
+}
+
+/// The loaded object.
+pub(crate) struct Object {
+    pub(crate) ebpf: Ebpf,
+}
+
+/// Where the object is; an error that says how to make it if it is not there.
+pub(crate) fn path() -> Result<PathBuf> {
+    let path = std::env::var_os("GWFILTER_BPF_OBJECT").map_or_else(xtask::paths::ebpf_object, PathBuf::from);
+    if !path.is_file() {
+        bail!(
+            "no eBPF object at {}: run `cargo xtask build-ebpf`, or set GWFILTER_BPF_OBJECT",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+impl Object {
+    /// Loads the object and its three programs.
+    pub(crate) fn load(packet_log: u32, log_rate: u32) -> Result<Self> {
+        xtask::rights::require_root()?;
+        let path = path()?;
+        let mut ebpf = EbpfLoader::new()
+            .override_global(abi::PACKET_LOG_GLOBAL, &packet_log, true)
+            .override_global(abi::LOG_RATE_GLOBAL, &log_rate, true)
+            .load_file(&path)
+            .with_context(|| format!("load {}", path.display()))?;
+        for hook in Hook::ALL {
+            let program = ebpf.program_mut(hook.program()).context(hook.program())?;
+            match hook {
+                Hook::Tc => <&mut SchedClassifier>::try_from(program)?.load(),
+                _ => <&mut Xdp>::try_from(program)?.load(),
+            }
+            .with_context(|| format!("load {}", hook.program()))?;
+        }
+        Ok(Self { ebpf })
+    }
+
+    /// What the kernel knows of a program.
+    pub(crate) fn info(&self, hook: Hook) -> Result<ProgramInfo> {
+        Ok(self
+            .ebpf
+            .program(hook.program())
+            .context(hook.program())?
+            .info()?)
+    }
+
+    /// Runs a program once over a frame.
+    pub(crate) fn run(&self, hook: Hook, frame: &[u8]) -> Result<Action> {
+        self.run_with(hook, frame, None, 1)
+    }
+
+    /// As [`run`](Self::run), with a context (`xdp_md`) or more than once; the last run's action.
+    pub(crate) fn run_with(
+        &self,
+        hook: Hook,
+        frame: &[u8],
+        ctx: Option<&[u8]>,
+        repeat: u32,
+    ) -> Result<Action> {
+        let program = self.ebpf.program(hook.program()).context(hook.program())?;
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: ctx,
+            repeat,
+            ..TestRunOptions::default()
+        };
+        let result = match hook {
+            Hook::Tc => <&SchedClassifier>::try_from(program)?.test_run(options),
+            _ => <&Xdp>::try_from(program)?.test_run(options),
+        }
+        .with_context(|| format!("TEST_RUN of {} over {} bytes", hook.program(), frame.len()))?;
+        hook.action(result.return_value)
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+        self.ebpf
+            .map_mut(name)
+            .with_context(|| format!("no map {name} in the object"))
+    }
+
+    /// Fills all tables from an image, the root last.
+    pub(crate) fn fill(&mut self, image: &Image) -> Result<()> {
+        self.tries::<4>(abi::SRC4_MAP, &image.source4)?;
+        self.tries::<16>(abi::SRC6_MAP, &image.source6)?;
+        self.tries::<4>(abi::NEVER4_MAP, &image.never4)?;
+        self.tries::<16>(abi::NEVER6_MAP, &image.never6)?;
+        if let Some(root) = &image.root {
+            let mut outer: ArrayOfMaps<_, Array<MapData, Slot>> =
+                ArrayOfMaps::try_from(self.map(abi::ROOT_MAP)?)?;
+            outer.set(0, &root_map(root)?, 0).context("the root table")?;
+        }
+        Ok(())
+    }
+
+    /// The map that holds the root table, taken out so that it can be written while programs run.
+    pub(crate) fn take_root(&mut self) -> Result<ArrayOfMaps<MapData, Array<MapData, Slot>>> {
+        let map = self.ebpf.take_map(abi::ROOT_MAP).context(abi::ROOT_MAP)?;
+        Ok(ArrayOfMaps::try_from(map)?)
+    }
+
+    fn tries<const N: usize>(&mut self, name: &str, tables: &BTreeMap<u32, Trie<N, Leaf>>) -> Result<()>
+    where
+        [u8; N]: Pod,
+    {
+        let mut outer: ArrayOfMaps<_, LpmTrie<MapData, [u8; N], Leaf>> =
+            ArrayOfMaps::try_from(self.map(name)?)?;
+        for (index, entries) in tables {
+            let mut trie =
+                LpmTrie::<MapData, [u8; N], Leaf>::create(u32::try_from(entries.len())?.max(1), 1)?;
+            for (net, len, leaf) in entries {
+                trie.insert(&Key::new(*len, *net), leaf, 0)?;
+            }
+            outer
+                .set(*index, &trie, 0)
+                .with_context(|| format!("{name}[{index}]"))?;
+        }
+        Ok(())
+    }
+
+    /// All counters that are not zero: those of listeners by (listener, reason).
+    pub(crate) fn listener_counters(&mut self, scan: Scan) -> Result<Counters> {
+        let flat = self.tallies(abi::COUNT_MAP, scan)?;
+        Ok(flat
+            .into_iter()
+            .map(|(i, t)| ((i / abi::REASONS, i % abi::REASONS), t))
+            .collect())
+    }
+
+    /// As above, by (rule, 0).
+    pub(crate) fn rule_counters(&mut self, scan: Scan) -> Result<Counters> {
+        Ok(self
+            .tallies(abi::RULES_MAP, scan)?
+            .into_iter()
+            .map(|(i, t)| ((i, 0), t))
+            .collect())
+    }
+
+    fn tallies(&mut self, name: &str, scan: Scan) -> Result<BTreeMap<u32, Tally>> {
+        let map = PerCpuArray::<_, Tally>::try_from(self.map(name)?)?;
+        let mut all = BTreeMap::new();
+        let end = match scan {
+            Scan::Whole => map.len(),
+            Scan::Cases => map.len().min(abi::REASONS * 16),
+        };
+        for index in 0..end {
+            let sum = map.get(&index, 0)?.iter().fold(Tally::default(), |a, b| Tally {
+                passed: a.passed + b.passed,
+                dropped: a.dropped + b.dropped,
+                would_drop: a.would_drop + b.would_drop,
+            });
+            if sum != Tally::default() {
+                all.insert(index, sum);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Zeroes every counter.
+    pub(crate) fn zero(&mut self, scan: Scan) -> Result<()> {
+        for name in [abi::COUNT_MAP, abi::RULES_MAP] {
+            let used: Vec<u32> = self.tallies(name, scan)?.into_keys().collect();
+            let mut map = PerCpuArray::<_, Tally>::try_from(self.map(name)?)?;
+            for index in used {
+                let cpus = map.get(&index, 0)?.len();
+                map.set(index, PerCpuValues::try_from(vec![Tally::default(); cpus])?, 0)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A root table as a map, not yet in force.
+pub(crate) fn root_map(slots: &[Slot]) -> Result<Array<MapData, Slot>> {
+    let mut root = Array::<MapData, Slot>::create(abi::ROOT_LEN, 0)?;
+    for (index, slot) in (0..).zip(slots) {
+        if *slot != [0; 8] {
+            root.set(index, slot, 0)?;
+        }
+    }
+    Ok(root)
+}
