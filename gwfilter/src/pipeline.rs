@@ -1,1 +1,344 @@
 //! Objects and node facts to a whole generation, in one call.
+//!
+//! Finds the gateways, compiles their policies, and settles who owns each destination: a drop must hold for every gateway that
+//! may receive the packet, so a destination that two gateways claim is judged only if they would judge it alike.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::desired::{Desired, Target};
+use crate::diagnostic::{Diagnostic, ObjectRef};
+use crate::gateway::model::{Gateway, Listener, Mesh, TupleKey, Why};
+use crate::gateway::{self, Found, find};
+use crate::node::NodeFacts;
+use crate::policy::{self, CompiledListener, Policy};
+use crate::report::GatewayReport;
+use crate::snapshot::Snapshot;
+
+/// The code of destinations that packets reach with another source than they came with.
+const REWRITTEN: &str = "rewritten-source";
+
+/// What the user set.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// How gateways are found.
+    pub gateway: gateway::Settings,
+    /// Judge and count everywhere, drop nowhere.
+    pub observe: bool,
+}
+
+/// Which listener speaks for a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// Index into [`Built::gateways`].
+    pub gateway: usize,
+    /// Index into its listeners.
+    pub listener: usize,
+}
+
+/// A destination of a gateway that is not judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unjudged {
+    /// Indices into [`Built::gateways`], of all that claim it; never empty.
+    pub gateways: Vec<usize>,
+    /// Why.
+    pub why: Why,
+}
+
+/// A generation with everything that can be said of it.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// What the kernel tables should say.
+    pub desired: Desired,
+    /// The mesh, as the policies were compiled for it.
+    pub mesh: Mesh,
+    /// The gateways of this node, enforced or not.
+    pub gateways: Vec<Gateway>,
+    /// The decoded policies.
+    pub policies: Vec<Policy>,
+    /// One for each gateway, in the same order.
+    pub reports: Vec<GatewayReport>,
+    /// Findings, without repetitions, most severe first.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Every listener that claims a judged destination; the first one names the counters. Never empty.
+    pub owners: BTreeMap<TupleKey, Vec<Owner>>,
+    /// Destinations of gateways that are not judged.
+    pub unjudged: BTreeMap<TupleKey, Unjudged>,
+    /// Whether all input could be read; if not, no default-deny is enforced.
+    pub complete: bool,
+}
+
+/// From objects to a generation.
+#[must_use]
+pub fn build(snapshot: &Snapshot, node: &NodeFacts, settings: &Settings) -> Built {
+    let mut found = find(snapshot, node, &settings.gateway);
+    let (policies, diagnostics) = policy::decode(&snapshot.policies);
+    found.diagnostics.extend(diagnostics);
+    assemble(found, policies, snapshot.complete, settings.observe)
+}
+
+/// From gateways and policies to a generation. `complete` as in [`Built::complete`].
+fn assemble(found: Found, policies: Vec<Policy>, complete: bool, observe: bool) -> Built {
+    let Found {
+        mesh,
+        gateways,
+        mut diagnostics,
+    } = found;
+    let mut reports = Vec::with_capacity(gateways.len());
+    let mut tables = Vec::with_capacity(gateways.len());
+    for gateway in &gateways {
+        let compiled = policy::compile(&mesh, &policies, gateway, complete);
+        diagnostics.extend(compiled.diagnostics);
+        reports.push(compiled.report);
+        tables.push(compiled.listeners);
+    }
+    let settled = Claims {
+        gateways: &gateways,
+        tables: &tables,
+        observe,
+    }
+    .settle();
+    diagnostics.extend(settled.diagnostics);
+    remark(&gateways, &mut reports, &settled.desired, &settled.unjudged);
+    Built {
+        desired: settled.desired,
+        mesh,
+        gateways,
+        policies,
+        reports,
+        diagnostics: tidy(diagnostics),
+        owners: settled.owners,
+        unjudged: settled.unjudged,
+        complete,
+    }
+}
+
+/// Sorted by severity, object and code, without repetitions.
+#[must_use]
+pub fn tidy(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    diagnostics.sort_by(|a, b| {
+        (a.severity, &a.object, a.code, &a.message).cmp(&(b.severity, &b.object, b.code, &b.message))
+    });
+    diagnostics.dedup();
+    diagnostics
+}
+
+/// Destinations that turned out not to be judged belong into the reports of their gateways.
+fn remark(
+    gateways: &[Gateway],
+    reports: &mut [GatewayReport],
+    desired: &Desired,
+    unjudged: &BTreeMap<TupleKey, Unjudged>,
+) {
+    for (index, (gateway, report)) in gateways.iter().zip(reports).enumerate() {
+        if gateway.not_enforced.is_some() {
+            continue;
+        }
+        // The gateway's own remarks speak of rewritten sources already.
+        let whys: BTreeSet<&Why> = unjudged
+            .values()
+            .filter(|u| u.gateways.contains(&index) && u.why.code != REWRITTEN)
+            .map(|u| &u.why)
+            .collect();
+        report
+            .why
+            .extend(whys.into_iter().map(|w| format!("{}: {}", w.code, w.text)));
+        let judged = |l: &Listener| l.tuples.iter().any(|t| desired.tuples.contains_key(&t.key));
+        report.enforced &= gateway.listeners.iter().any(judged);
+    }
+}
+
+/// Everybody's claims to destinations.
+struct Claims<'a> {
+    gateways: &'a [Gateway],
+    /// Per gateway, per listener.
+    tables: &'a [Vec<CompiledListener>],
+    observe: bool,
+}
+
+#[derive(Default)]
+struct Settled {
+    desired: Desired,
+    owners: BTreeMap<TupleKey, Vec<Owner>>,
+    unjudged: BTreeMap<TupleKey, Unjudged>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+/// One listener's claim to one destination.
+#[derive(Clone, Copy)]
+struct Claim<'a> {
+    owner: Owner,
+    gateway: &'a Gateway,
+    listener: &'a Listener,
+    tables: Option<&'a CompiledListener>,
+    node_address: bool,
+}
+
+/// The sets of sources that are never dropped, by family.
+type Never = (Arc<Vec<Ipv4Net>>, Arc<Vec<Ipv6Net>>);
+
+impl<'a> Claims<'a> {
+    fn settle(&self) -> Settled {
+        let mut settled = Settled::default();
+        let rewritten: BTreeSet<TupleKey> = self
+            .gateways
+            .iter()
+            .flat_map(|g| g.rewritten.iter().copied())
+            .collect();
+        let mut never: BTreeMap<Vec<usize>, Never> = BTreeMap::new();
+        let mut names: BTreeMap<Owner, Arc<str>> = BTreeMap::new();
+        for (key, claims) in self.by_destination() {
+            let Some(first) = claims.first().copied() else {
+                continue;
+            };
+            if let Some((why, diagnostic)) = objection(&key, &claims, &rewritten) {
+                settled.diagnostics.extend(diagnostic);
+                settled.unjudged.insert(
+                    key,
+                    Unjudged {
+                        gateways: claims.iter().map(|c| c.owner.gateway).collect(),
+                        why,
+                    },
+                );
+                continue;
+            }
+            let mut gateways: Vec<usize> = claims.iter().map(|c| c.owner.gateway).collect();
+            gateways.dedup();
+            let (never4, never6) = never
+                .entry(gateways)
+                .or_insert_with_key(|gateways| self.never(gateways))
+                .clone();
+            let listener = names
+                .entry(first.owner)
+                .or_insert_with(|| format!("{}:{}", first.gateway.id(), first.listener.name).into())
+                .clone();
+            let target = Target {
+                listener,
+                table4: first.tables.and_then(|t| t.table4.clone()),
+                table6: first.tables.and_then(|t| t.table6.clone()),
+                never4,
+                never6,
+                observe: self.observe || claims.iter().any(|c| c.gateway.observe.is_some()),
+                node_address: claims.iter().any(|c| c.node_address),
+            };
+            settled.desired.tuples.insert(key, target);
+            settled
+                .owners
+                .insert(key, claims.iter().map(|c| c.owner).collect());
+        }
+        for (index, gateway) in self.gateways.iter().enumerate() {
+            for key in &gateway.rewritten {
+                let text = "packets to this destination may reach the gateway with another source address \
+                            (externalTrafficPolicy: Cluster); set it to Local to have them judged here";
+                settled.unjudged.entry(*key).or_insert_with(|| Unjudged {
+                    gateways: vec![index],
+                    why: Why {
+                        code: REWRITTEN,
+                        text: text.to_owned(),
+                    },
+                });
+            }
+        }
+        settled.desired.rewritten = rewritten.into_iter().collect();
+        settled
+    }
+
+    fn by_destination(&self) -> BTreeMap<TupleKey, Vec<Claim<'a>>> {
+        let mut all: BTreeMap<TupleKey, Vec<Claim<'a>>> = BTreeMap::new();
+        for (g, gateway) in self.gateways.iter().enumerate() {
+            for (l, listener) in gateway.listeners.iter().enumerate() {
+                let tables = self.tables.get(g).and_then(|t| t.get(l));
+                for tuple in &listener.tuples {
+                    let owner = Owner {
+                        gateway: g,
+                        listener: l,
+                    };
+                    let claim = Claim {
+                        owner,
+                        gateway,
+                        listener,
+                        tables,
+                        node_address: tuple.node_address,
+                    };
+                    all.entry(tuple.key).or_default().push(claim);
+                }
+            }
+        }
+        all
+    }
+
+    /// What any of these gateways never drops.
+    fn never(&self, gateways: &[usize]) -> Never {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for net in gateways
+            .iter()
+            .filter_map(|g| self.gateways.get(*g))
+            .flat_map(|g| &g.never_drop)
+        {
+            match net {
+                IpNet::V4(n) => v4.push(n.trunc()),
+                IpNet::V6(n) => v6.push(n.trunc()),
+            }
+        }
+        (
+            Arc::new(Ipv4Net::aggregate(&v4)),
+            Arc::new(Ipv6Net::aggregate(&v6)),
+        )
+    }
+}
+
+/// Why a destination may not be judged, with the diagnostic where nothing else speaks of it.
+fn objection(
+    key: &TupleKey,
+    claims: &[Claim<'_>],
+    rewritten: &BTreeSet<TupleKey>,
+) -> Option<(Why, Option<Diagnostic>)> {
+    let first = claims.first()?;
+    let conflict = |text: String| {
+        let object = ObjectRef::new("Service", &first.gateway.namespace, &first.gateway.name);
+        let diagnostic = Diagnostic::warning("tuple-conflict", object, &*text);
+        let code = "tuple-conflict";
+        Some((Why { code, text }, Some(diagnostic)))
+    };
+    if let Some(why) = claims.iter().find_map(|c| c.gateway.not_enforced.as_ref()) {
+        if claims.iter().all(|c| c.gateway.not_enforced.is_some()) {
+            return Some((why.clone(), None));
+        }
+        return conflict(format!(
+            "{key} is a destination of {}, one of which is not enforced ({}): it is not judged for any of them; give them destinations of their own",
+            names(claims),
+            why.code
+        ));
+    }
+    if rewritten.contains(key) {
+        return conflict(format!(
+            "{key} is also reached with rewritten source addresses (externalTrafficPolicy: Cluster): it is not judged; set every Service of it to Local"
+        ));
+    }
+    if claims.iter().any(|c| c.listener.receivers.is_empty()) {
+        let text = format!("nothing on this node is known to receive {key}: it is not judged");
+        let code = "no-receiver";
+        return Some((Why { code, text }, None));
+    }
+    if claims.iter().any(|c| c.tables != first.tables) {
+        return conflict(format!(
+            "{key} is a destination of {}, whose policies differ: it is not judged; give them destinations of their own or the same policies",
+            names(claims)
+        ));
+    }
+    None
+}
+
+/// `a/b and c/d`.
+fn names(claims: &[Claim<'_>]) -> String {
+    let names: BTreeSet<String> = claims
+        .iter()
+        .map(|c| format!("{}:{}", c.gateway.id(), c.listener.name))
+        .collect();
+    names.into_iter().collect::<Vec<_>>().join(" and ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,20 +1,24 @@
 //! `gwfilter check`: what would be enforced here, what is left to the gateway, and why.
 
-use super::{From, Output};
-use std::io::Write;
+use std::io::{self, Write};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::Output;
+use super::manifests::Manifests;
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::explain::{Explainer, Verified};
+use crate::gateway::model::{Gateway, Protocol};
+use crate::pipeline::Built;
+use crate::report::{EnforcedAt, GatewayReport, PolicyReport};
 
 /// Arguments of `check`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    from: From,
-    /// The node that is meant; without it, one that runs every gateway pod of the manifests
-    #[arg(long, value_name = "NAME")]
-    node: Option<String>,
-    /// Sources that no gateway may drop
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    never_drop: Vec<ipnet::IpNet>,
-    /// Output format
+    manifests: Manifests,
+    /// The form of the report
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
@@ -22,8 +26,176 @@ pub struct Args {
 /// Runs the verb. The exit code is 0, or 1 if a diagnostic is an error.
 ///
 /// # Errors
-/// Input that cannot be used at all: the caller prints the chain and exits with 2.
-pub fn run(args: &Args, out: &mut impl Write, err: &mut impl Write) -> anyhow::Result<u8> {
-    let _ = (args, out, err);
-    anyhow::bail!("not here yet")
+/// Input that cannot be used at all, a generation that does not fit the maps, or tables and evaluator that differ: the
+/// caller prints the chain and exits with 2.
+pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
+    let explainer =
+        Explainer::new(args.manifests.build()?).context("the manifests ask for more than a node can hold")?;
+    let verified = explainer.verify_boundaries()?;
+    let built = explainer.built();
+    let print = match args.output {
+        Output::Text => text(built, verified, out),
+        Output::Json => json(built, out),
+    };
+    super::written(print)?;
+    Ok(u8::from(
+        built.diagnostics.iter().any(|d| d.severity == Severity::Error),
+    ))
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    gateways: &'a [GatewayReport],
+    diagnostics: Vec<Finding<'a>>,
+}
+
+#[derive(Serialize)]
+struct Finding<'a> {
+    severity: &'static str,
+    code: &'static str,
+    object: String,
+    message: &'a str,
+}
+
+fn json(built: &Built, out: &mut impl Write) -> io::Result<()> {
+    let finding = |d: &'_ Diagnostic| (d.severity.name(), d.code, d.object.to_string());
+    let diagnostics = built
+        .diagnostics
+        .iter()
+        .map(|d| {
+            let (severity, code, object) = finding(d);
+            Finding {
+                severity,
+                code,
+                object,
+                message: &d.message,
+            }
+        })
+        .collect();
+    serde_json::to_writer_pretty(
+        &mut *out,
+        &Report {
+            gateways: &built.reports,
+            diagnostics,
+        },
+    )?;
+    writeln!(out)?;
+    out.flush()
+}
+
+fn text(built: &Built, verified: Verified, out: &mut impl Write) -> io::Result<()> {
+    for (gateway, report) in built.gateways.iter().zip(&built.reports) {
+        one_gateway(gateway, report, out)?;
+        writeln!(out)?;
+    }
+    let enforced = built.reports.iter().filter(|r| r.enforced).count();
+    match built.reports.len() {
+        0 => writeln!(
+            out,
+            "no gateway on this node: nothing is judged, every packet passes untouched"
+        )?,
+        1 => writeln!(
+            out,
+            "1 gateway, {}",
+            if enforced == 1 { "enforced" } else { "not enforced" }
+        )?,
+        n => writeln!(out, "{n} gateways, {enforced} enforced")?,
+    }
+    if verified.addresses > 0 {
+        let how = if verified.sampled { " (a sample)" } else { "" };
+        writeln!(
+            out,
+            "verified: the tables do what the rules say for {} addresses at the edges of prefixes{how}",
+            verified.addresses
+        )?;
+    }
+    for severity in [Severity::Error, Severity::Warning, Severity::Info] {
+        let found: Vec<&Diagnostic> = built
+            .diagnostics
+            .iter()
+            .filter(|d| d.severity == severity)
+            .collect();
+        if found.is_empty() {
+            continue;
+        }
+        writeln!(out)?;
+        for d in found {
+            writeln!(out, "{}: {} [{}]", severity.name(), d.object, d.code)?;
+            writeln!(out, "    {}", d.message)?;
+        }
+    }
+    out.flush()
+}
+
+fn one_gateway(gateway: &Gateway, report: &GatewayReport, out: &mut impl Write) -> io::Result<()> {
+    let state = if report.enforced {
+        "enforced"
+    } else if gateway.not_enforced.is_none() && gateway.observe.is_some() {
+        "observed only: nothing is dropped"
+    } else {
+        "NOT enforced: nothing is dropped"
+    };
+    writeln!(out, "gateway {} - {state}", report.name)?;
+    for why in &report.why {
+        writeln!(out, "  ! {why}")?;
+    }
+    writeln!(out, "  client address: {}", report.client_address)?;
+    writeln!(out, "  destinations:")?;
+    for listener in &gateway.listeners {
+        let ports: std::collections::BTreeSet<u16> = listener.receivers.iter().map(|r| r.port).collect();
+        let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+        for tuple in &listener.tuples {
+            let udp = match tuple.key.protocol {
+                Protocol::Tcp => "",
+                Protocol::Udp => ": counted, never dropped",
+            };
+            writeln!(
+                out,
+                "    {} ({}, listener {}, gateway port {ports}){udp}",
+                tuple.key, tuple.origin, listener.name
+            )?;
+        }
+    }
+    if report.tuples.is_empty() {
+        writeln!(out, "    none on this node")?;
+    }
+    if report.policies.is_empty() {
+        writeln!(out, "  policies: none applies")?;
+    }
+    for policy in &report.policies {
+        one_policy(policy, out)?;
+    }
+    let figures = &report.prefixes;
+    if figures.written + figures.table > 0 {
+        writeln!(
+            out,
+            "  prefixes: {} written in rules, {} in the tables after merging",
+            figures.written, figures.table
+        )?;
+    }
+    Ok(())
+}
+
+fn one_policy(policy: &PolicyReport, out: &mut impl Write) -> io::Result<()> {
+    let dry = if policy.dry_run {
+        ", dry-run: counts for nothing"
+    } else {
+        ""
+    };
+    writeln!(out, "  policy {} ({}{dry})", policy.name, policy.action)?;
+    if policy.rules.is_empty() {
+        writeln!(out, "    no rules")?;
+    }
+    for rule in &policy.rules {
+        let at = match rule.enforced_at {
+            EnforcedAt::Node => "node",
+            EnforcedAt::Gateway => "gateway",
+            EnforcedAt::Both => "both",
+        };
+        writeln!(out, "    {at:<8}{}", rule.id)?;
+        for why in rule.why.split("; ").filter(|w| !w.is_empty()) {
+            writeln!(out, "            - {why}")?;
+        }
+    }
+    Ok(())
 }

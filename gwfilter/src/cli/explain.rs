@@ -1,29 +1,31 @@
 //! `gwfilter explain`: what the kernel tables would do with one packet, or with many.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::{From, Output};
+use anyhow::{Context, bail};
+
+use super::Output;
+use super::manifests::Manifests;
+use crate::diagnostic::Severity;
+use crate::explain::{Answer, ExplainError, Explainer, Query};
+use crate::gateway::model::Protocol;
+use crate::source::Origin;
 
 /// Arguments of `explain`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    from: From,
-    /// The node that is meant; without it, one that runs every gateway pod of the manifests
-    #[arg(long, value_name = "NAME")]
-    node: Option<String>,
-    /// Sources that no gateway may drop
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    never_drop: Vec<ipnet::IpNet>,
+    manifests: Manifests,
     /// The packet's source address
     #[arg(long, value_name = "IP", required_unless_present = "queries")]
     source: Option<IpAddr>,
-    /// The packet's destination
+    /// The packet's destination (IPv6 in brackets)
     #[arg(long, value_name = "IP:PORT", required_unless_present = "queries")]
     dest: Option<SocketAddr>,
-    /// The packet's transport protocol: tcp or udp
+    /// The packet's transport protocol
     #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = ["tcp", "udp"])]
     protocol: String,
     /// The source in the PROXY header that the packet carries
@@ -32,10 +34,10 @@ pub struct Args {
     /// The destination in the PROXY header that the packet carries
     #[arg(long, value_name = "IP:PORT", requires = "proxy_source")]
     proxy_dest: Option<SocketAddr>,
-    /// JSON lines, one query each, from a file or `-`; instead of the flags above
+    /// Queries as JSON lines, from a file or - for standard input, instead of the flags above; one answer line for each
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "dest", "proxy_source", "proxy_dest"])]
     queries: Option<PathBuf>,
-    /// Output format; answers to `--queries` are always JSON lines
+    /// The form of the answer; answers to --queries are JSON lines always
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
@@ -43,8 +45,132 @@ pub struct Args {
 /// Runs the verb. The exit code is 0 for either verdict, 2 if a query line could not be read.
 ///
 /// # Errors
-/// Input that cannot be used at all, or an answer on which tables and evaluator disagree: the caller prints the chain and exits with 2.
+/// Input that cannot be used at all, or an answer on which tables and evaluator differ: the caller prints the
+/// chain and exits with 2.
 pub fn run(args: &Args, out: &mut impl Write, err: &mut impl Write) -> anyhow::Result<u8> {
-    let _ = (args, out, err);
-    anyhow::bail!("not here yet")
+    if args.manifests.from.from == Origin::Stdin
+        && args.queries.as_ref().is_some_and(|q| q.as_os_str() == "-")
+    {
+        bail!("standard input cannot hold both manifests and queries: give --from or --queries a file");
+    }
+    let built = args.manifests.build()?;
+    for d in built.diagnostics.iter().filter(|d| d.severity != Severity::Info) {
+        // Standard error may be closed; the answer counts.
+        let _ = writeln!(err, "{d}");
+    }
+    let explainer = Explainer::new(built).context("the manifests ask for more than a node can hold")?;
+    match (&args.queries, args.source, args.dest) {
+        (Some(path), _, _) => many(&explainer, path, out),
+        (None, Some(source), Some(dest)) => {
+            let protocol = if args.protocol == "udp" {
+                Protocol::Udp
+            } else {
+                Protocol::Tcp
+            };
+            let query = Query::new(source, dest, protocol, args.proxy_source.zip(args.proxy_dest))?;
+            let answer = explainer.answer(&query)?;
+            let print = match args.output {
+                Output::Text => text(&query, &answer, out),
+                Output::Json => line(&answer, out).and_then(|()| out.flush()),
+            };
+            super::written(print)?;
+            Ok(0)
+        }
+        _ => bail!("--source and --dest are needed, or --queries"),
+    }
+}
+
+fn many(explainer: &Explainer, path: &PathBuf, out: &mut impl Write) -> anyhow::Result<u8> {
+    let input: Box<dyn Read> = if path.as_os_str() == "-" {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(File::open(path).with_context(|| format!("queries cannot be read from {}", path.display()))?)
+    };
+    let mut input = BufReader::with_capacity(1 << 16, input);
+    let mut out = BufWriter::new(out);
+    let (mut bad, mut differs) = (false, None);
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let read = input.read_until(b'\n', &mut bytes);
+        if read.with_context(|| format!("queries cannot be read from {}", path.display()))? == 0 {
+            break;
+        }
+        let answer = Query::from_json(&bytes)
+            .map_err(ExplainError::from)
+            .and_then(|q| explainer.answer(&q));
+        let print = match answer {
+            Ok(answer) => line(&answer, &mut out),
+            Err(error) => {
+                let text = serde_json::json!({ "error": error.to_string() });
+                match error {
+                    ExplainError::Query(_) => bad = true,
+                    ExplainError::Disagreement(_) => differs = differs.or(Some(error)),
+                }
+                line(&text, &mut out)
+            }
+        };
+        // Whoever writes one query and waits for its answer gets it; a file is answered in large blocks.
+        let print = if input.buffer().is_empty() {
+            print.and_then(|()| out.flush())
+        } else {
+            print
+        };
+        if !super::written(print)? {
+            return Ok(0);
+        }
+    }
+    super::written(out.flush())?;
+    match differs {
+        Some(error) => Err(error.into()),
+        None => Ok(if bad { 2 } else { 0 }),
+    }
+}
+
+fn line(value: &impl serde::Serialize, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")
+}
+
+fn text(query: &Query, answer: &Answer, out: &mut impl Write) -> io::Result<()> {
+    let word = if answer.verdict == "drop" { "DROP" } else { "pass" };
+    writeln!(out, "{word}: {} ({})", headline(answer), answer.reason)?;
+    writeln!(out, "  packet          {} -> {}", query.source, query.key())?;
+    writeln!(
+        out,
+        "  gateway         {}",
+        answer.gateway.as_deref().unwrap_or("none")
+    )?;
+    if let Some(from) = answer.client_address {
+        writeln!(out, "  client address  {from}")?;
+    }
+    writeln!(
+        out,
+        "  policy          {}",
+        answer.policy.as_deref().unwrap_or("none decides")
+    )?;
+    if let Some(hook) = answer.hook {
+        writeln!(
+            out,
+            "  judged in       {hook} (tc where the card's driver has no XDP)"
+        )?;
+    }
+    for note in &answer.notes {
+        writeln!(out, "  - {note}")?;
+    }
+    out.flush()
+}
+
+fn headline(answer: &Answer) -> &'static str {
+    match answer.reason {
+        "denied-by-rule" => "a DENY rule matches this source",
+        "no-rule-allows" => "an ALLOW policy applies and none of its rules can match this source",
+        "observed" => "it would be dropped, but the gateway is only observed",
+        "never-drop-source" => "this source is never dropped",
+        "not-a-gateway" => "the destination is no gateway's",
+        "no-policy" => "no policy speaks of this destination",
+        "left-to-gateway" => "left to the gateway",
+        "odd-source" => "such a source is not judged",
+        _ => "nothing that the node can see refuses it",
+    }
 }

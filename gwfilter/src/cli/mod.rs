@@ -3,6 +3,7 @@
 pub mod check;
 pub mod duration;
 pub mod explain;
+mod manifests;
 pub mod unload;
 
 use std::io::Write;
@@ -48,16 +49,22 @@ pub struct From {
     pub from: Origin,
 }
 
+/// Whether what was printed could be: false if nobody reads it any more (`| head`), which is no failure.
+fn written(result: std::io::Result<()>) -> anyhow::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(anyhow::Error::new(e).context("the output cannot be written")),
+    }
+}
+
 /// Runs the command line of this process. Errors go to standard error as one chain.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     let (outcome, failure) = match cli.verb {
-        Verb::Check(args) => (
-            check::run(&args, &mut out, &mut err).map(ExitCode::from),
-            ExitCode::from(2),
-        ),
+        Verb::Check(args) => (check::run(&args, &mut out).map(ExitCode::from), ExitCode::from(2)),
         Verb::Explain(args) => (
             explain::run(&args, &mut out, &mut err).map(ExitCode::from),
             ExitCode::from(2),

@@ -1,0 +1,102 @@
+//! Manifests for the verbs that look once: `check` and `explain`.
+
+use anyhow::{Context, bail};
+use ipnet::IpNet;
+
+use crate::gateway;
+use crate::index::Index;
+use crate::node::NodeFacts;
+use crate::pipeline::{self, Built};
+use crate::source::Origin;
+use crate::source::files::{Files, News};
+
+/// Which manifests, and for which node.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Manifests {
+    #[command(flatten)]
+    pub(super) from: super::From,
+    /// The node that is meant; without it, one that runs every gateway pod of the manifests
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// Sources that are never dropped, at any gateway
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
+    never_drop: Vec<IpNet>,
+}
+
+impl Manifests {
+    /// Reads the manifests and compiles them.
+    ///
+    /// # Errors
+    /// Nothing usable could be read. One broken file among others is a diagnostic.
+    pub(super) fn build(&self) -> anyhow::Result<Built> {
+        let index = read(&self.from.from)?;
+        let node = NodeFacts {
+            name: self.node.clone(),
+            local_addresses: None,
+        };
+        let settings = pipeline::Settings {
+            gateway: gateway::Settings {
+                never_drop: self.never_drop.clone(),
+                from_files: true,
+            },
+            observe: false,
+        };
+        Ok(pipeline::build(&index.snapshot(), &node, &settings))
+    }
+}
+
+fn read(origin: &Origin) -> anyhow::Result<Index> {
+    let mut index = Index::new();
+    let changes = Files::new(origin.clone())
+        .poll()
+        .with_context(|| format!("manifests cannot be read from {origin}"))?;
+    if changes.is_empty() {
+        bail!(
+            "no manifests in {origin}: no file there ends in .yaml, .yml or .json; name a file, or the directory that holds them"
+        );
+    }
+    let (mut usable, mut broken) = (false, None);
+    for change in changes {
+        let failure = match change.news {
+            News::Bytes(bytes) => match index.load(&change.name, &bytes) {
+                Ok(()) => {
+                    usable |= !blank(&bytes);
+                    continue;
+                }
+                Err(e) => anyhow::Error::new(e).context(format!("{} is no readable manifest", change.name)),
+            },
+            News::Unreadable(e) => {
+                index.unreadable(&change.name, &chain(&e));
+                anyhow::Error::new(e)
+            }
+            News::Gone => continue,
+        };
+        broken = broken.or(Some(failure));
+    }
+    match broken {
+        Some(failure) if !usable => {
+            Err(failure.context(format!("nothing usable in {origin}: correct it and try again")))
+        }
+        None if !usable => {
+            bail!(
+                "{origin} is empty: expected manifests, as `kubectl get -o yaml` prints them (did the command before the pipe fail?)"
+            )
+        }
+        _ => Ok(index),
+    }
+}
+
+fn blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(u8::is_ascii_whitespace)
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,1 +1,0 @@
-//! What the compiled tables do with one packet.

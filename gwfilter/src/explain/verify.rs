@@ -1,0 +1,194 @@
+//! The tables held against the reference evaluator.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use gwfilter_common::decide::{Action, Decision};
+use gwfilter_common::reason::Reason;
+use ipnet::IpNet;
+
+use super::{ExplainError, Explainer, Query};
+use crate::desired::Verdict;
+use crate::gateway::model::{Protocol, TupleKey};
+use crate::pipeline::Owner;
+use crate::policy::spec::{Field, Values};
+
+/// Addresses looked at for one listener and family, at most.
+const ADDRESSES: usize = 4096;
+/// Addresses times prefixes looked at for one listener and family, about at most: the evaluator tries every prefix.
+const EFFORT: usize = 40_000_000;
+
+/// Tables and evaluator differ.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "internal error: for source {source_ip} to {key} the tables say {tables}, the reference evaluator says {evaluator}; \
+     do not trust this build with these policies, and report it with the manifests"
+)]
+pub struct Disagreement {
+    /// The packet's source.
+    pub source_ip: IpAddr,
+    /// Its destination.
+    pub key: TupleKey,
+    /// What the tables do.
+    pub tables: String,
+    /// What the evaluator says.
+    pub evaluator: String,
+}
+
+/// What [`Explainer::verify_boundaries`] looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Addresses asked, over all listeners.
+    pub addresses: usize,
+    /// Whether some were left out to keep it short.
+    pub sampled: bool,
+}
+
+impl Explainer {
+    /// Holds one decision against the evaluator, for every listener that claims the destination.
+    pub(super) fn verify(&self, query: &Query, decision: &Decision) -> Result<(), Disagreement> {
+        let key = query.key();
+        let differ = |expected: String| Disagreement {
+            source_ip: query.source,
+            key,
+            tables: format!("{:?} ({})", decision.action, decision.reason.name()),
+            evaluator: expected,
+        };
+        let Some(owners) = self.built.owners.get(&key) else {
+            let untouched = decision.action == Action::Pass && decision.reason == Reason::NotAGateway;
+            return if untouched {
+                Ok(())
+            } else {
+                Err(differ("not judged".to_owned()))
+            };
+        };
+        let observe = self.built.desired.tuples.get(&key).is_some_and(|t| t.observe);
+        for owner in owners {
+            let expected = self.expected(*owner, query, observe);
+            let got = (decision.action, decision.reason);
+            // Loopback and the like are never judged, whatever the policies say.
+            let odd = got == (Action::Pass, Reason::OddSource);
+            let Some((action, reason, rule)) = expected else {
+                return Err(differ("no such listener".to_owned()));
+            };
+            let named = self.names.rules.get(&decision.rule);
+            let same_rule =
+                action == Action::Pass || named.is_none() || named.map(|n| &**n) == rule.as_deref();
+            if !odd && (got != (action, reason) || !same_rule) {
+                let rule = rule.unwrap_or_default();
+                return Err(differ(format!("{action:?} ({}) {rule}", reason.name())));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the kernel should do at one listener, by the evaluator.
+    fn expected(
+        &self,
+        owner: Owner,
+        query: &Query,
+        observe: bool,
+    ) -> Option<(Action, Reason, Option<String>)> {
+        if query.protocol == Protocol::Udp {
+            return Some((Action::Pass, Reason::LeftToGateway, None));
+        }
+        let owners = self.built.owners.get(&query.key())?;
+        let mut gateways = owners.iter().filter_map(|o| self.built.gateways.get(o.gateway));
+        if gateways.any(|g| g.never_drop.iter().any(|n| n.contains(&query.source))) {
+            return Some((Action::Pass, Reason::NeverDropSource, None));
+        }
+        let outcome = self.evaluate(owner, query.source)?;
+        let rule = outcome.rule.map(|r| r.to_string());
+        Some(match outcome.verdict {
+            Verdict::Pass => (Action::Pass, outcome.reason, None),
+            Verdict::Drop if observe => (Action::Pass, Reason::Observed, rule),
+            Verdict::Drop => (Action::Drop, outcome.reason, rule),
+        })
+    }
+
+    /// Asks tables and evaluator for the first and last address of every prefix, written or compiled, and their
+    /// neighbours outside, within a bound.
+    ///
+    /// # Errors
+    /// The first source for which they differ.
+    pub fn verify_boundaries(&self) -> Result<Verified, ExplainError> {
+        let mut verified = Verified::default();
+        let mut seen: BTreeSet<(&[Owner], bool)> = BTreeSet::new();
+        let written = self.written();
+        for (key, owners) in &self.built.owners {
+            if key.protocol == Protocol::Udp || !seen.insert((owners, key.addr.is_ipv4())) {
+                continue;
+            }
+            let addresses = self.boundaries(key, &written);
+            let bound = ADDRESSES.min(EFFORT / written.len().max(1)).max(64);
+            let step = addresses.len().div_ceil(bound).max(1);
+            verified.sampled |= step > 1;
+            for source in addresses.into_iter().step_by(step) {
+                let dest = SocketAddr::new(key.addr, key.port);
+                let query = Query::new(source, dest, key.protocol, None)?;
+                let decision = self.decide(&query)?;
+                self.verify(&query, &decision).map_err(Box::new)?;
+                verified.addresses += 1;
+            }
+        }
+        Ok(verified)
+    }
+
+    /// Every prefix that a policy states.
+    fn written(&self) -> Vec<IpNet> {
+        let rules = self.built.policies.iter().flat_map(|p| &p.rules);
+        let fields = rules.flat_map(|r| r.from.iter().chain(&r.to).flat_map(|e| &e.fields).chain(&r.when));
+        fields.flat_map(ranges).copied().collect()
+    }
+
+    fn boundaries(&self, key: &TupleKey, written: &[IpNet]) -> BTreeSet<IpAddr> {
+        let mut out = BTreeSet::new();
+        let Some(target) = self.built.desired.tuples.get(key) else {
+            return out;
+        };
+        let family = written
+            .iter()
+            .filter(|n| n.addr().is_ipv4() == key.addr.is_ipv4());
+        family.for_each(|n| edges(*n, &mut out));
+        match key.addr {
+            IpAddr::V4(_) => {
+                let table = target.table4.iter().flat_map(|t| t.keys());
+                table
+                    .chain(target.never4.iter())
+                    .for_each(|n| edges(IpNet::V4(*n), &mut out));
+                edges(IpNet::V4(ipnet::Ipv4Net::default()), &mut out);
+            }
+            IpAddr::V6(_) => {
+                let table = target.table6.iter().flat_map(|t| t.keys());
+                table
+                    .chain(target.never6.iter())
+                    .for_each(|n| edges(IpNet::V6(*n), &mut out));
+                edges(IpNet::V6(ipnet::Ipv6Net::default()), &mut out);
+            }
+        }
+        out
+    }
+}
+
+fn ranges(field: &Field) -> &[IpNet] {
+    match &field.values {
+        Values::Ranges(ranges) => ranges,
+        _ => &[],
+    }
+}
+
+/// First and last address, and the ones just outside.
+fn edges(net: IpNet, out: &mut BTreeSet<IpAddr>) {
+    out.extend([net.network(), net.broadcast()]);
+    match (net.network(), net.broadcast()) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            out.extend(first.to_bits().checked_sub(1).map(|a| IpAddr::V4(a.into())));
+            out.extend(last.to_bits().checked_add(1).map(|a| IpAddr::V4(a.into())));
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            out.extend(first.to_bits().checked_sub(1).map(|a| IpAddr::V6(a.into())));
+            out.extend(last.to_bits().checked_add(1).map(|a| IpAddr::V6(a.into())));
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,216 @@
+use serde_json::json;
+
+use super::*;
+use crate::explain::{Explainer, Query};
+use crate::gateway::model::{
+    Chain, ChainKind, ChainTls, ClientAddress, Protocol, Receiver, Tri, Tuple, Why, Workload,
+};
+use crate::object::authorization_policy::AuthorizationPolicy;
+use crate::object::meta::Meta;
+
+const VIP: &str = "192.0.2.1";
+
+fn key(port: u16) -> TupleKey {
+    TupleKey {
+        addr: VIP.parse().expect("an address"),
+        port,
+        protocol: Protocol::Tcp,
+    }
+}
+
+fn gateway(name: &str, ports: &[u16]) -> Gateway {
+    let tuples = ports
+        .iter()
+        .map(|p| Tuple {
+            key: key(*p),
+            origin: "load-balancer",
+            node_address: false,
+        })
+        .collect();
+    let receiver = Receiver {
+        workload: 0,
+        port: 8080,
+        addresses: None,
+        chains: vec![Chain {
+            kind: ChainKind::Http,
+            tls: ChainTls::Plain,
+        }],
+    };
+    Gateway {
+        namespace: "ns".to_owned(),
+        name: name.to_owned(),
+        client_address: ClientAddress::PacketSource,
+        workloads: vec![Workload {
+            namespace: "ns".to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
+            labels_complete: true,
+            revision: Some(String::new()),
+        }],
+        listeners: vec![Listener {
+            name: "http".to_owned(),
+            tuples,
+            receivers: vec![receiver],
+        }],
+        rewritten: Vec::new(),
+        never_drop: Vec::new(),
+        probe_sources_known: true,
+        not_enforced: None,
+        observe: None,
+        remarks: Vec::new(),
+    }
+}
+
+/// A policy that denies 10.0.0.0/8 in `ns`, at pods with `app: NAME` or at all.
+fn deny(app: Option<&str>) -> AuthorizationPolicy {
+    let mut spec = json!({"action": "DENY", "rules": [{"from": [{"source": {"ipBlocks": ["10.0.0.0/8"]}}]}]});
+    if let Some(app) = app {
+        spec["selector"] = json!({"matchLabels": {"app": app}});
+    }
+    let meta = Meta {
+        name: "deny".to_owned(),
+        namespace: "ns".to_owned(),
+        ..Meta::default()
+    };
+    AuthorizationPolicy { meta, spec }
+}
+
+fn built(gateways: Vec<Gateway>, policy: AuthorizationPolicy) -> Built {
+    let mesh = Mesh {
+        root_namespace: Some("istio-system".to_owned()),
+        discovery_selectors: false,
+        istiod_revision: Some(String::new()),
+        selector_based_gateway_policy: Tri::False,
+        request_authentication: Tri::False,
+    };
+    let (policies, diagnostics) = policy::decode(&[policy]);
+    assemble(
+        Found {
+            mesh,
+            gateways,
+            diagnostics,
+        },
+        policies,
+        true,
+        false,
+    )
+}
+
+fn ask(built: &Built, source: &str, port: u16) -> (&'static str, &'static str) {
+    let explainer = Explainer::new(built.clone()).expect("a small generation fits");
+    let dest = format!("{VIP}:{port}").parse().expect("a destination");
+    let query =
+        Query::new(source.parse().expect("an address"), dest, Protocol::Tcp, None).expect("one family");
+    let answer = explainer.answer(&query).expect("tables and evaluator agree");
+    (answer.verdict, answer.reason)
+}
+
+fn codes(built: &Built) -> Vec<&'static str> {
+    built
+        .diagnostics
+        .iter()
+        .map(|d| d.code)
+        .filter(|c| *c == "tuple-conflict")
+        .collect()
+}
+
+#[test]
+fn two_gateways_that_judge_alike_then_one_tuple_with_both_never_drop_sets() {
+    let (mut a, mut b) = (gateway("a", &[80]), gateway("b", &[80]));
+    a.never_drop = vec!["10.0.0.1/32".parse().unwrap()];
+    b.never_drop = vec!["10.0.0.2/32".parse().unwrap()];
+    let built = built(vec![a, b], deny(None));
+    assert_eq!(built.owners[&key(80)].len(), 2);
+    for (source, expected) in [
+        ("10.0.0.1", ("pass", "never-drop-source")),
+        ("10.0.0.2", ("pass", "never-drop-source")),
+        ("10.0.0.3", ("drop", "denied-by-rule")),
+        ("11.0.0.0", ("pass", "allowed")),
+    ] {
+        assert_eq!(ask(&built, source, 80), expected, "{source}");
+    }
+    assert!(codes(&built).is_empty());
+}
+
+#[test]
+fn two_gateways_that_judge_differently_then_the_shared_tuple_is_not_judged_and_said_so() {
+    let built = built(
+        vec![gateway("a", &[80, 81]), gateway("b", &[80])],
+        deny(Some("a")),
+    );
+    assert_eq!(ask(&built, "10.0.0.1", 80), ("pass", "left-to-gateway"));
+    assert_eq!(ask(&built, "10.0.0.1", 81), ("drop", "denied-by-rule"));
+    assert_eq!(codes(&built), ["tuple-conflict"]);
+    assert!(built.reports[0].enforced && !built.reports[1].enforced);
+    for report in &built.reports {
+        let told = report.why.iter().any(|w| w.starts_with("tuple-conflict: "));
+        assert!(told, "{report:?}");
+    }
+}
+
+#[test]
+fn a_tuple_of_an_unenforced_gateway_too_then_it_is_not_judged() {
+    let mut b = gateway("b", &[80]);
+    b.not_enforced = Some(Why {
+        code: "client-address",
+        text: "a proxy is in front".to_owned(),
+    });
+    let built = built(vec![gateway("a", &[80]), b], deny(None));
+    assert_eq!(ask(&built, "10.0.0.1", 80), ("pass", "left-to-gateway"));
+    assert_eq!(codes(&built), ["tuple-conflict"]);
+}
+
+#[test]
+fn a_tuple_that_is_rewritten_elsewhere_then_it_is_not_judged() {
+    let mut b = gateway("b", &[]);
+    b.rewritten = vec![key(80), key(90)];
+    let built = built(vec![gateway("a", &[80]), b], deny(None));
+    assert_eq!(ask(&built, "10.0.0.1", 80), ("pass", "left-to-gateway"));
+    assert_eq!(ask(&built, "10.0.0.1", 90), ("pass", "left-to-gateway"));
+    assert_eq!(built.desired.rewritten, [key(80), key(90)]);
+    assert_eq!(codes(&built), ["tuple-conflict"]);
+}
+
+#[test]
+fn an_observed_gateway_then_nothing_is_dropped_and_the_rule_is_named() {
+    let mut a = gateway("a", &[80]);
+    a.observe = Some(Why {
+        code: "observe",
+        text: "as annotated".to_owned(),
+    });
+    let built = built(vec![a], deny(None));
+    assert_eq!(ask(&built, "10.0.0.1", 80), ("pass", "observed"));
+}
+
+#[test]
+fn a_listener_without_receivers_then_it_is_not_judged() {
+    let mut a = gateway("a", &[80]);
+    a.listeners[0].receivers.clear();
+    let built = built(vec![a], deny(None));
+    assert_eq!(ask(&built, "10.0.0.1", 80), ("pass", "left-to-gateway"));
+    assert!(!built.reports[0].enforced);
+}
+
+#[test]
+fn explain_given_tables_that_say_otherwise_than_the_rules_then_an_error_and_no_answer() {
+    let mut built = built(vec![gateway("a", &[80])], deny(None));
+    // What a defect of the compiler would look like: one prefix too wide.
+    let target = built.desired.tuples.get_mut(&key(80)).unwrap();
+    let mut table = (**target.table4.as_ref().unwrap()).clone();
+    let outcome = table.remove(&"10.0.0.0/8".parse().unwrap()).unwrap();
+    table.insert("10.0.0.0/7".parse().unwrap(), outcome);
+    target.table4 = Some(Arc::new(table));
+    let explainer = Explainer::new(built).unwrap();
+    let dest = format!("{VIP}:80").parse().unwrap();
+    let query = Query::new("11.0.0.0".parse().unwrap(), dest, Protocol::Tcp, None).unwrap();
+    assert!(
+        explainer
+            .answer(&query)
+            .unwrap_err()
+            .to_string()
+            .contains("internal error")
+    );
+    assert!(
+        explainer.verify_boundaries().is_err(),
+        "check looks at the edges of every written prefix"
+    );
+}
