@@ -184,8 +184,14 @@ impl World {
                 return;
             }
             self.image.apply(op);
-            if let Op::ZeroRule { index } = op {
-                self.counted.remove(index);
+            // No counter in force is ever zeroed.
+            match op {
+                Op::ZeroRule { index } => {
+                    assert!(old.iter().all(|d| d.rule != *index), "{op:?}");
+                    self.counted.remove(index);
+                }
+                Op::ZeroListener { index } => assert!(old.iter().all(|d| d.listener != *index), "{op:?}"),
+                _ => {}
             }
             let seen: Vec<Decision> = queries().into_iter().map(|q| ask(&self.image, q)).collect();
             if Some(i) < swap {
@@ -377,7 +383,7 @@ fn desired(targets: &[Target], step: &Step) -> Desired {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn any_history_of_generations_then_the_maps_do_what_the_history_says(

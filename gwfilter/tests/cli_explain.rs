@@ -1,0 +1,311 @@
+//! `gwfilter explain`: answers, queries and bad input.
+
+mod cli;
+
+use std::fs;
+
+use cli::{Run, beside, gwfilter, ingress};
+use serde_json::{Value, json};
+
+fn explain(args: &[&str]) -> Run {
+    let from = beside("manifests/ingress.yaml");
+    gwfilter(
+        &[&["explain", "--from", &from.to_string_lossy()], args].concat(),
+        b"",
+    )
+}
+
+/// Standard output as JSON lines.
+#[expect(clippy::expect_used, reason = "test helper")]
+fn lines(run: &Run) -> Vec<Value> {
+    run.out
+        .lines()
+        .map(|l| serde_json::from_str(l).expect("a line of JSON"))
+        .collect()
+}
+
+const ALLOW: &str = "ns[istio-system]-policy[ingress-policy]";
+const DENY: &str = "ns[istio-system]-policy[blocklist]-rule[0]";
+
+#[test]
+fn explain_given_the_example_then_verdict_reason_and_rule_of_each_client() {
+    let cases = [
+        // (source, destination, protocol, verdict, reason, policy, hook)
+        (
+            "1.2.3.4",
+            "203.0.113.10:80",
+            "tcp",
+            "pass",
+            "allowed",
+            None,
+            Some("xdp"),
+        ),
+        (
+            "1.2.3.5",
+            "203.0.113.10:80",
+            "tcp",
+            "drop",
+            "no-rule-allows",
+            Some(ALLOW),
+            Some("xdp"),
+        ),
+        (
+            "5.6.7.63",
+            "203.0.113.10:443",
+            "tcp",
+            "pass",
+            "allowed",
+            None,
+            Some("xdp"),
+        ),
+        (
+            "5.6.7.64",
+            "203.0.113.10:443",
+            "tcp",
+            "drop",
+            "denied-by-rule",
+            Some(DENY),
+            Some("xdp"),
+        ),
+        (
+            "5.6.7.127",
+            "198.51.100.7:30080",
+            "tcp",
+            "drop",
+            "denied-by-rule",
+            Some(DENY),
+            Some("xdp"),
+        ),
+        (
+            "5.6.7.128",
+            "10.244.1.5:8080",
+            "tcp",
+            "pass",
+            "allowed",
+            None,
+            Some("xdp"),
+        ),
+        (
+            "1.2.3.5",
+            "203.0.113.10:443",
+            "udp",
+            "pass",
+            "left-to-gateway",
+            None,
+            None,
+        ),
+        (
+            "2001:db8:1::1",
+            "[2001:db8::10]:443",
+            "tcp",
+            "pass",
+            "allowed",
+            None,
+            Some("xdp"),
+        ),
+        (
+            "2001:db8:1:bad::1",
+            "[2001:db8::10]:443",
+            "tcp",
+            "drop",
+            "no-rule-allows",
+            Some(ALLOW),
+            Some("xdp"),
+        ),
+        // A v4-mapped address is an IPv6 address.
+        (
+            "::ffff:1.2.3.4",
+            "[2001:db8::10]:443",
+            "tcp",
+            "drop",
+            "no-rule-allows",
+            Some(ALLOW),
+            Some("xdp"),
+        ),
+    ];
+    for (source, dest, protocol, verdict, reason, policy, hook) in cases {
+        let run = explain(&[
+            "--source",
+            source,
+            "--dest",
+            dest,
+            "--protocol",
+            protocol,
+            "-o",
+            "json",
+        ]);
+        assert_eq!(run.code, Some(0), "{run:#?}");
+        let mut answer = run.json();
+        assert!(
+            answer["notes"].as_array().is_some_and(|n| !n.is_empty()),
+            "{run:#?}"
+        );
+        answer["notes"] = json!([]);
+        let expected = json!({
+            "verdict": verdict, "reason": reason, "gateway": "istio-system/istio-ingressgateway", "policy": policy,
+            "hook": hook, "client_address": "packet-source", "notes": [],
+        });
+        assert_eq!(answer, expected, "{source} -> {dest}");
+    }
+}
+
+#[test]
+fn explain_given_destinations_that_are_no_gateways_then_untouched() {
+    // SSH and the kubelet of the node, a port next to the gateway's, an application without Envoy under a namespace-wide policy.
+    for dest in [
+        "198.51.100.7:22",
+        "198.51.100.7:10250",
+        "203.0.113.10:81",
+        "203.0.113.25:25",
+        "10.244.1.5:15021",
+    ] {
+        let run = explain(&["--source", "9.9.9.9", "--dest", dest, "-o", "json"]);
+        let mut answer = run.json();
+        answer["notes"] = json!([]);
+        let expected = json!({
+            "verdict": "pass", "reason": "not-a-gateway", "gateway": null, "policy": null, "hook": null, "client_address": null, "notes": [],
+        });
+        assert_eq!(answer, expected, "{dest}");
+    }
+}
+
+#[test]
+fn explain_given_text_then_it_says_what_why_and_which_rule() {
+    let run = explain(&["--source", "5.6.7.64", "--dest", "203.0.113.10:80"]);
+    assert_eq!(
+        (run.code, run.out.lines().next()),
+        (
+            Some(0),
+            Some("DROP: a DENY rule matches this source (denied-by-rule)")
+        ),
+        "{run:#?}"
+    );
+    assert!(run.out.contains(DENY) && run.out.contains("timeout"), "{run:#?}");
+    let run = explain(&["--source", "5.6.7.1", "--dest", "203.0.113.10:80"]);
+    assert!(
+        run.out.contains("blocklist]-rule[1]"),
+        "the rule that the gateway decides is named: {run:#?}"
+    );
+}
+
+#[test]
+fn explain_given_the_keys_of_an_answer_then_in_the_public_order() {
+    let run = explain(&["--source", "5.6.7.64", "--dest", "203.0.113.10:80", "-o", "json"]);
+    let mut at = 0;
+    for key in [
+        "verdict",
+        "reason",
+        "gateway",
+        "policy",
+        "hook",
+        "client_address",
+        "notes",
+    ] {
+        let next = run.out.find(&format!("\"{key}\":")).unwrap();
+        assert!(next >= at, "{}", run.out);
+        at = next;
+    }
+}
+
+#[test]
+fn explain_given_queries_then_one_answer_a_line_in_order_and_bad_lines_are_errors() {
+    let from = beside("manifests/ingress.yaml");
+    let good = "{\"source\":\"1.2.3.4\",\"dest\":\"203.0.113.10:80\"}\n{\"source\":\"1.2.3.5\",\"dest\":\"203.0.113.10:80\",\"protocol\":\"tcp\"}";
+    let args = ["explain", "--from", &from.to_string_lossy(), "--queries", "-"];
+    let run = gwfilter(&args, good.as_bytes());
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    let verdicts: Vec<_> = lines(&run).iter().map(|l| l["verdict"].clone()).collect();
+    assert_eq!(verdicts, ["pass", "drop"]);
+
+    let bad = format!("{good}\n\nnot json\n{{\"source\":\"::1\",\"dest\":\"203.0.113.10:80\"}}\n{good}\n");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("queries");
+    fs::write(&file, bad).unwrap();
+    let run = gwfilter(
+        &[
+            "explain",
+            "--from",
+            &from.to_string_lossy(),
+            "--queries",
+            &file.to_string_lossy(),
+        ],
+        b"",
+    );
+    assert_eq!(run.code, Some(2));
+    let lines = lines(&run);
+    assert_eq!(lines.len(), 7, "{run:#?}");
+    for (i, line) in lines.iter().enumerate() {
+        assert_eq!(line["error"].is_string(), (2..5).contains(&i), "line {i}: {line}");
+        assert_eq!(
+            line["verdict"].is_string(),
+            !(2..5).contains(&i),
+            "line {i}: {line}"
+        );
+    }
+}
+
+#[test]
+fn explain_given_faulty_policies_then_an_answer_and_the_diagnostics_on_stderr() {
+    let text = ingress().replace("5.6.7.64/26", "5.6.7.64/33");
+    let run = gwfilter(
+        &[
+            "explain",
+            "--from",
+            "-",
+            "--source",
+            "5.6.7.64",
+            "--dest",
+            "203.0.113.10:80",
+            "-o",
+            "json",
+        ],
+        text.as_bytes(),
+    );
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert_eq!(
+        run.json()["verdict"],
+        "pass",
+        "a DENY rule with a faulty value is left to the gateway"
+    );
+    assert!(
+        run.err.contains("AuthorizationPolicy istio-system/blocklist"),
+        "{run:#?}"
+    );
+}
+
+#[test]
+fn explain_given_bad_arguments_then_exit_2_and_what_to_do() {
+    let from = beside("manifests/ingress.yaml").to_string_lossy().into_owned();
+    for (args, expected) in [
+        (vec!["--source", "1.2.3.4", "--dest", "203.0.113.10"], "--dest"),
+        (
+            vec!["--source", "1.2.3.400", "--dest", "203.0.113.10:80"],
+            "--source",
+        ),
+        (
+            vec!["--source", "::1", "--dest", "203.0.113.10:80"],
+            "different families",
+        ),
+        (vec!["--source", "1.2.3.4"], "--dest"),
+        (
+            vec![
+                "--source",
+                "1.2.3.4",
+                "--dest",
+                "203.0.113.10:80",
+                "--proxy-source",
+                "1.1.1.1:1",
+            ],
+            "--proxy-dest",
+        ),
+        (vec!["--queries", "/nonexistent/queries"], "/nonexistent/queries"),
+        (vec!["--queries", "-", "--source", "1.2.3.4"], "--queries"),
+    ] {
+        let run = gwfilter(&[&["explain", "--from", &from], args.as_slice()].concat(), b"");
+        assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{args:?}: {run:#?}");
+        assert!(run.err.contains(expected), "{args:?}: {run:#?}");
+    }
+    let run = gwfilter(&["explain", "--from", "-", "--queries", "-"], b"");
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("standard input cannot hold both"), "{run:#?}");
+}
