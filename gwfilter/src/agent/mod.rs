@@ -1,1 +1,414 @@
-//! The event loop.
+//! The event loop: files, interfaces and addresses, deadlines, counters and signals in; tables, links and log lines out.
+//!
+//! One thread and one loop, so nothing is locked and the order of things is the order of this code. What is wanted is decided by the
+//! pure modules; this one only sees to it that they are asked at the right time and that what failed is tried again.
+
+mod enforce;
+mod exit;
+mod interfaces;
+mod told;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya_log::EbpfLogger;
+use ipnet::IpNet;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracing::{error, info, warn};
+
+pub use enforce::EnforceError;
+pub use exit::OnExit;
+pub use interfaces::InterfacesError;
+
+use crate::dataplane::attach::AttachError;
+use crate::dataplane::choice::XdpMode;
+use crate::dataplane::netlink::{Netlink, NetlinkError};
+use crate::dataplane::pins::PinsError;
+use crate::dataplane::{Dataplane, DataplaneError, PacketLog};
+use crate::gateway;
+use crate::index::Index;
+use crate::node::NodeFacts;
+use crate::pipeline;
+use crate::plan;
+use crate::source::{self, Input, Origin};
+use crate::telemetry::counters::{Book, Reading};
+use crate::telemetry::packet::{self, Sink};
+use crate::telemetry::{LogFormat, chain};
+
+use enforce::Enforcer;
+use exit::Cause;
+use interfaces::Interfaces;
+
+/// After Cluster→Local, connections from before it show another peer address, and nothing drains them.
+const REWRITTEN_DRAIN: Duration = Duration::from_secs(24 * 3600);
+/// A burst of link and address changes is answered once, this long after its first one.
+const NETWORK_REST: Duration = Duration::from_millis(200);
+/// Time between two looks at the packet log, if it is on. The kernel side writes no more than a hundred lines a second and CPU.
+const PACKETS: Duration = Duration::from_millis(100);
+
+/// What the user set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--from`.
+    pub from: Origin,
+    /// `--interface`; empty: chosen.
+    pub interfaces: Vec<String>,
+    /// `--node`.
+    pub node: Option<String>,
+    /// `--on-exit`.
+    pub on_exit: OnExit,
+    /// `--observe`.
+    pub observe: bool,
+    /// `--xdp-mode`.
+    pub xdp_mode: XdpMode,
+    /// `--packet-log`.
+    pub packet_log: PacketLog,
+    /// `--drain`.
+    pub drain: Duration,
+    /// `--never-drop`.
+    pub never_drop: Vec<IpNet>,
+    /// `--counters-every`.
+    pub counters_every: Duration,
+    /// `--log-format`.
+    pub log_format: LogFormat,
+}
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The runtime.
+    #[error("cannot start the event loop")]
+    Runtime(#[source] io::Error),
+    /// Reading the manifests for the first time.
+    #[error("no manifests")]
+    Source(#[from] source::SourceError),
+    /// Rights, object, maps, pins.
+    #[error("cannot set up enforcement")]
+    Dataplane(#[from] DataplaneError),
+    /// Devices and addresses.
+    #[error("cannot learn this machine's interfaces and addresses")]
+    Netlink(#[from] NetlinkError),
+    /// The first generation.
+    #[error("the first tables cannot be made; nothing was attached")]
+    Enforce(#[from] EnforceError),
+    /// The first interfaces.
+    #[error("no interface is served")]
+    Interfaces(#[from] InterfacesError),
+    /// Taking enforcement off.
+    #[error("enforcement could not be taken off")]
+    Detach(#[source] PinsError),
+}
+
+/// What the loop waits for.
+#[derive(Debug)]
+enum Event {
+    /// Time to look at the files.
+    Files,
+    /// Links or addresses change.
+    NetworkStirs,
+    /// They have come to rest, or it is time to look again.
+    Network,
+    /// Time to tell the counters.
+    Counters,
+    /// A drain window ends, or a failed attempt is to be repeated.
+    Enforce,
+    /// Time to look at the packet log.
+    Packets,
+    /// A signal to end.
+    Signal(Cause),
+}
+
+/// Runs until a signal comes, or somebody unloads gwfilter.
+///
+/// # Errors
+/// It could not start, or not take enforcement off at the end. Once it runs, what fails is logged and tried again.
+pub fn run(settings: Settings) -> Result<(), AgentError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(AgentError::Runtime)?;
+    runtime.block_on(async {
+        let (agent, wires) = Agent::start(settings).await?;
+        agent.run(wires).await
+    })
+}
+
+/// What the loop listens to.
+struct Wires {
+    network: mpsc::Receiver<()>,
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+struct Agent {
+    settings: Settings,
+    index: Index,
+    input: Input,
+    netlink: Netlink,
+    facts: NodeFacts,
+    dataplane: Dataplane,
+    enforcer: Enforcer,
+    interfaces: Interfaces,
+    book: Book,
+    suppressed: u64,
+    packet_log: Option<(EbpfLogger<Sink>, Sink)>,
+    network_error: Option<String>,
+}
+
+impl Agent {
+    /// Reads, compiles, loads, applies; attaches last, so that no packet meets an empty program.
+    async fn start(settings: Settings) -> Result<(Self, Wires), AgentError> {
+        let interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
+        let terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
+        let hangup = signal(SignalKind::hangup()).map_err(AgentError::Runtime)?;
+        let mut dataplane = Dataplane::load(settings.packet_log)?;
+        let packet_log = match settings.packet_log {
+            PacketLog::Off => None,
+            PacketLog::Drops | PacketLog::All => {
+                let sink = Sink::default();
+                let reader = dataplane.packet_log(sink.clone())?;
+                Some((reader, sink))
+            }
+        };
+
+        let mut index = Index::new();
+        let mut input = Input::new(settings.from.clone());
+        input.first(&mut index)?;
+        // What changes just now is seen by a second look; see `source::settle`.
+        tokio::time::sleep(source::POLL).await;
+        input.poll(&mut index);
+
+        let (netlink, network) = Netlink::open()?;
+        let world = netlink.world().await?;
+        let facts = NodeFacts {
+            name: settings.node.clone(),
+            local_addresses: Some(world.addresses.clone()),
+        };
+        let plan = plan::Settings {
+            drain_ms: millis(settings.drain),
+            rewritten_drain_ms: millis(REWRITTEN_DRAIN),
+        };
+        let pipeline = pipeline::Settings {
+            gateway: gateway::Settings {
+                never_drop: settings.never_drop.clone(),
+                from_files: true,
+            },
+            observe: settings.observe,
+        };
+        let mut interfaces = Interfaces::new(settings.interfaces.clone(), settings.xdp_mode);
+        interfaces.check(&world)?;
+        let mut enforcer = Enforcer::new(plan, pipeline);
+        if settings.observe {
+            warn!("observe mode: packets are judged and counted, none is dropped");
+        }
+        enforcer.enforce(&index, &facts, dataplane.tables())?;
+        interfaces.first(&world, &mut dataplane)?;
+        info!(from = %settings.from, pins = %dataplane.pins().dir().display(), "agent runs");
+        let wires = Wires {
+            network,
+            interrupt,
+            terminate,
+            hangup,
+        };
+        let agent = Self {
+            settings,
+            index,
+            input,
+            netlink,
+            facts,
+            dataplane,
+            enforcer,
+            interfaces,
+            book: Book::default(),
+            suppressed: 0,
+            packet_log,
+            network_error: None,
+        };
+        Ok((agent, wires))
+    }
+
+    async fn run(mut self, mut wires: Wires) -> Result<(), AgentError> {
+        let mut files = interval(source::POLL);
+        let mut counters = interval(self.settings.counters_every);
+        let mut packets = interval(PACKETS);
+        for timer in [&mut files, &mut counters, &mut packets] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            timer.reset();
+        }
+        let mut network_at: Option<Instant> = None;
+        loop {
+            let enforce_at = self.enforcer.due();
+            let event = tokio::select! {
+                _ = files.tick() => Event::Files,
+                Some(()) = wires.network.recv() => Event::NetworkStirs,
+                () = at(network_at) => Event::Network,
+                _ = counters.tick() => Event::Counters,
+                () = at(enforce_at) => Event::Enforce,
+                _ = packets.tick(), if self.packet_log.is_some() => Event::Packets,
+                _ = wires.interrupt.recv() => Event::Signal(Cause::Interrupt),
+                _ = wires.terminate.recv() => Event::Signal(Cause::Terminate),
+                _ = wires.hangup.recv() => Event::Signal(Cause::Hangup),
+            };
+            match event {
+                Event::Files => {
+                    if !self.dataplane.pins().present() {
+                        info!("gwfilter was unloaded by somebody else: enforcement is off, the agent ends");
+                        return Ok(());
+                    }
+                    if self.input.poll(&mut self.index) {
+                        self.enforce();
+                    }
+                }
+                Event::NetworkStirs => {
+                    network_at.get_or_insert(Instant::now() + NETWORK_REST);
+                }
+                Event::Network => {
+                    network_at = None;
+                    self.network().await;
+                }
+                Event::Counters => {
+                    self.tell_counters();
+                    // Messages can be lost, and default routes come and go without one.
+                    self.network().await;
+                }
+                Event::Enforce => self.enforce(),
+                Event::Packets => self.tell_packets(),
+                Event::Signal(cause) => {
+                    self.tell_packets();
+                    self.tell_counters();
+                    return self.leave(cause);
+                }
+            }
+        }
+    }
+
+    fn enforce(&mut self) {
+        self.enforcer
+            .try_enforce(&self.index, &self.facts, self.dataplane.tables());
+    }
+
+    /// Looks at interfaces and addresses.
+    async fn network(&mut self) {
+        let world = match self.netlink.world().await {
+            Ok(world) => world,
+            Err(e) => {
+                let text = chain(&e);
+                if self.network_error.as_ref() != Some(&text) {
+                    error!(
+                        error = text,
+                        "interfaces and addresses cannot be read; those known stay"
+                    );
+                    self.network_error = Some(text);
+                }
+                return;
+            }
+        };
+        if self.network_error.take().is_some() {
+            info!("interfaces and addresses can be read again");
+        }
+        if self.facts.local_addresses.as_ref() != Some(&world.addresses) {
+            info!(
+                addresses = world.addresses.len(),
+                "addresses of this machine changed"
+            );
+            self.facts.local_addresses = Some(world.addresses.clone());
+            self.enforce();
+        }
+        self.interfaces.follow(&world, &mut self.dataplane);
+    }
+
+    fn tell_counters(&mut self) {
+        let names = self.enforcer.names();
+        let tables = self.dataplane.tables();
+        let read = || {
+            let mut reading = Reading::default();
+            for (index, name) in &names.listeners {
+                let key = (Arc::clone(&name.gateway), Arc::clone(&name.listener));
+                reading.listeners.insert(key, tables.listener(*index)?);
+            }
+            for (index, policy) in &names.rules {
+                reading.rules.insert(Arc::clone(policy), tables.rule(*index)?);
+            }
+            Ok((reading, tables.suppressed_lines()?))
+        };
+        let (reading, suppressed) = match read() {
+            Ok(read) => read,
+            Err(e) => {
+                let e: crate::dataplane::tables::TablesError = e;
+                error!(error = chain(&e), "counters cannot be read");
+                return;
+            }
+        };
+        let interfaces = self.interfaces.summary();
+        for line in self.book.lines(reading) {
+            line.log(&interfaces);
+        }
+        if suppressed > self.suppressed {
+            warn!(
+                lines = suppressed - self.suppressed,
+                total = suppressed,
+                "packet log lines were left out"
+            );
+        }
+        self.suppressed = suppressed;
+    }
+
+    fn tell_packets(&mut self) {
+        let Some((reader, sink)) = &mut self.packet_log else {
+            return;
+        };
+        reader.flush();
+        let interface = |ifindex| self.interfaces.name(ifindex);
+        for line in sink.take() {
+            packet::log(&line, self.enforcer.names(), interface, self.settings.log_format);
+        }
+    }
+
+    fn leave(self, cause: Cause) -> Result<(), AgentError> {
+        let served = self.interfaces.summary();
+        if exit::keeps(self.settings.on_exit, cause) {
+            info!(
+                cause = cause.name(),
+                interfaces = served,
+                "enforcement stays on without an agent, with the tables as they are; `gwfilter unload` takes it off"
+            );
+            return Ok(());
+        }
+        for pin in self.dataplane.pins().list().map_err(AgentError::Detach)? {
+            self.dataplane.detach(pin.ifindex).map_err(AgentError::Detach)?;
+        }
+        info!(
+            cause = cause.name(),
+            interfaces = served,
+            "enforcement is off; `gwfilter run` puts it on again"
+        );
+        self.dataplane.close();
+        Ok(())
+    }
+}
+
+/// Waits for a moment, or for ever.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The moment that the planner calls `ms`.
+fn moment(start: Instant, ms: u64) -> Option<Instant> {
+    start.checked_add(Duration::from_millis(ms))
+}
+
+/// For people: why an interface is not served.
+fn attach_failed(error: &AttachError) -> String {
+    chain(error)
+}

@@ -4,6 +4,7 @@ pub mod check;
 pub mod duration;
 pub mod explain;
 mod manifests;
+pub mod run;
 pub mod unload;
 
 use std::io::Write;
@@ -27,6 +28,8 @@ enum Verb {
     Check(check::Args),
     /// Show what happens to one packet, or to each of many, and which rule decides
     Explain(explain::Args),
+    /// Enforce: the agent
+    Run(run::Args),
     /// Take all enforcement off this node: detach and unpin
     Unload(unload::Args),
 }
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
             explain::run(&args, &mut out, &mut err).map(ExitCode::from),
             ExitCode::from(2),
         ),
+        Verb::Run(args) => (run::run(args).map(|()| ExitCode::SUCCESS), ExitCode::FAILURE),
         Verb::Unload(args) => (
             unload::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,

@@ -38,6 +38,8 @@ pub struct Files {
     /// Hashes of what was handed out, so that a second reading of the same bytes is no news.
     told: BTreeMap<PathBuf, u64>,
     started: bool,
+    /// Identity of the directory when it last had manifests.
+    directory: Option<(u64, u64)>,
     /// Standard input or a pipe, already read.
     finished: bool,
 }
@@ -51,6 +53,7 @@ impl Files {
             tracker: Tracker::default(),
             told: BTreeMap::new(),
             started: false,
+            directory: None,
             finished: false,
         }
     }
@@ -60,11 +63,27 @@ impl Files {
     /// A file of a directory that is deleted is [`News::Gone`].
     ///
     /// # Errors
-    /// The origin itself is away or unreadable. That is not a deletion: whatever was read from it stays.
+    /// The origin itself is away or unreadable. That is not a deletion: whatever was read from it stays, and is told once more when the
+    /// origin is back.
     pub fn poll(&mut self) -> Result<Vec<Change>, SourceError> {
         if self.finished {
             return Ok(Vec::new());
         }
+        let changes = self.look();
+        if changes.is_err() {
+            self.tracker.forget_versions();
+            self.told.clear();
+        }
+        changes
+    }
+
+    /// Whether the origin is a directory.
+    #[must_use]
+    pub const fn is_directory(&self) -> bool {
+        self.directory.is_some()
+    }
+
+    fn look(&mut self) -> Result<Vec<Change>, SourceError> {
         let path = match &self.origin {
             Origin::Stdin => {
                 self.finished = true;
@@ -89,7 +108,16 @@ impl Files {
             }]);
         }
         let listing = if meta.is_dir() {
-            list(&path)?
+            let listing = list(&path)?;
+            let identity = (meta.dev(), meta.ino());
+            // A directory that is another one now, and empty, is what an unmount leaves behind.
+            if listing.is_empty() && self.directory.is_some_and(|d| d != identity) {
+                return Err(SourceError::Replaced {
+                    path: path.display().to_string(),
+                });
+            }
+            self.directory = Some(identity);
+            listing
         } else if meta.is_file() {
             [(path.clone(), Some(fingerprint(&meta)))].into()
         } else {
@@ -331,8 +359,13 @@ mod tests {
             let e = files.poll().unwrap_err();
             assert!(e.to_string().contains("cannot be read"), "{e}");
         }
+        fs::create_dir(&sub).unwrap();
+        let e = files.poll().unwrap_err();
+        assert!(e.to_string().contains("another directory"), "{e}");
+        fs::remove_dir(&sub).unwrap();
         fs::rename(dir.path().join("away"), &sub).unwrap();
-        assert!(tell(&mut files).is_empty(), "back as it was");
+        assert_eq!(tell(&mut files), ["b.yaml=b"], "back, and told once more");
+        assert!(tell(&mut files).is_empty());
     }
 
     #[test]
@@ -358,6 +391,7 @@ mod tests {
         assert_eq!(first, ["policy=x"]);
         fs::remove_file(&path).unwrap();
         assert!(files.poll().is_err());
+        assert!(!files.is_directory());
         fs::write(&path, "y").unwrap();
         tell(&mut files);
         assert_eq!(tell(&mut files), ["policy=y"]);

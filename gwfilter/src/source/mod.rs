@@ -1,7 +1,7 @@
 //! Manifests from files and standard input: what changed, and the last good version of each.
 //!
-//! [`files`] looks at the disk, [`settle`] (pure) decides which changes are ripe, [`intake`] turns bytes into objects of the
-//! index and keeps the last good version of a file that became unreadable. Nothing here knows what an object means.
+//! [`files`] looks at the disk, [`settle`] (pure) decides which changes are ripe, [`Input`] hands them to the index, which keeps the
+//! last good version of what became unreadable. Nothing here knows what an object means.
 //!
 //! Changes are found by polling, not by inotify. A poll is one `stat` per file, twice a second, and it is right
 //! where inotify is not: a ConfigMap's `..data` symlink swap, an editor's rename-over, a network file system, a directory that
@@ -14,6 +14,10 @@ pub mod settle;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::index::Index;
+use crate::telemetry::chain;
+use files::{Change, Files, News};
 
 /// Time between two looks at the disk.
 pub const POLL: Duration = Duration::from_millis(500);
@@ -67,6 +71,12 @@ pub enum SourceError {
         /// What was to be read.
         path: String,
     },
+    /// Empty, and not the directory it was.
+    #[error("{path}: is another directory than before, and has no manifests")]
+    Replaced {
+        /// What was to be read.
+        path: String,
+    },
     /// It changed while it was read.
     #[error("{path}: is being written")]
     Moving {
@@ -79,4 +89,79 @@ pub enum SourceError {
         /// What was to be read.
         path: String,
     },
+}
+
+/// Keeps an index in step with an origin.
+#[derive(Debug)]
+pub struct Input {
+    name: String,
+    files: Files,
+    failure: Option<String>,
+}
+
+impl Input {
+    /// Nothing is read yet.
+    #[must_use]
+    pub fn new(origin: Origin) -> Self {
+        Self {
+            name: origin.to_string(),
+            files: Files::new(origin),
+            failure: None,
+        }
+    }
+
+    /// Reads everything for the first time.
+    ///
+    /// # Errors
+    /// The origin itself cannot be read. A file in it that cannot is a finding of the index.
+    pub fn first(&mut self, index: &mut Index) -> Result<(), SourceError> {
+        let changes = self.files.poll()?;
+        self.feed(index, changes);
+        Ok(())
+    }
+
+    /// Reads what is new; says whether the index may have changed.
+    pub fn poll(&mut self, index: &mut Index) -> bool {
+        match self.files.poll() {
+            Ok(changes) => {
+                let news = !changes.is_empty() || self.failure.take().is_some();
+                if news {
+                    self.feed(index, changes);
+                }
+                news
+            }
+            Err(e) => {
+                let why = why(&self.name, &e);
+                let news = self.failure.as_ref() != Some(&why);
+                if news {
+                    index.unreadable(&self.name, &why);
+                    self.failure = Some(why);
+                }
+                news
+            }
+        }
+    }
+
+    fn feed(&self, index: &mut Index, changes: Vec<Change>) {
+        if self.files.is_directory() {
+            // The directory is a source without objects: it was read, so that it is no gap in what is known if it vanishes.
+            index.reset(&self.name, Vec::new(), Vec::new());
+        }
+        for Change { name, news } in changes {
+            match news {
+                // The index keeps the last good version, and why the new one is none.
+                News::Bytes(bytes) => drop(index.load(&name, &bytes)),
+                News::Gone => index.remove(&name),
+                News::Unreadable(e) => index.unreadable(&name, &why(&name, &e)),
+            }
+        }
+    }
+}
+
+/// The error without the name, which the finding has already.
+fn why(name: &str, error: &SourceError) -> String {
+    let text = chain(error);
+    text.strip_prefix(name)
+        .and_then(|t| t.strip_prefix(": "))
+        .map_or(text.clone(), str::to_owned)
 }

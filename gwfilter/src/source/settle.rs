@@ -83,6 +83,13 @@ impl Tracker {
         Ripe { read, gone, restless }
     }
 
+    /// Offers every file anew, when it has come to rest.
+    pub fn forget_versions(&mut self) {
+        for version in self.taken.values_mut() {
+            *version = None;
+        }
+    }
+
     /// Notes that this version of a file was taken. A version that was not noted is offered again at the next look.
     pub fn took(&mut self, path: PathBuf, version: Fingerprint) {
         self.taken.insert(path, Some(version));
