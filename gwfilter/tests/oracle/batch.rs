@@ -10,7 +10,7 @@ use xtask::netns::Namespace;
 use crate::ask::{Requests, ask};
 use crate::envoy::Envoy;
 use crate::node;
-use crate::set::{Chain, Placed, Set};
+use crate::set::{Chain, Placed, Set, own_network};
 use crate::visible::{Certain, certain};
 
 /// Threads that ask at the same time.
@@ -54,9 +54,15 @@ impl Outcome {
 }
 
 impl Outcome {
-    /// Envoy refuses, addresses alone say so, and the node leaves it to Envoy.
+    /// Envoy refuses and addresses alone say so. The node's own addresses and its pods' do not count: health probes and
+    /// traffic within the node come from there, and the node never drops them.
+    pub(crate) fn visible(&self) -> bool {
+        !self.any_allowed && self.certain == Certain::Refused && !own_network(self.client)
+    }
+
+    /// A visible refusal that the node leaves to Envoy.
     pub(crate) fn missed(&self) -> bool {
-        !self.dropped && !self.any_allowed && self.certain == Certain::Refused
+        self.visible() && !self.dropped
     }
 }
 

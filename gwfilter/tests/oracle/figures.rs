@@ -5,7 +5,6 @@ use std::fmt;
 
 use crate::batch::Outcome;
 use crate::set::{Chain, Class, Set};
-use crate::visible::Certain;
 
 /// Counts of one class of sets at one kind of listener.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,7 +31,7 @@ impl Figures {
         let count = self.0.entry((set.class(), outcome.chain)).or_default();
         count.cases += 1;
         if !outcome.any_allowed {
-            let visible = outcome.certain == Certain::Refused;
+            let visible = outcome.visible();
             count.refused += 1;
             count.visible += usize::from(visible);
             count.dropped += usize::from(outcome.dropped);

@@ -1,11 +1,18 @@
 //! What a node that runs gwfilter does: the set as manifests, through the code that `gwfilter explain` runs.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
+use gwfilter::explain::{Explainer, Query};
+use gwfilter::gateway::model::Protocol;
+use gwfilter::index::Index;
+use gwfilter::node::NodeFacts;
+use gwfilter::{gateway, pipeline};
 use serde_json::{Value, json};
 
-use crate::set::{Chain, Placed, Set, TcpServer, Topology, VIP_HTTP, VIP_TCP, VIP4, VIP6, packet_source};
+use crate::set::{
+    Chain, NODE4, NODE6, Placed, Set, TcpServer, Topology, VIP_HTTP, VIP_TCP, VIP4, VIP6, packet_source,
+};
 
 /// The set as a multi-document manifest.
 pub(crate) fn manifests(placed: &Placed) -> String {
@@ -29,8 +36,8 @@ pub(crate) fn manifests(placed: &Placed) -> String {
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"},
             "spec": {"podCIDR": "10.244.0.0/16", "podCIDRs": ["10.244.0.0/16", "2001:db8:aaaa::/64"]},
             "status": {"addresses": [
-                {"type": "InternalIP", "address": "172.18.0.2"},
-                {"type": "InternalIP", "address": "2001:db8:bbbb::2"},
+                {"type": "InternalIP", "address": NODE4.to_string()},
+                {"type": "InternalIP", "address": NODE6.to_string()},
             ]},
         }),
         json!({
@@ -123,8 +130,8 @@ fn gateway(set: &Set) -> Value {
     })
 }
 
-/// A connection as the node sees its first packet.
-fn destination(client: IpAddr, chain: Chain) -> (IpAddr, u16) {
+/// Where a client's first packet goes.
+fn destination(client: IpAddr, chain: Chain) -> SocketAddr {
     let address = if client.is_ipv4() {
         IpAddr::from(VIP4)
     } else {
@@ -134,142 +141,29 @@ fn destination(client: IpAddr, chain: Chain) -> (IpAddr, u16) {
         Chain::Http => VIP_HTTP,
         Chain::Tcp => VIP_TCP,
     };
-    (address, port)
+    SocketAddr::new(address, port)
 }
 
-/// INTERIM
+/// Whether the node drops each client's first packet. An error too if gwfilter's tables and its evaluator differ.
 pub(crate) fn drops(placed: &Placed, connections: &[(IpAddr, Chain)]) -> Result<Vec<bool>> {
-    use gwfilter::desired::Verdict;
-    use gwfilter::gateway::model as m;
-    let set = &placed.set;
-    let _ = (manifests(placed), Context::context(Some(0), ""));
-    let policies: Vec<gwfilter::object::authorization_policy::AuthorizationPolicy> = set
-        .policies
-        .iter()
-        .map(|p| {
-            let map = |key: &str| {
-                p.pointer(&format!("/metadata/{key}"))
-                    .and_then(Value::as_object)
-                    .into_iter()
-                    .flatten()
-                    .map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned()))
-                    .collect()
-            };
-            gwfilter::object::authorization_policy::AuthorizationPolicy {
-                meta: gwfilter::object::meta::Meta {
-                    name: p
-                        .pointer("/metadata/name")
-                        .and_then(Value::as_str)
-                        .unwrap_or_default()
-                        .to_owned(),
-                    namespace: p
-                        .pointer("/metadata/namespace")
-                        .and_then(Value::as_str)
-                        .unwrap_or_default()
-                        .to_owned(),
-                    labels: map("labels"),
-                    annotations: map("annotations"),
-                },
-                spec: p.get("spec").cloned().unwrap_or_default(),
-            }
-        })
-        .collect();
-    let (decoded, _) = gwfilter::policy::decode(&policies);
-    let mesh = m::Mesh {
-        root_namespace: Some(set.root_namespace.clone()),
-        discovery_selectors: false,
-        istiod_revision: None,
-        selector_based_gateway_policy: m::Tri::True,
-        request_authentication: if set.tokens {
-            m::Tri::Unknown
-        } else {
-            m::Tri::False
+    let mut index = Index::new();
+    index
+        .load("set", manifests(placed).as_bytes())
+        .context("reading the set as manifests")?;
+    let settings = pipeline::Settings {
+        gateway: gateway::Settings {
+            never_drop: Vec::new(),
+            from_files: true,
         },
+        observe: false,
     };
-    let listener = |name: &str, kind, tls, port| m::Listener {
-        name: name.to_owned(),
-        tuples: Vec::new(),
-        receivers: vec![m::Receiver {
-            workload: 0,
-            port,
-            addresses: Some(vec![placed.pod4.into(), placed.pod6.into()]),
-            chains: vec![m::Chain { kind, tls }],
-        }],
-    };
-    let unknown = |k: m::ChainKind, t: m::ChainTls| {
-        if set.ports_unknown {
-            (m::ChainKind::Unknown, m::ChainTls::Unknown)
-        } else {
-            (k, t)
-        }
-    };
-    let (hk, ht) = unknown(m::ChainKind::Http, m::ChainTls::Plain);
-    let (tk, tt) = match set.tcp_server {
-        TcpServer::Tcp => unknown(m::ChainKind::Tcp, m::ChainTls::Plain),
-        TcpServer::Passthrough => unknown(m::ChainKind::Tcp, m::ChainTls::Unknown),
-        TcpServer::AutoPassthrough => (m::ChainKind::NoRbac, m::ChainTls::Unknown),
-    };
-    let gateway = m::Gateway {
-        namespace: set.namespace.clone(),
-        name: "gw".to_owned(),
-        client_address: match set.topology {
-            Topology::Plain => m::ClientAddress::PacketSource,
-            Topology::XForwardedFor => m::ClientAddress::XForwardedFor,
-            Topology::Proxy => m::ClientAddress::ProxyHeader,
-        },
-        workloads: vec![m::Workload {
-            namespace: set.namespace.clone(),
-            labels: set.labels().into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
-            labels_complete: true,
-            revision: set.revision.clone(),
-        }],
-        listeners: vec![
-            listener("http2", hk, ht, set.http_port),
-            listener("tcp", tk, tt, set.tcp_port),
-        ],
-        rewritten: Vec::new(),
-        never_drop: Vec::new(),
-        probe_sources_known: true,
-        not_enforced: None,
-        observe: None,
-        remarks: Vec::new(),
-    };
-    let compiled = gwfilter::policy::compile(&mesh, &decoded, &gateway, true);
-    connections
-        .iter()
-        .map(|(client, chain)| {
-            let index = usize::from(*chain == Chain::Tcp);
-            let source = packet_source(set.topology, *client);
-            let tables = compiled.listeners.get(index).context("no listener")?;
-            let outcome = match source {
-                IpAddr::V4(a) => tables.table4.as_ref().and_then(|t| {
-                    t.iter()
-                        .filter(|(p, _)| p.contains(&a))
-                        .max_by_key(|(p, _)| p.prefix_len())
-                        .map(|(_, o)| o.clone())
-                }),
-                IpAddr::V6(a) => tables.table6.as_ref().and_then(|t| {
-                    t.iter()
-                        .filter(|(p, _)| p.contains(&a))
-                        .max_by_key(|(p, _)| p.prefix_len())
-                        .map(|(_, o)| o.clone())
-                }),
-            };
-            let slow = gwfilter::policy::evaluate(
-                &mesh,
-                &decoded,
-                &gateway,
-                gateway.listeners.get(index).context("no listener")?,
-                true,
-                source,
-            );
-            let drop = outcome.as_ref().is_some_and(|o| o.verdict == Verdict::Drop);
-            anyhow::ensure!(
-                drop == (slow.verdict == Verdict::Drop),
-                "compile {outcome:?} evaluate {slow:?} {client} {chain:?}"
-            );
-            let _ = destination(*client, *chain);
-            Ok(drop)
-        })
-        .collect()
+    let built = pipeline::build(&index.snapshot(), &NodeFacts::default(), &settings);
+    let explainer = Explainer::new(built).context("filling the tables")?;
+    let mut drops = Vec::new();
+    for (client, chain) in connections {
+        let source = packet_source(placed.set.topology, *client);
+        let query = Query::new(source, destination(*client, *chain), Protocol::Tcp, None)?;
+        drops.push(explainer.answer(&query)?.verdict == "drop");
+    }
+    Ok(drops)
 }

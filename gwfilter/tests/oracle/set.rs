@@ -44,6 +44,10 @@ pub(crate) enum Chain {
 pub(crate) const BALANCER4: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 200);
 /// The balancer of [`Topology::Proxy`].
 pub(crate) const BALANCER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbbbb, 0, 0, 0, 0, 0x200);
+/// The node.
+pub(crate) const NODE4: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 2);
+/// The node.
+pub(crate) const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbbbb, 0, 0, 0, 0, 2);
 /// The gateway's external addresses.
 pub(crate) const VIP4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// The gateway's external addresses.
@@ -161,6 +165,16 @@ pub(crate) fn packet_source(topology: Topology, client: IpAddr) -> IpAddr {
         (Topology::Proxy, IpAddr::V4(_)) => BALANCER4.into(),
         (Topology::Proxy, IpAddr::V6(_)) => BALANCER6.into(),
         _ => client,
+    }
+}
+
+/// Whether an address is the node's or one of its pods', by the Node object of the manifests.
+pub(crate) fn own_network(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.octets().starts_with(&[10, 244]) || address == NODE4,
+        IpAddr::V6(address) => {
+            address.segments().starts_with(&[0x2001, 0xdb8, 0xaaaa, 0]) || address == NODE6
+        }
     }
 }
 
