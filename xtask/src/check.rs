@@ -124,7 +124,10 @@ fn docs() -> Result<()> {
             "--exclude",
             "gwfilter-ebpf",
         ])
-        .env("RUSTDOCFLAGS", "--deny warnings"))
+        .env(
+            "RUSTDOCFLAGS",
+            "--deny warnings --allow rustdoc::private-intra-doc-links",
+        ))
 }
 
 fn deny() -> Result<()> {
