@@ -58,15 +58,11 @@ pub(crate) fn main() -> Result<()> {
 fn build() -> Result<PathBuf> {
     build_ebpf::build_if_stale()?;
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(paths::root()).args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--package",
-        "gwfilter",
-        "--bin",
-        "gwfilter",
-    ]);
+    cargo
+        .current_dir(paths::root())
+        // The tests' profile: what one of the two has built serves the other.
+        .args(["build", "--quiet", "--locked", "--profile", "test"])
+        .args(["--package", "gwfilter", "--bin", "gwfilter"]);
     run(&mut cargo)?;
     Ok(paths::target().join("debug/gwfilter"))
 }
