@@ -79,7 +79,7 @@ fn source<const N: usize>(tries: &Tries<N>, table: u32, addr: [u8; N]) -> Source
     let Some(trie) = tries.get(table) else {
         return Source::TableMissing;
     };
-    match trie.get(&Key::new(8 * N as u32, addr)) {
+    match trie.get(&whole(addr)) {
         Some(leaf) => Source::Covered(*leaf),
         None => Source::Uncovered,
     }
@@ -87,5 +87,12 @@ fn source<const N: usize>(tries: &Tries<N>, table: u32, addr: [u8; N]) -> Source
 
 #[inline(always)]
 fn covers<const N: usize>(tries: &Tries<N>, table: u32, addr: [u8; N]) -> Option<bool> {
-    Some(tries.get(table)?.get(&Key::new(8 * N as u32, addr)).is_some())
+    Some(tries.get(table)?.get(&whole(addr)).is_some())
+}
+
+/// The key of one address.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "an address has 32 or 128 bits")]
+const fn whole<const N: usize>(addr: [u8; N]) -> Key<[u8; N]> {
+    Key::new(8 * N as u32, addr)
 }

@@ -1,6 +1,7 @@
 //! The packet log: one line of `gwfilter_common::logline` for a packet to a gateway, when it is asked for.
 //!
 //! The global that switches it is read-only, so that the verifier drops all of this from a program that does not log.
+#![expect(clippy::cast_possible_truncation, reason = "fields are cut out of words")]
 
 use core::hint::black_box;
 

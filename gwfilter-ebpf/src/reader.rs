@@ -1,4 +1,8 @@
 //! Packet readers: direct loads, checked against the end of the linear part.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the length of a packet or of a header fits 32 bits"
+)]
 
 use core::mem::MaybeUninit;
 

@@ -33,7 +33,8 @@ fn run<R: PacketRead>(ctx: &XdpContext, packet: &R) -> u32 {
         &decision,
         HOOK_XDP,
         || flow(packet),
-        || ctx.ingress_ifindex() as u32,
+        // SAFETY: the context is this program's.
+        || unsafe { (*ctx.ctx).ingress_ifindex },
     );
     match decision.action {
         Action::Drop => XDP_DROP,

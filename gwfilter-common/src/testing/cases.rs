@@ -1,4 +1,4 @@
-//! One set of tables and what each frame must come to under it: read by the host tests and by the kernel tests.
+//! What each frame must come to under the tables of [`image`]: read by the host tests and by the kernel tests.
 
 use std::format;
 use std::string::String;
@@ -7,8 +7,8 @@ use std::vec::Vec;
 
 use core::net::SocketAddr;
 
-use super::{Image, Trie, root_table, tuple};
-use crate::abi::{self, Leaf, Tuple};
+use super::tables::addr;
+pub use super::tables::*;
 use crate::decide::{Action, Decision};
 use crate::packet::{Extension, Fragment, Packet, Transport};
 use crate::reason::Reason;
@@ -52,135 +52,6 @@ pub struct Case {
     pub want: Want,
 }
 
-/// A gateway destination that is judged in full: listener 1, tables 1.
-pub const GATEWAY: &str = "203.0.113.9:443";
-/// The same for IPv6: listener 2.
-pub const GATEWAY6: &str = "[2001:db8:113::9]:443";
-/// Observed only: listener 3.
-pub const OBSERVED: &str = "203.0.113.10:443";
-/// Refuses only what opens a connection: listener 4.
-pub const NEW_ONLY: &str = "203.0.113.11:443";
-/// An address of the node: listener 5.
-pub const NODE: &str = "203.0.113.12:30443";
-/// No source table: listener 6.
-pub const NO_TABLE: &str = "203.0.113.13:443";
-/// A source table that is not there: listener 7.
-pub const LOST_TABLE: &str = "203.0.113.14:443";
-/// A never-drop table that is not there: listener 8.
-pub const LOST_NEVER: &str = "203.0.113.15:443";
-/// A listener that cannot be.
-pub const BAD_LISTENER: &str = "203.0.113.16:443";
-
-/// Denied by rule 1.
-pub const DENIED: &str = "198.51.100.20:40000";
-/// Denied by rule 1, but never to be dropped.
-pub const NEVER: &str = "198.51.100.7:40000";
-/// Within the denied network, let in by rule 2.
-pub const ALLOWED: &str = "198.51.100.70:40000";
-/// In no prefix.
-pub const UNKNOWN: &str = "8.8.8.8:40000";
-/// Allowed by no rule: counted at rule 3.
-pub const UNLISTED: &str = "192.0.2.1:40000";
-/// Refused lately by rule 4: only new connections.
-pub const DRAINING: &str = "192.0.3.1:40000";
-
-/// The tables of [`cases`].
-#[must_use]
-pub fn image(header_flags: u32) -> Image {
-    let pass = Leaf {
-        verdict: abi::VERDICT_PASS,
-        reason: Reason::Allowed.code(),
-        _pad: 0,
-        rule: 2,
-    };
-    let deny = Leaf {
-        verdict: abi::VERDICT_DROP,
-        reason: Reason::DeniedByRule.code(),
-        _pad: 0,
-        rule: 1,
-    };
-    let unlisted = Leaf {
-        verdict: abi::VERDICT_DROP,
-        reason: Reason::NoRuleAllows.code(),
-        _pad: 0,
-        rule: 3,
-    };
-    let draining = Leaf {
-        verdict: abi::VERDICT_DROP_NEW,
-        rule: 4,
-        ..deny
-    };
-    let v4: Trie<4, Leaf> = vec![
-        ([198, 51, 100, 0], 24, deny),
-        ([198, 51, 100, 64], 26, pass),
-        ([192, 0, 2, 0], 24, unlisted),
-        ([192, 0, 3, 0], 24, draining),
-        // No leaf that the planner writes: an unknown verdict, a reason that does not refuse, a rule beyond the counters.
-        ([192, 0, 4, 0], 24, Leaf { verdict: 7, ..deny }),
-        (
-            [192, 0, 5, 0],
-            24,
-            Leaf {
-                reason: Reason::Allowed.code(),
-                ..deny
-            },
-        ),
-        (
-            [192, 0, 6, 0],
-            24,
-            Leaf {
-                rule: abi::MAX_RULES,
-                ..deny
-            },
-        ),
-        ([0, 0, 0, 0], 8, deny),
-        ([127, 0, 0, 0], 8, deny),
-        ([224, 0, 0, 0], 3, deny),
-    ];
-    let v6: Trie<16, Leaf> = vec![
-        (net6([0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 0]), 48, deny),
-        (net6([0x2001, 0xdb8, 0x51, 64, 0, 0, 0, 0]), 64, pass),
-        (net6([0, 0, 0, 0, 0, 0, 0, 0]), 127, deny),
-        (net6([0xff00, 0, 0, 0, 0, 0, 0, 0]), 8, deny),
-        (net6([0, 0, 0, 0, 0, 0xffff, 0x0808, 0x0808]), 128, deny),
-    ];
-    let whole = |destination: &str, protocol, listener, flags| Tuple {
-        flags,
-        source_table: 1,
-        never_table: 1,
-        ..tuple(addr(destination), protocol, listener)
-    };
-    let tuples = [
-        whole(GATEWAY, l4::TCP, 1, 0),
-        whole(GATEWAY, l4::UDP, 1, 0),
-        whole(GATEWAY6, l4::TCP, 2, 0),
-        whole(GATEWAY6, l4::UDP, 2, 0),
-        whole(OBSERVED, l4::TCP, 3, abi::TUPLE_OBSERVE),
-        whole(NEW_ONLY, l4::TCP, 4, abi::TUPLE_NEW_ONLY),
-        whole(NODE, l4::TCP, 5, abi::TUPLE_MAYBE_REPLY),
-        Tuple {
-            source_table: 0,
-            ..whole(NO_TABLE, l4::TCP, 6, 0)
-        },
-        Tuple {
-            source_table: 9,
-            ..whole(LOST_TABLE, l4::TCP, 7, 0)
-        },
-        Tuple {
-            never_table: 9,
-            ..whole(LOST_NEVER, l4::TCP, 8, 0)
-        },
-        whole(BAD_LISTENER, l4::TCP, abi::MAX_LISTENERS, 0),
-    ];
-    Image {
-        root: Some(root_table(header_flags, 7, &tuples)),
-        source4: [(1, v4)].into(),
-        source6: [(1, v6)].into(),
-        never4: [(1, vec![([198, 51, 100, 7], 32, pass)])].into(),
-        never6: [(1, vec![(net6([0x2001, 0xdb8, 0x51, 7, 0, 0, 0, 0]), 64, pass)])].into(),
-    }
-}
-
 /// Every case of [`image`] with no header flags.
 #[must_use]
 pub fn cases() -> Vec<Case> {
@@ -190,16 +61,16 @@ pub fn cases() -> Vec<Case> {
     all.extend(options());
     all.extend(extensions());
     all.extend(fragments());
-    all.extend(lengths());
+    all.extend(super::lengths::cases());
     all.extend(transports());
     all
 }
 
 const UNTOUCHED: Want = pass(Reason::NotAGateway, 0, 0);
-const REFUSED: Want = drop(Reason::DeniedByRule, 1, 1);
-const REFUSED6: Want = drop(Reason::DeniedByRule, 2, 1);
+pub(super) const REFUSED: Want = drop(Reason::DeniedByRule, 1, 1);
+pub(super) const REFUSED6: Want = drop(Reason::DeniedByRule, 2, 1);
 
-const fn pass(reason: Reason, listener: u32, rule: u32) -> Want {
+pub(super) const fn pass(reason: Reason, listener: u32, rule: u32) -> Want {
     Want {
         action: Action::Pass,
         reason,
@@ -216,17 +87,8 @@ const fn drop(reason: Reason, listener: u32, rule: u32) -> Want {
     }
 }
 
-fn net6(words: [u16; 8]) -> [u8; 16] {
-    core::net::Ipv6Addr::from(words).octets()
-}
-
-#[expect(clippy::unwrap_used, reason = "constants of this file")]
-fn addr(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
-
 #[expect(clippy::unwrap_used, reason = "the cases fit the builder")]
-fn case(name: impl Into<String>, packet: &Packet<'_>, want: Want) -> Case {
+pub(super) fn case(name: impl Into<String>, packet: &Packet<'_>, want: Want) -> Case {
     Case {
         name: name.into(),
         frame: packet.build().unwrap().bytes().to_vec(),
@@ -240,13 +102,13 @@ fn syn(source: &str, destination: &str) -> Packet<'static> {
 }
 
 /// [`syn`] from a denied source to the gateway, for either family.
-fn denied() -> Packet<'static> {
+pub(super) fn denied() -> Packet<'static> {
     syn(DENIED, GATEWAY)
 }
 
 const DENIED6: &str = "[2001:db8:51::20]:40000";
 
-fn denied6() -> Packet<'static> {
+pub(super) fn denied6() -> Packet<'static> {
     syn(DENIED6, GATEWAY6)
 }
 
@@ -439,7 +301,7 @@ fn link() -> Vec<Case> {
     clippy::indexing_slicing,
     reason = "the cases are longer than what is changed"
 )]
-fn poke(frame: &mut [u8], at: usize, bytes: &[u8]) {
+pub(super) fn poke(frame: &mut [u8], at: usize, bytes: &[u8]) {
     frame[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
@@ -606,107 +468,6 @@ fn fragments() -> Vec<Case> {
         &[],
         pass(Reason::Unparseable, 0, 0),
     ));
-    all
-}
-
-fn lengths() -> Vec<Case> {
-    let mut all = Vec::new();
-    // IPv4 total length; the frame has 40 bytes of IP, and is padded to 60.
-    for (total, want) in [
-        (0_u16, pass(Reason::Unparseable, 0, 0)),
-        (19, pass(Reason::Unparseable, 0, 0)),
-        (20, pass(Reason::Unparseable, 0, 0)),
-        (23, pass(Reason::Unparseable, 0, 0)),
-        (24, pass(Reason::Unparseable, 1, 0)),
-        (39, pass(Reason::Unparseable, 1, 0)),
-        (40, REFUSED),
-        (46, REFUSED),
-        (47, pass(Reason::Unparseable, 1, 0)),
-        (0xffff, pass(Reason::Unparseable, 1, 0)),
-    ] {
-        let mut c = case(format!("IPv4 total length {total}"), &denied(), want);
-        c.frame.resize(60, 0);
-        poke(&mut c.frame, 16, &total.to_be_bytes());
-        all.push(c);
-    }
-    // IPv6 payload length; the frame has 20 bytes of TCP and 6 of padding.
-    for (length, want) in [
-        (0_u16, pass(Reason::Unparseable, 0, 0)),
-        (3, pass(Reason::Unparseable, 0, 0)),
-        (4, pass(Reason::Unparseable, 2, 0)),
-        (19, pass(Reason::Unparseable, 2, 0)),
-        (20, REFUSED6),
-        (26, REFUSED6),
-        (27, pass(Reason::Unparseable, 2, 0)),
-        (0xffff, pass(Reason::Unparseable, 2, 0)),
-    ] {
-        let mut c = case(format!("IPv6 payload length {length}"), &denied6(), want);
-        c.frame.resize(80, 0);
-        poke(&mut c.frame, 18, &length.to_be_bytes());
-        all.push(c);
-    }
-    // TCP data offset.
-    for words in 0..16_u8 {
-        let want = if words == 5 {
-            REFUSED
-        } else {
-            pass(Reason::Unparseable, 1, 0)
-        };
-        let mut c = case(format!("data offset {words}"), &denied(), want);
-        poke(&mut c.frame, 14 + 20 + 12, &[words << 4]);
-        all.push(c);
-        let transport = Transport::Tcp {
-            flags: l4::SYN,
-            options: &[1; 40],
-        };
-        let want = if words >= 5 {
-            REFUSED
-        } else {
-            pass(Reason::Unparseable, 1, 0)
-        };
-        let mut c = case(
-            format!("data offset {words} of 15"),
-            &Packet {
-                transport,
-                ..denied()
-            },
-            want,
-        );
-        poke(&mut c.frame, 14 + 20 + 12, &[words << 4]);
-        all.push(c);
-    }
-    // An extension header that reaches over the end of its packet.
-    let hop = [Extension::Options(ipv6::HOP_BY_HOP, &[1, 4, 0, 0, 0, 0])];
-    for (len, want) in [
-        (0_u8, REFUSED6),
-        (3, pass(Reason::Unparseable, 0, 0)),
-        (4, pass(Reason::Unparseable, 0, 0)),
-    ] {
-        let mut c = case(
-            format!("hop-by-hop length {len}"),
-            &Packet {
-                extensions: &hop,
-                ..denied6()
-            },
-            want,
-        );
-        poke(&mut c.frame, 14 + 40 + 1, &[len]);
-        all.push(c);
-    }
-    // Truncation at every byte that TEST_RUN takes.
-    for (name, whole, refused) in [("v4", denied(), REFUSED), ("v6", denied6(), REFUSED6)] {
-        let c = case(format!("{name} whole"), &whole, refused);
-        let l4 = c.frame.len() - 20;
-        for len in 14..c.frame.len() {
-            // Known as a gateway's from the ports on.
-            let listener = if len >= l4 + 4 { refused.listener } else { 0 };
-            let mut short = c.clone();
-            short.frame.truncate(len);
-            short.name = format!("{name} truncated to {len}");
-            short.want = pass(Reason::Unparseable, listener, 0);
-            all.push(short);
-        }
-    }
     all
 }
 

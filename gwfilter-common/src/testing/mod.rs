@@ -16,7 +16,9 @@ use crate::decide::{RootTable, Source, Tables};
 use crate::wire::Family;
 
 pub mod cases;
+mod lengths;
 pub mod mutate;
+pub mod tables;
 
 /// A trie: address, prefix length, value. The list is searched from end to end: slow and obvious.
 pub type Trie<const N: usize, V> = Vec<([u8; N], u32, V)>;

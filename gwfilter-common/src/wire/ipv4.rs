@@ -80,7 +80,7 @@ pub fn may_be_source_routed<R: PacketRead>(packet: &R, l3: u32, l4: u32) -> bool
 
 /// Not 0 if, and only if, a byte of the word is 0; without a branch for each.
 #[inline(always)]
-const fn zero_byte(word: u32) -> u32 {
+pub(super) const fn zero_byte(word: u32) -> u32 {
     word.wrapping_sub(0x0101_0101) & !word & 0x8080_8080
 }
 

@@ -84,8 +84,11 @@ pub fn locate<R: PacketRead>(packet: &R, l3: u32) -> Located {
                 }
                 size = 8;
             }
-            // RFC 4302 §2.2: in words of four bytes, minus 2.
-            _ => size = (u32::from(len) + 2) * 4,
+            // RFC 4302 §2.2: in words of four bytes, minus 2; the fixed part alone has three.
+            _ => {
+                doubt |= u32::from(len == 0);
+                size = (u32::from(len) + 2) * 4;
+            }
         }
         off = hide(off + size, length);
         if off > end {
