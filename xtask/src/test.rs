@@ -244,9 +244,16 @@ fn fuzz(seconds: u32) -> Result<Tally> {
     let mut tally = Tally::default();
     for target in targets.lines().map(str::trim).filter(|target| !target.is_empty()) {
         let limit = format!("-max_total_time={seconds}");
+        // What a run finds is kept in the first folder, and lost with the machine; it starts from the second.
+        let corpus = format!("fuzz/corpus/{target}");
+        let seeds = format!("fuzz/seeds/{target}");
+        std::fs::create_dir_all(root.join(&corpus)).with_context(|| format!("making {corpus}"))?;
+        std::fs::create_dir_all(root.join(&seeds)).with_context(|| format!("making {seeds}"))?;
         match run(cargo_fuzz().args([
             "run",
             target,
+            &corpus,
+            &seeds,
             "--",
             &limit,
             "-print_final_stats=1",

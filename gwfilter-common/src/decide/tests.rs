@@ -8,7 +8,7 @@ use crate::read::SliceReader;
 use crate::reason::Reason;
 use crate::testing::cases::{self, Want};
 use crate::testing::mutate::{Random, mutate};
-use crate::testing::{Image, root_table, tuple};
+use crate::testing::{Image, property, root_table, tuple};
 use crate::wire::l4;
 
 fn run(image: &Image, frame: &[u8]) -> Want {
@@ -124,7 +124,7 @@ fn many_tuples_then_each_is_found_and_no_other() {
 }
 
 #[test]
-fn mutated_frames_then_dropped_only_with_a_dropping_reason() {
+fn mutated_frames_then_dropped_only_what_the_tables_refuse() {
     let image = cases::image(0);
     let cases = cases::cases();
     let mut random = Random(1);
@@ -132,15 +132,29 @@ fn mutated_frames_then_dropped_only_with_a_dropping_reason() {
     for _ in 0..200_000 {
         let mut frame = cases[random.below(cases.len())].frame.clone();
         mutate(&mut random, &mut frame);
-        let got = run(&image, &frame);
-        if got.action == Action::Drop {
+        // The slow reading walks every bucket: only where there is something to check.
+        if run(&image, &frame).action == Action::Drop {
             drops += 1;
-            assert!(
-                matches!(got.reason, Reason::DeniedByRule | Reason::NoRuleAllows),
-                "{frame:?}"
-            );
-            assert!(!got.would_drop && got.rule != 0 && got.listener != 0);
+            if drops % 16 != 0 {
+                continue;
+            }
         }
+        property::packet(&image, &frame);
     }
     assert!(drops > 1000, "{drops}");
+}
+
+#[test]
+fn fuzz_seeds_and_regressions_then_the_property_holds() {
+    let image = cases::image(0);
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+    let mut ran = 0;
+    for dir in ["seeds/packet", "regressions/packet"] {
+        for entry in std::fs::read_dir(root.join(dir)).unwrap() {
+            let frame = std::fs::read(entry.unwrap().path()).unwrap();
+            property::packet(&image, &frame);
+            ran += 1;
+        }
+    }
+    assert!(ran > 20, "{ran}");
 }

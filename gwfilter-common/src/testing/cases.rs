@@ -5,8 +5,6 @@ use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
-use core::net::SocketAddr;
-
 use super::tables::addr;
 pub use super::tables::*;
 use crate::decide::{Action, Decision};
@@ -365,9 +363,10 @@ fn extensions() -> Vec<Case> {
         more: false,
     });
     const AH: Extension<'_> = Extension::Authentication(12);
+    const SHORT_AH: Extension<'_> = Extension::Options(ipv6::AUTHENTICATION, &[0; 6]);
     const AH16: Extension<'_> = Extension::Authentication(16);
     const DOUBT: Want = pass(Reason::Unparseable, 2, 0);
-    let rows: [(&str, &[Extension<'_>], Want); 20] = [
+    let rows: [(&str, &[Extension<'_>], Want); 21] = [
         ("hop-by-hop", &[HOP], REFUSED6),
         ("destination options", &[DEST], REFUSED6),
         ("destination options, 16 bytes", &[DEST16], REFUSED6),
@@ -377,6 +376,7 @@ fn extensions() -> Vec<Case> {
         ("atomic fragment", &[ATOMIC], REFUSED6),
         ("authentication", &[AH], REFUSED6),
         ("authentication, 16 bytes", &[AH16], REFUSED6),
+        ("authentication, too short", &[SHORT_AH], DOUBT),
         ("all five kinds", &[HOP, DEST, ROUTE, ATOMIC, AH], REFUSED6),
         ("six headers", &[HOP, DEST, ROUTE, ATOMIC, AH, DEST], REFUSED6),
         ("hop-by-hop not first", &[DEST, HOP], DOUBT),

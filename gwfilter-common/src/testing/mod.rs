@@ -18,6 +18,7 @@ use crate::wire::Family;
 pub mod cases;
 mod lengths;
 pub mod mutate;
+pub mod property;
 pub mod tables;
 
 /// A trie: address, prefix length, value. The list is searched from end to end: slow and obvious.

@@ -128,9 +128,9 @@ fn farthest_header_then_below_the_bound_that_is_told_to_the_verifier() {
 fn any_word_then_a_zero_byte_is_found_exactly() {
     let mut random = Random(3);
     for _ in 0..100_000 {
-        let mut word = (random.word() as u32).to_ne_bytes();
-        for at in 0..random.below(4) {
-            word[at] = [0, 1, 0x80, 0xff][random.below(4)];
+        let [mut word, _] = random.word().to_ne_bytes().as_chunks().0.try_into().unwrap();
+        for byte in word.iter_mut().take(random.below(4)) {
+            *byte = [0, 1, 0x80, 0xff][random.below(4)];
         }
         assert_eq!(
             ipv4::zero_byte(u32::from_ne_bytes(word)) != 0,
