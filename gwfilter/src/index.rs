@@ -212,3 +212,6 @@ fn stated_twice(key: &Key, sources: &[&str]) -> Diagnostic {
     );
     Diagnostic::error("stated-twice", key.reference(), message)
 }
+
+#[cfg(test)]
+mod tests;

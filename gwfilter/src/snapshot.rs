@@ -9,7 +9,7 @@ use crate::object::kubernetes_gateway::KubernetesGateway;
 use crate::object::mesh_config::MeshConfig;
 use crate::object::pod::{Pod, Template};
 use crate::object::service::Service;
-use crate::object::{Object, Refused};
+use crate::object::{Kind, Object, Refused};
 
 /// All objects at one moment, each kind in order of namespace and name.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +29,8 @@ pub struct Snapshot {
     pub services: Vec<Service>,
     /// Deployments, DaemonSets and StatefulSets.
     pub templates: Vec<Template>,
-    pub wasm_plugins: Vec<WasmPlugin>,
+    /// WasmPlugins and TrafficExtensions.
+    pub plugins: Vec<(Kind, WasmPlugin)>,
     /// Objects that cannot be read, or that two inputs state differently, and that have no last good version.
     pub lost: Vec<Refused>,
     /// Whether every policy that there may be is in `policies`. If not, there may be a hole that is not known, so no
@@ -55,7 +56,7 @@ impl Default for Snapshot {
             request_authentications: Vec::new(),
             services: Vec::new(),
             templates: Vec::new(),
-            wasm_plugins: Vec::new(),
+            plugins: Vec::new(),
             lost: Vec::new(),
             complete: true,
             diagnostics: Vec::new(),
@@ -80,17 +81,14 @@ impl Snapshot {
             Object::RequestAuthentication(o) => self.request_authentications.push(o),
             Object::Service(o) => self.services.push(o),
             Object::Template(_, o) => self.templates.push(o),
-            Object::WasmPlugin(o) => self.wasm_plugins.push(o),
+            Object::Plugin(kind, o) => self.plugins.push((kind, o)),
             Object::Refused(refused) => self.lose(refused),
         }
     }
 
     /// Notes an object that is there but not known.
     pub(crate) fn lose(&mut self, refused: Refused) {
-        if matches!(
-            refused.kind,
-            None | Some(crate::object::Kind::AuthorizationPolicy)
-        ) {
+        if matches!(refused.kind, None | Some(Kind::AuthorizationPolicy)) {
             self.complete = false;
         }
         if !self.lost.contains(&refused) {

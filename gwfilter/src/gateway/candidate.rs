@@ -339,6 +339,14 @@ impl<'a> Candidate<'a> {
             .unwrap_or(matches!(pod.phase.as_str(), "" | "Running" | "Unknown"))
     }
 
+    /// Its pods on this node: only they receive what is judged here.
+    pub(super) fn local_pods(&self, world: &World<'a>) -> impl Iterator<Item = &'a Pod> {
+        self.pods
+            .iter()
+            .copied()
+            .filter(|pod| world.is_local(pod.node.as_deref()))
+    }
+
     /// Whether another gateway is made of the same pods.
     pub(super) fn shares_pods(&self, other: &Self) -> bool {
         if self.namespace != other.namespace {

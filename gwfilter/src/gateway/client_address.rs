@@ -207,11 +207,11 @@ fn topology(world: &World<'_>, candidate: &Candidate<'_>, evidence: &mut Evidenc
     let mut seen: BTreeSet<(u32, bool)> = BTreeSet::new();
     // (spec, annotations, name, certain)
     let mut holders: Vec<(Option<&PodSpec>, Option<String>, String)> = Vec::new();
-    for pod in &candidate.pods {
+    for pod in candidate.local_pods(world) {
         let config = pod.meta.annotations.get(PROXY_CONFIG_ANNOTATION).cloned();
         holders.push((Some(&pod.spec), config, format!("Pod {}", pod.meta.name)));
     }
-    if candidate.pods.is_empty() {
+    if holders.is_empty() {
         let from_operator = operator
             .iter()
             .find_map(|(_, g)| g.pod_annotations.get(PROXY_CONFIG_ANNOTATION).cloned());
@@ -323,12 +323,9 @@ fn mesh_default(world: &World<'_>, candidate: &Candidate<'_>, evidence: &mut Evi
     let configs = &world.snapshot.mesh_configs;
     let first = configs.first().map(|m| m.settings.topology).unwrap_or_default();
     let name = configs.first().map(|m| m.meta.name.clone()).unwrap_or_default();
-    let baked_in = !candidate.pods.is_empty()
-        && candidate.pods.iter().all(|p| {
-            p.spec
-                .proxy()
-                .is_some_and(|c| c.env.contains_key(PROXY_CONFIG_ENV))
-        });
+    let mut running = candidate.local_pods(world).map(|pod| pod.spec.proxy()).peekable();
+    let baked_in = running.peek().is_some()
+        && running.all(|proxy| proxy.is_some_and(|c| c.env.contains_key(PROXY_CONFIG_ENV)));
     if !baked_in && configs.iter().any(|m| m.settings.topology != first) {
         evidence.doubts.push(Why {
             code: "mesh-configs-differ",
@@ -377,15 +374,17 @@ fn plugins(world: &World<'_>, candidate: &Candidate<'_>, evidence: &mut Evidence
             .iter()
             .any(|w| mesh::applies(world, meta, attachment, w) != Tri::False)
     };
-    for plugin in &world.snapshot.wasm_plugins {
+    for (kind, plugin) in &world.snapshot.plugins {
         // The other phases come after authorization (`pilot/pkg/networking/core/listener_builder.go`).
         let after = matches!(plugin.phase.as_str(), "" | "STATS" | "UNSPECIFIED_PHASE");
         if !after && may_apply(&plugin.meta, &plugin.attachment) {
             evidence.doubts.push(Why {
                 code: "wasm-before-authorization",
                 text: format!(
-                    "WasmPlugin {}/{} runs before authorization and may answer clients itself",
-                    plugin.meta.namespace, plugin.meta.name
+                    "{} {}/{} runs before authorization and may answer clients itself",
+                    kind.name(),
+                    plugin.meta.namespace,
+                    plugin.meta.name
                 ),
             });
         }

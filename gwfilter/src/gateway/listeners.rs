@@ -42,8 +42,8 @@ struct Builder {
     claims: BTreeMap<TupleKey, Claim>,
     rewritten: BTreeSet<TupleKey>,
     remarks: Vec<Why>,
-    chains: BTreeMap<(usize, u16), BTreeSet<Chain>>,
-    addresses: BTreeMap<(usize, u16), Option<BTreeSet<IpAddr>>>,
+    chains: BTreeMap<(usize, u16, Protocol), BTreeSet<Chain>>,
+    addresses: BTreeMap<(usize, u16, Protocol), Option<BTreeSet<IpAddr>>>,
     node_addresses: BTreeSet<IpAddr>,
 }
 
@@ -137,7 +137,7 @@ impl Builder {
         port: u16,
         protocol: Protocol,
     ) {
-        let key = (member.workload, port);
+        let key = (member.workload, port, protocol);
         if let Some(workload) = candidate.workloads.get(member.workload) {
             let chains = chains::find(world, candidate, workload, member, port, protocol);
             self.chains.entry(key).or_default().extend(chains);
@@ -347,14 +347,12 @@ impl Builder {
             |key: &TupleKey| health.contains(&key.port) && self.node_addresses.contains(&key.addr);
         let rewritten = &self.rewritten;
         let mut foreign = Vec::new();
-        self.claims.retain(|key, claim| {
-            let direct = !matches!(claim.origin, "load-balancer" | "external-ip" | "node-port");
-            if direct && others.contains(key) {
+        self.claims.retain(|key, _| {
+            if others.contains(key) {
                 foreign.push(*key);
-                return false;
             }
             // kube-proxy comes before a host port on the same address.
-            !NEVER.contains(&key.port) && !is_health(key) && !rewritten.contains(key)
+            !NEVER.contains(&key.port) && !is_health(key) && !rewritten.contains(key) && !others.contains(key)
         });
         if let Some(key) = foreign.first() {
             let text = format!("{key} also belongs to a Service that is no gateway; it is not judged");
@@ -375,23 +373,23 @@ impl Builder {
         ordered.sort_by_key(|(_, tuples)| tuples.iter().all(|(_, claim)| !claim.hint.is_empty()));
         let mut names = BTreeSet::new();
         let mut listeners = Vec::new();
-        for ((receivers, _), tuples) in ordered {
+        for ((receivers, protocol), tuples) in ordered {
             let Some((_, first)) = tuples.iter().find(|(_, c)| c.hint.is_empty()).or(tuples.first()) else {
                 continue;
             };
             let name = unique(&mut names, &first.label, &tuples);
             let receivers = receivers
                 .into_iter()
-                .map(|key| Receiver {
-                    workload: key.0,
-                    port: key.1,
-                    addresses: self
-                        .addresses
-                        .get(&key)
-                        .cloned()
-                        .flatten()
-                        .map(|a| a.into_iter().collect()),
-                    chains: self.chains.get(&key).into_iter().flatten().copied().collect(),
+                .map(|(workload, port)| {
+                    let key = (workload, port, protocol);
+                    let addresses = self.addresses.get(&key).cloned().flatten();
+                    let chains = self.chains.get(&key).into_iter().flatten().copied().collect();
+                    Receiver {
+                        workload,
+                        port,
+                        addresses: addresses.map(Vec::from_iter),
+                        chains,
+                    }
                 })
                 .collect();
             let tuples = tuples
@@ -409,6 +407,15 @@ impl Builder {
             });
         }
         listeners.sort();
+        if listeners.is_empty() && self.rewritten.is_empty() && self.remarks.is_empty() {
+            let text = "no address is known by which it is reached on this node, so nothing is judged: a Service has \
+                        its load-balancer addresses in its status; Pods and Nodes among the objects add theirs"
+                .to_owned();
+            self.remarks.push(Why {
+                code: "no-tuples",
+                text,
+            });
+        }
         self.remarks.sort();
         self.remarks.dedup();
         Found {

@@ -163,7 +163,12 @@ fn request_authentication(world: &World<'_>, candidates: &[Candidate<'_>]) -> Tr
     let snapshot = world.snapshot;
     if lost(
         snapshot,
-        &[Kind::RequestAuthentication, Kind::WasmPlugin, Kind::EnvoyFilter],
+        &[
+            Kind::RequestAuthentication,
+            Kind::WasmPlugin,
+            Kind::TrafficExtension,
+            Kind::EnvoyFilter,
+        ],
     ) {
         return Tri::Unknown;
     }
@@ -175,7 +180,7 @@ fn request_authentication(world: &World<'_>, candidates: &[Candidate<'_>]) -> Tr
         .request_authentications
         .iter()
         .map(|o| (&o.meta, &o.attachment));
-    let plugins = snapshot.wasm_plugins.iter().map(|o| (&o.meta, &o.attachment));
+    let plugins = snapshot.plugins.iter().map(|(_, o)| (&o.meta, &o.attachment));
     let filters = snapshot
         .envoy_filters
         .iter()
@@ -214,7 +219,9 @@ pub(super) fn applies(world: &World<'_>, meta: &Meta, attachment: &Attachment, w
             .targets
             .iter()
             .any(|(kind, target)| kind == "Gateway" && Some(target) == name);
-        match (named, name.is_none() && !workload.labels_complete) {
+        // A class may mean every gateway of it.
+        let class = attachment.targets.iter().any(|(kind, _)| kind == "GatewayClass");
+        match (named, class || (name.is_none() && !workload.labels_complete)) {
             (true, _) => Tri::True,
             (false, true) => Tri::Unknown,
             (false, false) => Tri::False,

@@ -165,27 +165,29 @@ fn stated(world: &World<'_>, candidate: &Candidate<'_>) -> Annotations {
         .iter()
         .map(|(_, gateway)| Annotations::read(&gateway.service_annotations));
     let service = operators.fold(service, Annotations::or);
-    let pods = candidate.pods.iter().map(|pod| &pod.meta.annotations);
+    let pods: Vec<_> = candidate
+        .local_pods(world)
+        .map(|pod| &pod.meta.annotations)
+        .collect();
     let templates = candidate.templates.iter().map(|template| &template.annotations);
     let from_operator = operator.iter().map(|(_, gateway)| &gateway.pod_annotations);
-    let stand_ins =
-        templates
-            .chain(from_operator)
-            .take(if candidate.pods.is_empty() { usize::MAX } else { 0 });
+    let stand_ins = templates
+        .chain(from_operator)
+        .take(if pods.is_empty() { usize::MAX } else { 0 });
     let mut all: Vec<Annotations> = Vec::new();
-    for annotations in pods.chain(stand_ins) {
-        let annotations = Annotations::read(annotations);
+    for annotations in pods.into_iter().chain(stand_ins) {
+        let annotations = service.clone().or(Annotations::read(annotations));
         if !all.contains(&annotations) {
             all.push(annotations);
         }
     }
-    let mut below = all.pop().unwrap_or_default();
+    let mut merged = all.pop().unwrap_or(service);
     if !all.is_empty() {
-        below
+        merged
             .faults
             .push("its pods carry different gwfilter.io annotations".to_owned());
     }
-    service.or(below)
+    merged
 }
 
 fn reference(candidate: &Candidate<'_>) -> ObjectRef {
@@ -210,7 +212,9 @@ fn bears_on(world: &World<'_>, refused: &Refused, candidate: &Candidate<'_>) -> 
         Some(Kind::AuthorizationPolicy | Kind::RequestAuthentication | Kind::Namespace) => false,
         Some(Kind::Pod | Kind::EndpointSlice | Kind::Service) => here,
         Some(Kind::Deployment | Kind::DaemonSet | Kind::StatefulSet) => here,
-        Some(Kind::EnvoyFilter | Kind::WasmPlugin | Kind::ProxyConfig) => here || root,
+        Some(Kind::EnvoyFilter | Kind::WasmPlugin | Kind::TrafficExtension | Kind::ProxyConfig) => {
+            here || root
+        }
         Some(Kind::IstioGateway | Kind::KubernetesGateway) => true,
         Some(Kind::ConfigMap | Kind::IstioOperator | Kind::Node) => true,
     }

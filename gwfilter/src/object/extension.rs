@@ -1,5 +1,5 @@
 //! Istio objects that change what a gateway's Envoy does before, or besides, authorization: `EnvoyFilter`,
-//! `WasmPlugin`, `RequestAuthentication`, `ProxyConfig`.
+//! `WasmPlugin`, `TrafficExtension`, `RequestAuthentication`, `ProxyConfig`.
 
 use serde_json::Value;
 
@@ -54,7 +54,7 @@ impl EnvoyFilter {
     }
 }
 
-/// A WasmPlugin.
+/// A WasmPlugin or TrafficExtension.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WasmPlugin {
     /// Name, namespace, labels, annotations.

@@ -43,6 +43,7 @@ pub enum Kind {
     RequestAuthentication,
     Service,
     StatefulSet,
+    TrafficExtension,
     WasmPlugin,
 }
 
@@ -103,10 +104,16 @@ const KINDS: &[(Kind, &str, &str, &[&str])] = &[
     (Kind::Service, "Service", "", &["v1"]),
     (Kind::StatefulSet, "StatefulSet", "apps", &["v1"]),
     (
+        Kind::TrafficExtension,
+        "TrafficExtension",
+        "extensions.istio.io",
+        &["v1", "v1alpha1"],
+    ),
+    (
         Kind::WasmPlugin,
         "WasmPlugin",
         "extensions.istio.io",
-        &["v1alpha1"],
+        &["v1", "v1alpha1"],
     ),
 ];
 
@@ -174,7 +181,8 @@ pub enum Object {
     Service(service::Service),
     /// A Deployment, DaemonSet or StatefulSet.
     Template(Kind, pod::Template),
-    WasmPlugin(extension::WasmPlugin),
+    /// A WasmPlugin, or a TrafficExtension, which says the same where we look.
+    Plugin(Kind, extension::WasmPlugin),
     /// An object that cannot be read.
     Refused(Refused),
 }
@@ -197,7 +205,7 @@ impl Object {
             Self::RequestAuthentication(o) => (Kind::RequestAuthentication, &o.meta),
             Self::Service(o) => (Kind::Service, &o.meta),
             Self::Template(kind, o) => (*kind, &o.meta),
-            Self::WasmPlugin(o) => (Kind::WasmPlugin, &o.meta),
+            Self::Plugin(kind, o) => (*kind, &o.meta),
             Self::Refused(Refused {
                 kind,
                 namespace,
@@ -216,6 +224,15 @@ impl Object {
             name: meta.name.clone(),
         })
     }
+}
+
+/// apiVersion and kind of everything that is decoded, for tests and fuzzers.
+#[must_use]
+pub fn known_kinds() -> Vec<(String, &'static str)> {
+    let all = KINDS
+        .iter()
+        .flat_map(|(_, name, group, versions)| versions.iter().map(|v| (join(group, v), *name)));
+    all.collect()
 }
 
 /// Lists inside lists, beyond this depth, are refused.
@@ -371,7 +388,9 @@ fn read(kind: Kind, top: &Cursor<'_>) -> Object {
             Object::RequestAuthentication(extension::RequestAuthentication::read(meta, top))
         }
         Kind::Service => Object::Service(service::Service::read(meta, top)),
-        Kind::WasmPlugin => Object::WasmPlugin(extension::WasmPlugin::read(meta, top)),
+        Kind::TrafficExtension | Kind::WasmPlugin => {
+            Object::Plugin(kind, extension::WasmPlugin::read(meta, top))
+        }
     }
 }
 
@@ -398,3 +417,6 @@ fn refused(kind: Option<Kind>, document: &Value) -> Object {
         name,
     })
 }
+
+#[cfg(test)]
+mod tests;
