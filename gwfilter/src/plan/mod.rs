@@ -130,3 +130,6 @@ impl Planner {
         self.state.generation
     }
 }
+
+#[cfg(test)]
+mod tests;
