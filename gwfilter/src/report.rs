@@ -45,7 +45,7 @@ pub struct GatewayReport {
     pub name: String,
     /// `packet-source|proxy-header|x-forwarded-for|unknown`.
     pub client_address: &'static str,
-    /// Whether anything can be dropped for it on this node.
+    /// Whether what its policies certainly refuse is dropped for it on this node.
     pub enforced: bool,
     /// Reasons: what is not enforced and how to mend it, each `code: text`.
     pub why: Vec<String>,

@@ -25,8 +25,6 @@ pub fn parse_range(text: &str) -> Option<IpNet> {
         };
         match (parse_address(address)?, zone) {
             (IpAddr::V4(_), Some(_)) | (IpAddr::V6(_), Some("")) => None,
-            // Go's releases differ in whether a v4-mapped address may have a zone; what is doubtful is refused here.
-            (IpAddr::V6(a), Some(_)) if a.to_ipv4_mapped().is_some() => None,
             (IpAddr::V4(a), None) => Some(IpNet::V4(Ipv4Net::from(a))),
             (IpAddr::V6(a), _) => Some(IpNet::V6(Ipv6Net::from(a))),
         }
@@ -86,6 +84,7 @@ mod tests {
             ("::ffff:1.2.3.0/90", "::ffc0:0:0/90"),
             ("1:2:3:4:5:6:7.8.9.10", "1:2:3:4:5:6:708:90a/128"),
             ("fe80::1%eth0", "fe80::1/128"),
+            ("::ffff:1.2.3.4%eth0", "::ffff:1.2.3.4/128"),
         ] {
             assert_eq!(parse_range(text), Some(range.parse().unwrap()), "{text:?}");
         }
@@ -126,7 +125,6 @@ mod tests {
             "::1%",
             "::1%eth0/128",
             "1.2.3.4%eth0",
-            "::ffff:1.2.3.4%eth0",
             "1::2:3:4:5:6:7:8",
             "::1.2.3",
             "::01.2.3.4",

@@ -1,5 +1,6 @@
 //! The policy compiler and the reference evaluator.
 
+mod attachment;
 #[path = "../support/policies.rs"]
 mod policies;
 mod properties;

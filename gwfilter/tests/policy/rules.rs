@@ -507,3 +507,27 @@ fn request_principals_are_absent_where_no_request_authentication_can_be() {
     w.mesh.request_authentication = Tri::False;
     assert_eq!(table4(&w.compile()), ["0.0.0.0/0 ns[istio-system]-policy[a]"]);
 }
+
+#[test]
+fn a_destination_address_counts_only_if_every_pod_agrees() {
+    let deny = p(
+        "a",
+        json!({"action": "DENY", "rules": [{"when": [{"key": "destination.ip", "values": ["10.244.0.0/24"]}]}]}),
+    );
+    for (addresses, drops) in [
+        (Some(vec!["10.244.0.1"]), true),
+        (Some(vec!["10.244.0.1", "10.244.0.2", "2001:db8:a::1"]), true),
+        (Some(vec!["10.244.0.1", "10.244.1.1"]), false),
+        (Some(vec!["2001:db8:a::1"]), false),
+        (Some(vec![]), false),
+        (None, false),
+    ] {
+        let mut receiver = http();
+        receiver.addresses = addresses
+            .clone()
+            .map(|all| all.iter().map(|a| a.parse().unwrap()).collect());
+        let compiled = world(vec![deny.clone()], vec![vec![receiver]]).compile();
+        assert_eq!(!table4(&compiled).is_empty(), drops, "{addresses:?}");
+        assert_eq!(compiled.listeners[0].table6.as_ref().map(|t| t.len()), Some(0));
+    }
+}
