@@ -186,3 +186,166 @@ impl Enforcer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aya::maps::MapError;
+
+    use super::*;
+
+    /// Takes operations and fails on command.
+    #[derive(Default)]
+    struct Fake {
+        fails: bool,
+        leaks: bool,
+        applied: Vec<Op>,
+    }
+
+    fn failure() -> TablesError {
+        TablesError::Access {
+            what: "set",
+            map: "GWF_ROOT",
+            index: 0,
+            source: Box::new(MapError::ElementNotFound),
+        }
+    }
+
+    impl Apply for Fake {
+        fn apply(&mut self, ops: &[Op]) -> Result<Vec<TablesError>, TablesError> {
+            if self.fails {
+                return Err(failure());
+            }
+            self.applied.extend_from_slice(ops);
+            Ok(if self.leaks { vec![failure()] } else { Vec::new() })
+        }
+    }
+
+    const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: gw, namespace: a}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  selector: {istio: gw}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+status: {loadBalancer: {ingress: [{ip: 203.0.113.80}]}}
+";
+
+    fn policy(blocks: &str) -> String {
+        format!(
+            "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: p, namespace: a}}
+spec:
+  action: DENY
+  rules: [{{from: [{{source: {{ipBlocks: [{blocks}]}}}}]}}]
+"
+        )
+    }
+
+    fn index(policy: &str) -> Index {
+        let mut index = Index::new();
+        index.load("s", SERVICE.as_bytes()).unwrap();
+        index.load("p", policy.as_bytes()).unwrap();
+        index
+    }
+
+    fn enforcer() -> Enforcer {
+        let plan = plan::Settings {
+            drain_ms: 60_000,
+            rewritten_drain_ms: 60_000,
+        };
+        let gateway = crate::gateway::Settings {
+            never_drop: Vec::new(),
+            from_files: true,
+        };
+        Enforcer::new(
+            plan,
+            pipeline::Settings {
+                gateway,
+                observe: false,
+            },
+        )
+    }
+
+    fn facts() -> NodeFacts {
+        NodeFacts {
+            name: None,
+            local_addresses: Some(["192.0.2.1".parse().unwrap()].into()),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_keeps_the_generation_and_is_repeated_ever_more_slowly_until_it_works() {
+        let (mut enforcer, mut fake) = (enforcer(), Fake::default());
+        enforcer
+            .enforce(&index(&policy("198.51.100.7")), &facts(), &mut fake)
+            .unwrap();
+        let (generation, names) = (enforcer.planner.generation(), enforcer.names().clone());
+        assert_eq!(generation, 1);
+
+        fake.fails = true;
+        let next = index(&policy("198.51.100.8"));
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            enforcer.try_enforce(&next, &facts(), &mut fake);
+            assert_eq!(
+                (enforcer.planner.generation(), enforcer.names()),
+                (generation, &names)
+            );
+            let due = enforcer.due().unwrap();
+            pauses.push((due - Instant::now()).as_secs());
+            tokio::time::sleep_until(due).await;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert!(enforcer.failure.is_some());
+
+        fake.fails = false;
+        fake.applied.clear();
+        enforcer.try_enforce(&next, &facts(), &mut fake);
+        assert_eq!(enforcer.planner.generation(), generation + 1);
+        assert!(fake.applied.iter().any(|op| matches!(op, Op::Swap { .. })));
+        assert_eq!((enforcer.failure.as_deref(), enforcer.retry), (None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_that_cannot_be_freed_does_not_keep_a_generation_out_of_force() {
+        let (mut enforcer, mut fake) = (
+            enforcer(),
+            Fake {
+                leaks: true,
+                ..Fake::default()
+            },
+        );
+        enforcer
+            .enforce(&index(&policy("198.51.100.7")), &facts(), &mut fake)
+            .unwrap();
+        assert_eq!(enforcer.planner.generation(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_drain_window_is_due_and_then_nothing_is() {
+        let (mut enforcer, mut fake) = (enforcer(), Fake::default());
+        let index = index(&policy("198.51.100.7"));
+        enforcer.enforce(&index, &facts(), &mut fake).unwrap();
+        let due = enforcer.due().unwrap();
+        assert_eq!((due - enforcer.start).as_secs(), 60);
+        tokio::time::sleep_until(due).await;
+        enforcer.try_enforce(&index, &facts(), &mut fake);
+        assert_eq!(enforcer.planner.generation(), 2, "the same policy, drained");
+        assert_eq!(enforcer.due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_breaks_changes_nothing_in_force() {
+        let (mut enforcer, mut fake) = (enforcer(), Fake::default());
+        let mut index = index(&policy("198.51.100.7"));
+        enforcer.enforce(&index, &facts(), &mut fake).unwrap();
+        fake.applied.clear();
+        index.load("p", b"kind: [").unwrap_err();
+        enforcer.enforce(&index, &facts(), &mut fake).unwrap();
+        assert!(fake.applied.is_empty(), "{:?}", fake.applied);
+    }
+}

@@ -1,0 +1,330 @@
+//! Links in the running kernel: who is attached where, what a next agent takes over, and what is left behind.
+//!
+//! What packets see of it is in `netns`; here it is programs and pins. Needs root.
+
+use std::process::Command;
+
+use gwfilter::dataplane::attach::Attached;
+use gwfilter::dataplane::choice::{Device, World, XdpMode};
+use gwfilter::dataplane::netlink::Netlink;
+use gwfilter::dataplane::pins::{self, Hook, PinsError};
+use gwfilter::dataplane::{Dataplane, DataplaneError, PacketLog};
+use xtask::foreign;
+use xtask::netns::{Namespace, veth};
+use xtask::rights;
+
+const NIC: &str = "eth0";
+
+/// A node with one card, and what is at the other end of its cable.
+struct Node {
+    node: Namespace,
+    peer: Namespace,
+}
+
+impl Node {
+    #[expect(clippy::expect_used, reason = "a test helper")]
+    fn new() -> Self {
+        rights::require_root().expect("rights");
+        let node = Namespace::new("node").expect("a namespace");
+        let peer = Namespace::new("peer").expect("a namespace");
+        veth((&node, NIC), (&peer, NIC)).expect("a cable");
+        Self { node, peer }
+    }
+
+    #[expect(clippy::expect_used, reason = "a test helper")]
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.node.enter(work).expect("entered")
+    }
+
+    /// What one agent does at its start, and then its sudden end: nothing is taken off.
+    #[track_caller]
+    #[expect(clippy::expect_used, reason = "a test helper")]
+    fn agent(&self, device: &str, mode: XdpMode) -> Attached {
+        let found = self.device(device);
+        self.inside(move || {
+            let mut dataplane = Dataplane::load(PacketLog::Off)?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(dataplane.attach(&found, mode)?)
+        })
+        .expect("attached")
+    }
+
+    #[track_caller]
+    #[expect(clippy::expect_used, reason = "a test helper")]
+    fn device(&self, name: &str) -> Device {
+        let mut devices = self.world().devices.into_iter();
+        devices.find(|d| d.name == name).expect("a device of this name")
+    }
+
+    #[expect(clippy::expect_used, reason = "a test helper")]
+    fn world(&self) -> World {
+        self.inside(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                let (netlink, _changes) = Netlink::open().expect("netlink");
+                netlink.world().await.expect("listed")
+            })
+        })
+    }
+
+    /// Names of the pins, as `<ifindex>-<hook>`.
+    #[expect(clippy::expect_used, reason = "a test helper")]
+    fn pins(&self) -> Vec<String> {
+        let find = ["/sys/fs/bpf/gwfilter", "-type", "f", "-printf", "%f\n"];
+        let found = self.node.output(Command::new("find").args(find)).expect("find");
+        let mut names: Vec<String> = String::from_utf8_lossy(&found.stdout)
+            .lines()
+            .map(ToOwned::to_owned)
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[expect(clippy::expect_used, reason = "a test helper")]
+    fn xdp(&self) -> Option<u32> {
+        foreign::xdp_id(&self.node, NIC).expect("shown")
+    }
+}
+
+#[test]
+fn an_agent_that_ends_leaves_its_program_and_the_next_one_replaces_it_in_place() {
+    let node = Node::new();
+    let first = node.agent(NIC, XdpMode::Native);
+    assert_eq!((first.hook, first.adopted), (Hook::Xdp, false));
+    assert!(first.refusals.is_empty(), "{first:?}");
+    let before = node.xdp().expect("still attached without its agent");
+    let ifindex = node.device(NIC).index;
+    assert_eq!(node.pins(), [format!("{ifindex}-xdp")]);
+
+    let second = node.agent(NIC, XdpMode::Native);
+    assert_eq!((second.hook, second.adopted), (Hook::Xdp, true));
+    assert_ne!(
+        node.xdp().expect("attached"),
+        before,
+        "with the next agent's tables"
+    );
+    assert_eq!(node.pins(), [format!("{ifindex}-xdp")]);
+}
+
+#[test]
+fn a_tcx_link_is_taken_over_and_given_up_for_xdp_when_the_way_is_free() {
+    let node = Node::new();
+    foreign::attach_xdp(&node.node, NIC).expect("attached");
+    let theirs = node.xdp().expect("an id");
+    let ifindex = node.device(NIC).index;
+
+    let first = node.agent(NIC, XdpMode::Native);
+    assert_eq!((first.hook, first.adopted), (Hook::Tcx, false));
+    assert_eq!(first.foreign.iter().map(|f| f.id).collect::<Vec<_>>(), [theirs]);
+    assert_eq!(
+        first.foreign.first().and_then(|f| f.name.as_deref()),
+        Some(foreign::NAME)
+    );
+
+    let second = node.agent(NIC, XdpMode::Native);
+    assert_eq!((second.hook, second.adopted), (Hook::Tcx, true));
+    assert_eq!(node.pins(), [format!("{ifindex}-tcx")]);
+    assert_eq!(node.xdp(), Some(theirs), "theirs is left alone");
+
+    node.node
+        .ip(&["link", "set", "dev", NIC, "xdpdrv", "off"])
+        .expect("off");
+    let third = node.agent(NIC, XdpMode::Native);
+    assert_eq!((third.hook, third.adopted), (Hook::Xdp, false));
+    assert_eq!(node.pins(), [format!("{ifindex}-xdp")], "one hook, not two");
+}
+
+#[test]
+fn another_mode_then_one_program_and_no_pin_of_the_old_mode() {
+    let node = Node::new();
+    let ifindex = node.device(NIC).index;
+    for (mode, hook) in [
+        (XdpMode::Native, "xdp"),
+        (XdpMode::Generic, "xdp-generic"),
+        (XdpMode::Native, "xdp"),
+    ] {
+        assert_eq!(node.agent(NIC, mode).hook.name(), hook);
+        assert_eq!(node.pins(), [format!("{ifindex}-{hook}")]);
+    }
+}
+
+#[test]
+fn a_card_that_vanished_and_gave_its_number_to_another_then_the_dead_link_is_no_hindrance() {
+    let node = Node::new();
+    let peer = node.peer.tid().to_string();
+    let card = [
+        "link", "add", "eth1", "index", "77", "type", "veth", "peer", "name", "eth1", "netns", &peer,
+    ];
+    for hook in [Hook::Xdp, Hook::Tcx] {
+        node.node.ip(&card).expect("a card");
+        if hook == Hook::Tcx {
+            foreign::attach_xdp(&node.node, "eth1").expect("attached");
+        }
+        assert_eq!(node.agent("eth1", XdpMode::Native).hook, hook);
+        node.node.ip(&["link", "del", "eth1"]).expect("gone");
+        assert_eq!(
+            node.pins(),
+            [format!("77-{}", hook.name())],
+            "the pin outlives the card"
+        );
+
+        node.node.ip(&card).expect("another card of the same number");
+        let attached = node.agent("eth1", XdpMode::Native);
+        assert_eq!(
+            (attached.hook, attached.adopted),
+            (Hook::Xdp, false),
+            "{attached:?}"
+        );
+        assert_eq!(node.pins(), ["77-xdp"]);
+        node.inside(pins::unload).expect("unloaded");
+        node.node.ip(&["link", "del", "eth1"]).expect("gone");
+        // The other program's pin is of the lab, and in its way when it comes again.
+        let _ = node.inside(|| std::fs::remove_file("/sys/fs/bpf/someone-elses"));
+    }
+}
+
+#[test]
+fn a_second_agent_in_the_namespace_is_refused_and_one_in_another_namespace_is_not() {
+    let (one, two) = (Node::new(), Node::new());
+    let refused = one.inside(|| {
+        let first = Dataplane::load(PacketLog::Off).expect("the first");
+        let second = Dataplane::load(PacketLog::Off).expect_err("the second");
+        two.inside(|| Dataplane::load(PacketLog::Off).map(drop))
+            .expect("elsewhere");
+        drop(first);
+        second
+    });
+    assert!(
+        matches!(refused, DataplaneError::Pins(PinsError::Busy { .. })),
+        "{refused}"
+    );
+    one.inside(|| Dataplane::load(PacketLog::Off).map(drop))
+        .expect("the first one has ended");
+}
+
+#[test]
+fn unload_removes_everything_once_and_an_agent_sees_it() {
+    let node = Node::new();
+    let device = node.device(NIC);
+    let ifindex = device.index;
+    node.inside(move || {
+        let mut dataplane = Dataplane::load(PacketLog::Off).expect("loaded");
+        dataplane.attach(&device, XdpMode::Native).expect("attached");
+        assert!(dataplane.pins().present());
+        let removed = pins::unload().expect("unloaded");
+        assert_eq!(
+            removed.iter().map(|p| (p.ifindex, p.hook)).collect::<Vec<_>>(),
+            [(ifindex, Hook::Xdp)]
+        );
+        assert!(!dataplane.pins().present());
+        assert!(pins::unload().expect("again").is_empty());
+        // It could not bring itself back: there is nowhere to pin to.
+        dataplane
+            .attach(&device, XdpMode::Native)
+            .expect_err("not any more");
+    });
+    assert_eq!(node.xdp(), None);
+    assert!(node.pins().is_empty());
+}
+
+#[test]
+fn no_bpffs_then_one_is_mounted() {
+    let node = Node::new();
+    node.node.run("umount", &["/sys/fs/bpf"]).expect("unmounted");
+    assert_eq!(node.agent(NIC, XdpMode::Native).hook, Hook::Xdp);
+    assert_eq!(node.pins().len(), 1);
+}
+
+/// Runs the agent with these capabilities only, until it attached or failed; what it said.
+#[expect(clippy::expect_used, reason = "a test helper")]
+fn run_with(node: &Node, capabilities: &str) -> String {
+    let manifests = tempfile::tempdir().expect("a directory");
+    let bounded = format!("-all,{capabilities}");
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--no-new-privs",
+        "--inh-caps",
+        &bounded,
+        "--bounding-set",
+        &bounded,
+        "--",
+    ]);
+    // `timeout` ends it as a service manager would.
+    command.args([
+        "timeout",
+        "--signal=INT",
+        "3",
+        env!("CARGO_BIN_EXE_gwfilter"),
+        "run",
+        "--from",
+    ]);
+    command.arg(manifests.path()).args(["--interface", NIC]);
+    let output = node.node.output(&mut command).expect("started");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn three_capabilities_suffice_and_each_one_missing_is_named() {
+    let node = Node::new();
+    let needed = ["bpf", "net_admin", "perfmon"];
+    let with = |which: &[&str]| {
+        which
+            .iter()
+            .map(|c| format!("+{c}"))
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let said = run_with(&node, &with(&needed));
+    assert!(
+        said.contains("agent runs") && said.contains("hook=\"xdp\""),
+        "{said}"
+    );
+    assert!(said.contains("enforcement is off"), "{said}");
+    for missing in needed {
+        let others: Vec<&str> = needed.into_iter().filter(|c| *c != missing).collect();
+        let said = run_with(&node, &with(&others));
+        let named = format!("CAP_{}", missing.to_uppercase());
+        assert!(
+            said.starts_with("error: ") && said.contains(&named),
+            "{missing}: {said}"
+        );
+        assert_eq!(said.matches("CAP_").count(), 1, "only {named}: {said}");
+    }
+}
+
+#[test]
+fn the_world_shows_devices_addresses_and_default_routes_of_any_table() {
+    let node = Node::new();
+    node.node.address(NIC, "192.0.2.1/24").expect("an address");
+    node.node.address(NIC, "2001:db8::1/64").expect("an address");
+    node.node
+        .ip(&["link", "add", "br0", "type", "bridge"])
+        .expect("a bridge");
+    node.node
+        .ip(&["link", "add", "mac0", "link", NIC, "type", "macvlan"])
+        .expect("a macvlan");
+    let route = ["route", "add", "default", "via", "192.0.2.9", "table", "1007"];
+    node.node.ip(&route).expect("a route");
+    let world = node.world();
+    let addresses: Vec<String> = world.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        addresses,
+        ["192.0.2.1", "2001:db8::1"],
+        "neither loopback nor link-local"
+    );
+    let card = node.device(NIC);
+    assert_eq!(
+        world.default_routes.iter().copied().collect::<Vec<_>>(),
+        [card.index]
+    );
+    assert_eq!(
+        (card.kind.as_deref(), card.up, card.ethernet),
+        (Some("veth"), true, true)
+    );
+    assert_eq!((card.hardware, card.lower), (false, None));
+    assert_eq!(node.device("br0").kind.as_deref(), Some("bridge"));
+    assert_eq!(node.device("mac0").lower, Some(card.index));
+    assert!(node.device("lo").loopback);
+}
