@@ -8,7 +8,12 @@ const STEP: Duration = Duration::from_millis(10);
 /// Asks `question` until it answers `Some`, or until `within` has passed: then `None`.
 ///
 /// It is asked at least once, and once more after the deadline, so a slow machine gets a last chance.
-pub fn until<T>(within: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn until<T>(within: Duration, question: impl FnMut() -> Option<T>) -> Option<T> {
+    every(STEP, within, question)
+}
+
+/// As [`until`], with `step` between two questions, where a question is more than a look.
+pub fn every<T>(step: Duration, within: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + within;
     loop {
         let last = Instant::now() >= deadline;
@@ -18,7 +23,7 @@ pub fn until<T>(within: Duration, mut question: impl FnMut() -> Option<T>) -> Op
         if last {
             return None;
         }
-        std::thread::sleep(STEP);
+        std::thread::sleep(step);
     }
 }
 

@@ -57,6 +57,9 @@ pub const NIC: &str = "eth0";
 /// How long a client waits before it calls silence an answer. A SYN is sent again after a second; this is less.
 const PATIENCE: Duration = Duration::from_millis(700);
 
+/// Between two requests that wait for a change: few enough that each packet's log line stays below the log's rate limit.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Which client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
@@ -243,7 +246,7 @@ impl Site {
         wanted: impl Fn(&Answer) -> bool,
     ) -> Answer {
         let mut last = Answer::Timeout;
-        let _ = crate::poll::until(within, || {
+        let _ = crate::poll::every(PAUSE, within, || {
             last = self.get(client, to);
             wanted(&last).then_some(())
         });

@@ -235,6 +235,24 @@ fn dropped_packets_then_counted_under_gateway_and_rule() {
 }
 
 #[test]
+fn one_packet_then_its_log_line_is_there_long_before_the_counters() {
+    let site = Site::new().expect("a site");
+    let mut lab = Lab::on(site, &["--counters-every", "600s"]);
+    for round in 1..=3 {
+        assert_eq!(lab.site.get(Client::A, vip()), Answer::Status(200));
+        lab.agent
+            .wait_log("a line for each SYN so far", Duration::from_secs(3), |log| {
+                let lines = log
+                    .lines()
+                    .filter(|line| line.contains("remoteIP: 198.51.100.7:"))
+                    .count();
+                (lines >= round).then_some(())
+            })
+            .expect("logged at once");
+    }
+}
+
+#[test]
 fn a_source_that_must_never_be_dropped_then_let_in_whatever_the_policy_says() {
     let lab = Lab::with("DENY", "ipBlocks", &ALL, &["--never-drop", CLIENT_V4[0]]);
     lab.refused(Client::B, vip());

@@ -98,17 +98,12 @@ pub(crate) fn start(site: &Site, flags: &[&str]) -> Process {
 /// Starts an agent with just these flags, and does not wait.
 pub(crate) fn launch(site: &Site, flags: &[&str]) -> Process {
     let from = site.manifests().display().to_string();
-    let always = [
-        "run",
-        "--from",
-        &from,
-        "--packet-log",
-        "all",
-        "--counters-every",
-        "1s",
-    ];
-    site.start("gwfilter run", binary(), &[&always, flags].concat())
-        .expect("started")
+    let mut arguments = vec!["run", "--from", &from, "--packet-log", "all"];
+    if !flags.contains(&"--counters-every") {
+        arguments.extend(["--counters-every", "1s"]);
+    }
+    arguments.extend(flags);
+    site.start("gwfilter run", binary(), &arguments).expect("started")
 }
 
 /// The agent under test.

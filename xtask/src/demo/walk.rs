@@ -1,10 +1,12 @@
 //! The page's steps, in its order, for one of its two fields.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use xtask::http::Answer;
 use xtask::manifests::ingress_policy;
+use xtask::poll;
 use xtask::process::Process;
 use xtask::site::{self, Client, NODE_PORT, NODE_V4, Site, VIP_PORT, VIP_V4};
 
@@ -143,13 +145,7 @@ impl Walk<'_> {
     /// The page's own pipeline, in a real shell, on the agent's log.
     fn client_ip(&mut self) -> Result<String> {
         let wanted = Client::A.address(site::destination(VIP_V4, VIP_PORT)?);
-        self.agent.wait_log("a packet line of client-a", SOON, |log| {
-            log.lines()
-                .rev()
-                .find(|line| line.contains("remoteIP"))
-                .filter(|line| line.contains(wanted))
-                .map(|_| ())
-        })?;
+        self.last_line("about client-a", |line| line.contains(wanted))?;
         let pipeline = format!(
             "grep remoteIP \"$LOG\" | tail -1 | awk -F, '{{print ${}}}' | awk -F: '{{print $2}}' | sed 's/ //'",
             self.variant.column()
@@ -173,15 +169,27 @@ impl Walk<'_> {
     /// The log line of client a's last packet names the rule that refused it.
     fn reason(&mut self, client_ip: &str) -> Result<()> {
         const RULE: &str = "ns[istio-system]-policy[ingress-policy]-rule[0]";
-        let line = self
-            .agent
-            .wait_log("a dropped packet with its rule", SOON, |log| {
-                let is_it = |line: &&str| {
-                    line.contains("remoteIP") && line.contains(client_ip) && line.contains(RULE)
-                };
-                log.lines().rev().find(is_it).map(ToOwned::to_owned)
-            })?;
+        let line = self.last_line("with the rule", |line| {
+            line.contains(client_ip) && line.contains(RULE)
+        })?;
         say(format_args!("   | {line}"));
         Ok(())
+    }
+
+    /// The last packet line, once it is as wanted. Lines are rate-limited: where it is not there, client a asks again.
+    fn last_line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        let to = site::destination(VIP_V4, VIP_PORT)?;
+        let last = || {
+            let log = self.agent.log();
+            let line = log.lines().rev().find(|line| line.contains("remoteIP"))?;
+            wanted(line).then(|| line.to_owned())
+        };
+        let line = poll::every(Duration::from_secs(1), SOON, || {
+            last().or_else(|| {
+                let _ = self.site.get(Client::A, to);
+                None
+            })
+        });
+        line.with_context(|| format!("the log's last packet line is none {what}"))
     }
 }
