@@ -214,3 +214,16 @@ fn explain_given_tables_that_say_otherwise_than_the_rules_then_an_error_and_no_a
         "check looks at the edges of every written prefix"
     );
 }
+
+#[test]
+fn an_unenforced_gateway_alone_then_its_destinations_are_known_but_not_judged() {
+    let mut a = gateway("a", &[80]);
+    a.not_enforced = Some(Why {
+        code: "client-address",
+        text: "a proxy is in front".to_owned(),
+    });
+    let built = built(vec![a], deny(None));
+    assert!(built.desired.tuples.is_empty());
+    assert_eq!(ask(&built, "10.0.0.1", 80), ("pass", "left-to-gateway"));
+    assert!(codes(&built).is_empty(), "the gateway's own reason is enough");
+}
