@@ -1,6 +1,6 @@
 //! What the compiled tables do with one packet, and why.
 //!
-//! The verdict is the kernel's: a packet is built and given to the very [`decide`](gwfilter_common::decide::decide) that runs in XDP, over an
+//! The verdict is the kernel's: a packet is built and given to the very [`decide`](fn@gwfilter_common::decide::decide) that runs in XDP, over an
 //! image of the maps as the planner would fill them, with the drain windows over. Each answer is held against the
 //! reference evaluator; if the two differ there is no answer but an error.
 

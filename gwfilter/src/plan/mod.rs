@@ -5,7 +5,7 @@
 //!
 //! What it sees to:
 //! - **No gap.** Tables are built at indices that no packet uses, then one swap, then what is out of use is cleared.
-//! - **The drain window** ([`drain`]): loosening at once; a source that was let in and is now refused loses only new connections
+//! - **The drain window** (`drain`): loosening at once; a source that was let in and is now refused loses only new connections
 //!   until its window is over. It never comes back from there by itself: [`Plan::next_deadline_ms`] says when to plan again.
 //! - **Capacity** is predicted: an impossible generation is an error with the numbers, before anything is touched. Only where
 //!   counters of rules run out, rules are counted under their listener alone ([`Plan::uncounted_rules`]): their verdicts do not depend on it.

@@ -1,6 +1,6 @@
 //! From AuthorizationPolicies and a gateway to verdicts.
 //!
-//! [`spec`] decodes, [`compile`] turns the rules of a listener into tables of prefixes, [`evaluate`] answers for one source slowly and
+//! [`spec`] decodes, [`compile()`] turns the rules of a listener into tables of prefixes, [`evaluate()`] answers for one source slowly and
 //! obviously. The two share the decoded policies and nothing else; tests hold them equal. What each field means is in `docs/reference/policy.md`.
 
 mod atoms;
