@@ -160,12 +160,16 @@ fn tcp(placed: &Placed) -> Vec<Value> {
     filters
 }
 
-/// Writes what Istio's token filter writes for `issuer/subject`, except where a request says that it has none: that
-/// spares the oracle keys and signatures.
+/// Writes what Istio's token filter writes for `issuer/subject`, and what another filter might, except where a request
+/// says that it has no token: that spares the oracle keys and signatures.
 fn token_metadata() -> Value {
-    let metadata = json!({
+    let token = json!({
         "metadata_namespace": "envoy.filters.http.jwt_authn",
         "value": {"payload": {"iss": "issuer", "sub": "subject", "aud": "me", "azp": "me", "groups": "admin"}},
+    });
+    let other = json!({
+        "metadata_namespace": "envoy.filters.network.mysql_proxy",
+        "value": {"db.table": "x"},
     });
     let none = json!({"action": typed(
         "skip",
@@ -179,7 +183,7 @@ fn token_metadata() -> Value {
             "extension_config": typed(
                 "envoy.filters.http.set_metadata",
                 "envoy.extensions.filters.http.set_metadata.v3.Config",
-                json!({"metadata": [metadata]}),
+                json!({"metadata": [token, other]}),
             ),
             "xds_matcher": {"matcher_tree": {
                 "input": typed(

@@ -17,6 +17,10 @@ struct Taste {
     other_fields: bool,
     /// Values and forms that Istio's webhook refuses.
     faults: bool,
+    /// Revision labels.
+    labels: bool,
+    /// Server names, more often than other fields.
+    names: bool,
 }
 
 /// A generator of one set.
@@ -39,6 +43,8 @@ pub(crate) fn set(seed: u64, clients: usize) -> Set {
     let taste = Taste {
         other_fields: rng.random_bool(0.5),
         faults: rng.random_bool(0.12),
+        labels: rng.random_bool(0.12),
+        names: false,
     };
     let root = if rng.random_bool(0.85) {
         "istio-system"
@@ -62,6 +68,14 @@ pub(crate) fn set(seed: u64, clients: usize) -> Set {
         0 => Some("canary".to_owned()),
         1 => Some("default".to_owned()),
         _ => None,
+    };
+    let gateway_api = rng.random_bool(0.25);
+    // A port of which no object speaks is taken for HTTP or TCP; that it has no RBAC at all must be said by its Gateway.
+    let ports_unknown = rng.random_bool(0.06);
+    let tcp_server = match rng.random_range(0..20) {
+        0 | 1 => TcpServer::Passthrough,
+        2 if !gateway_api && !ports_unknown => TcpServer::AutoPassthrough,
+        _ => TcpServer::Tcp,
     };
     let mut maker = Maker {
         focus4: (0..rng.random_range(1..4))
@@ -99,23 +113,19 @@ pub(crate) fn set(seed: u64, clients: usize) -> Set {
             ])
             .collect(),
         rng,
-        taste,
+        taste: Taste {
+            names: tcp_server == TcpServer::Passthrough,
+            ..taste
+        },
         namespace: namespace.clone(),
         root: root.clone(),
         ranges: Vec::new(),
     };
-    let gateway_api = maker.chance(25);
     let policies: Vec<Value> = (0..maker.size(1, 5))
         .map(|index| maker.policy(index, gateway_api))
         .collect();
-    let tcp_server = match maker.rng.random_range(0..20) {
-        0 | 1 => TcpServer::Passthrough,
-        2 if !gateway_api => TcpServer::AutoPassthrough,
-        _ => TcpServer::Tcp,
-    };
     let tokens = maker.chance(if taste.other_fields { 20 } else { 2 });
     let old_istiod = maker.chance(if taste.other_fields { 15 } else { 1 });
-    let ports_unknown = maker.chance(6);
     let foreign_revisions_kept = maker.chance(50);
     let clients = maker.clients(clients);
     Set {
@@ -180,7 +190,7 @@ impl Maker {
             };
             metadata.insert("annotations".to_owned(), json!({"istio.io/dry-run": value}));
         }
-        if self.chance(4) {
+        if self.taste.labels && self.chance(50) {
             metadata.insert(
                 "labels".to_owned(),
                 json!({"istio.io/rev": self.pick(&["canary", "stable"])}),
@@ -337,6 +347,8 @@ impl Maker {
                 ]),
                 Some(&other),
             )
+        } else if self.taste.other_fields && self.taste.names && self.chance(50) {
+            ("connection.sni", Some(&["a.example", "*", "*.example"]))
         } else if self.taste.other_fields && self.chance(60) {
             match self.rng.random_range(0..11) {
                 0 => ("connection.sni", Some(&["a.example", "*", "*.example"])),

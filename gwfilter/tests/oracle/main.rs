@@ -23,7 +23,7 @@ use crate::batch::{Outcome, everywhere, run};
 use crate::figures::Figures;
 use crate::set::{Class, Set};
 
-/// Sets in one Envoy.
+/// Most sets in one Envoy.
 const SETS: usize = 400;
 /// Clients of a set; each asks two listeners.
 const CLIENTS: usize = 25;
@@ -71,11 +71,13 @@ fn differential(release: Release, cases: u64) -> Result<String> {
     let mut figures = Figures::default();
     let mut missed: Vec<(u64, Outcome)> = Vec::new();
     while (figures.cases() as u64) < cases {
+        let wanted = usize::try_from(cases)?.saturating_sub(figures.cases()) / (2 * CLIENTS) + 1;
+        let wanted = wanted.min(SETS);
         let sets: Vec<Set> = (seed..)
-            .take(SETS)
+            .take(wanted)
             .map(|seed| generate::set(seed, CLIENTS))
             .collect();
-        seed += SETS as u64;
+        seed += wanted as u64;
         for outcome in run(&namespace, &binary, &sets)? {
             let set = sets.get(outcome.set).context("an outcome of no set")?;
             if let Some(kind) = outcome.disagreement() {
@@ -106,7 +108,11 @@ fn differential(release: Release, cases: u64) -> Result<String> {
         );
     }
     for class in [Class::AddressOnly, Class::Mixed] {
-        let share = figures.of(class).visible_share();
+        let count = figures.of(class);
+        if count.visible == 0 {
+            bail!("no visible refusal of {class:?} sets: the run says nothing\n{report}");
+        }
+        let share = count.visible_share();
         if share < FLOOR {
             bail!(
                 "the node drops only {share} of 1000 visible refusals of {class:?} sets; {FLOOR} are the floor\n{report}"

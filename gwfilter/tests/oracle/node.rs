@@ -69,9 +69,7 @@ pub(crate) fn manifests(placed: &Placed) -> String {
             },
         }),
     ];
-    if !set.ports_unknown {
-        documents.push(gateway(set));
-    }
+    documents.push(gateway(set));
     if set.tokens {
         documents.push(json!({
             "apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication",
@@ -95,29 +93,35 @@ pub(crate) fn manifests(placed: &Placed) -> String {
 /// The object that tells what the ports are.
 fn gateway(set: &Set) -> Value {
     let tls = |mode: &str| json!({"mode": mode});
+    // Without any Gateway object a classic gateway's Service is not known as a gateway at all.
+    let (http, tcp) = if set.ports_unknown {
+        (7001, 7002)
+    } else {
+        (VIP_HTTP, VIP_TCP)
+    };
     if set.gateway_api {
-        let mut second = json!({"name": "tcp", "port": VIP_TCP, "protocol": "TCP"});
+        let mut second = json!({"name": "tcp", "port": tcp, "protocol": "TCP"});
         if set.tcp_server == TcpServer::Passthrough {
-            second = json!({"name": "tls", "port": VIP_TCP, "protocol": "TLS", "tls": tls("Passthrough")});
+            second = json!({"name": "tls", "port": tcp, "protocol": "TLS", "tls": tls("Passthrough")});
         }
         return json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
             "metadata": {"name": "gw", "namespace": set.namespace},
             "spec": {
                 "gatewayClassName": "istio",
-                "listeners": [{"name": "http", "port": VIP_HTTP, "protocol": "HTTP"}, second],
+                "listeners": [{"name": "http", "port": http, "protocol": "HTTP"}, second],
             },
         });
     }
     let second = match set.tcp_server {
         TcpServer::Tcp => {
-            json!({"port": {"number": VIP_TCP, "name": "tcp", "protocol": "TCP"}, "hosts": ["*"]})
+            json!({"port": {"number": tcp, "name": "tcp", "protocol": "TCP"}, "hosts": ["*"]})
         }
         TcpServer::Passthrough => {
-            json!({"port": {"number": VIP_TCP, "name": "tls", "protocol": "TLS"}, "hosts": ["*"], "tls": tls("PASSTHROUGH")})
+            json!({"port": {"number": tcp, "name": "tls", "protocol": "TLS"}, "hosts": ["*"], "tls": tls("PASSTHROUGH")})
         }
         TcpServer::AutoPassthrough => {
-            json!({"port": {"number": VIP_TCP, "name": "tls", "protocol": "TLS"}, "hosts": ["*"], "tls": tls("AUTO_PASSTHROUGH")})
+            json!({"port": {"number": tcp, "name": "tls", "protocol": "TLS"}, "hosts": ["*"], "tls": tls("AUTO_PASSTHROUGH")})
         }
     };
     json!({
@@ -125,7 +129,7 @@ fn gateway(set: &Set) -> Value {
         "metadata": {"name": "gw", "namespace": set.namespace},
         "spec": {
             "selector": {"app": "gw", "istio": "ingressgateway"},
-            "servers": [{"port": {"number": VIP_HTTP, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}, second],
+            "servers": [{"port": {"number": http, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}, second],
         },
     })
 }

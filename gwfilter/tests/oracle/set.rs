@@ -71,7 +71,7 @@ pub(crate) struct Set {
     pub(crate) root_namespace: String,
     /// A Gateway API gateway instead of an Istio one.
     pub(crate) gateway_api: bool,
-    /// No Gateway object tells what the ports are.
+    /// The Gateway object speaks of other ports: what these are is not known.
     pub(crate) ports_unknown: bool,
     /// What the second server is.
     pub(crate) tcp_server: TcpServer,
