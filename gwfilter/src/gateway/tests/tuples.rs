@@ -479,3 +479,17 @@ fn probe_sources_then_known_only_by_one_of_the_five_ways() {
     };
     assert!(run(&format!("{SERVICE}{NODE}"), &named));
 }
+
+#[test]
+fn shipped_example_then_enforced_without_a_finding() {
+    let found = find_in(include_str!("../../../../deploy/examples/ingress.yaml"));
+    assert_eq!(found.diagnostics, []);
+    let gateway = one(found);
+    assert_eq!(
+        (gateway.client_address, why(&gateway)),
+        (ClientAddress::PacketSource, None)
+    );
+    assert_eq!(gateway.remarks, []);
+    assert!(all_keys(&gateway).contains("203.0.113.10:443/tcp"));
+    assert!(gateway.workloads[0].labels_complete);
+}
