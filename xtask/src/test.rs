@@ -243,22 +243,22 @@ fn fuzz(seconds: u32) -> Result<Tally> {
     run(cargo_fuzz().arg("build"))?;
     let mut tally = Tally::default();
     for target in targets.lines().map(str::trim).filter(|target| !target.is_empty()) {
-        let limit = format!("-max_total_time={seconds}");
-        // What a run finds is kept in the first folder, and lost with the machine; it starts from the second.
-        let corpus = format!("fuzz/corpus/{target}");
-        let seeds = format!("fuzz/seeds/{target}");
-        std::fs::create_dir_all(root.join(&corpus)).with_context(|| format!("making {corpus}"))?;
-        std::fs::create_dir_all(root.join(&seeds)).with_context(|| format!("making {seeds}"))?;
-        match run(cargo_fuzz().args([
-            "run",
-            target,
-            &corpus,
-            &seeds,
+        // What a run finds goes to the first folder; the seeds are only read.
+        let corpus = root.join("fuzz/corpus").join(target);
+        std::fs::create_dir_all(&corpus).with_context(|| format!("creating {}", corpus.display()))?;
+        let seeds = root.join("fuzz/seeds").join(target);
+        let mut command = cargo_fuzz();
+        command.args(["run", target]).arg(corpus);
+        if seeds.is_dir() {
+            command.arg(seeds);
+        }
+        command.args([
             "--",
-            &limit,
+            &format!("-max_total_time={seconds}"),
             "-print_final_stats=1",
             "-verbosity=0",
-        ])) {
+        ]);
+        match run(&mut command) {
             Ok(()) => tally.passed += 1,
             Err(error) => {
                 say(format_args!("fuzz target {target}: {error:#}"));

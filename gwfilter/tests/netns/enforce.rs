@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use xtask::http::{self, Answer, Server};
-use xtask::site::{CLIENT_V4, Client, NODE_PORT, NODE_V4, NODE_V6, POD_V4, POD_V6, SSH_PORT, Site};
+use xtask::site::{CLIENT_V4, Client, NODE_PORT, NODE_V4, NODE_V6, POD_PORT, POD_V4, POD_V6, SSH_PORT, Site};
 
 use crate::lab::{A, ALL, Lab, POLICY, SOON, to, vip, ways};
 
@@ -179,6 +179,8 @@ fn a_service_without_local_traffic_policy_then_its_addresses_are_not_judged() {
     )
     .expect("written");
     let lab = Lab::on(site, &[]);
+    // The policy is in force where the card sees what Envoy sees: at the pod's own address.
+    lab.refused(Client::A, to(POD_V4, POD_PORT));
     for way in [vip(), to(NODE_V4, NODE_PORT)] {
         assert_eq!(
             lab.site.get(Client::A, way),
