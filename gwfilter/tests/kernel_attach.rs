@@ -64,7 +64,7 @@ impl Node {
                 .expect("a runtime");
             runtime.block_on(async {
                 let (netlink, _changes) = Netlink::open().expect("netlink");
-                netlink.world().await.expect("listed")
+                netlink.world(true).await.expect("listed")
             })
         })
     }

@@ -183,7 +183,7 @@ impl Agent {
         input.poll(&mut index);
 
         let (netlink, network) = Netlink::open()?;
-        let world = netlink.world().await?;
+        let world = netlink.world(settings.interfaces.is_empty()).await?;
         let facts = NodeFacts {
             name: settings.node.clone(),
             local_addresses: Some(world.addresses.clone()),
@@ -293,7 +293,7 @@ impl Agent {
 
     /// Looks at interfaces and addresses.
     async fn network(&mut self) {
-        let world = match self.netlink.world().await {
+        let world = match self.netlink.world(self.settings.interfaces.is_empty()).await {
             Ok(world) => world,
             Err(e) => {
                 let text = chain(&e);

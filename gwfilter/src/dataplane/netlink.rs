@@ -93,17 +93,23 @@ impl Netlink {
         Ok((Self { handle, connection }, receiver))
     }
 
-    /// The network namespace as it is now.
+    /// The network namespace as it is now. `routes`: with default routes, for which the kernel must hand out all routes there are;
+    /// a router may have a million.
     ///
     /// # Errors
     /// A listing failed.
-    pub async fn world(&self) -> Result<World, NetlinkError> {
+    pub async fn world(&self, routes: bool) -> Result<World, NetlinkError> {
         let links: Vec<LinkMessage> = collect("links", self.handle.link().get().execute()).await?;
         let found: Vec<AddressMessage> = collect("addresses", self.handle.address().get().execute()).await?;
         let mut default_routes = BTreeSet::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let families: &[AddressFamily] = if routes {
+            &[AddressFamily::Inet, AddressFamily::Inet6]
+        } else {
+            &[]
+        };
+        for family in families {
             let mut question = RouteMessageBuilder::<IpAddr>::new().build();
-            question.header.address_family = family;
+            question.header.address_family = *family;
             let mut routes = std::pin::pin!(self.handle.route().get(question).execute());
             let listing = async {
                 while let Some(route) = routes.try_next().await? {

@@ -165,3 +165,95 @@ fn why(name: &str, error: &SourceError) -> String {
         .and_then(|t| t.strip_prefix(": "))
         .map_or(text.clone(), str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const POLICY: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: a}
+";
+
+    /// Polls until two polls in a row bring nothing.
+    fn rest(input: &mut Input, index: &mut Index) {
+        let mut quiet = 0;
+        while quiet < 2 {
+            quiet = if input.poll(index) { 0 } else { quiet + 1 };
+        }
+    }
+
+    fn state(index: &Index) -> (usize, bool, usize) {
+        let snapshot = index.snapshot();
+        (
+            snapshot.policies.len(),
+            snapshot.complete,
+            snapshot.diagnostics.len(),
+        )
+    }
+
+    #[test]
+    fn a_directory_that_vanishes_and_returns_then_its_policies_stay_and_nothing_counts_as_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("from");
+        fs::create_dir(&from).unwrap();
+        fs::write(from.join("p.yaml"), POLICY).unwrap();
+        let (mut index, mut input) = (Index::new(), Input::new(Origin::Path(from.clone())));
+        input.first(&mut index).unwrap();
+        rest(&mut input, &mut index);
+        assert_eq!(state(&index), (1, true, 0));
+
+        fs::rename(&from, dir.path().join("away")).unwrap();
+        assert!(input.poll(&mut index));
+        assert_eq!(state(&index), (1, true, 1), "as it was, with a finding");
+        assert!(!input.poll(&mut index), "no news");
+
+        fs::rename(dir.path().join("away"), &from).unwrap();
+        rest(&mut input, &mut index);
+        assert_eq!(state(&index), (1, true, 0));
+    }
+
+    #[test]
+    fn a_single_file_that_vanishes_and_returns_then_its_policies_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("p");
+        fs::write(&from, POLICY).unwrap();
+        let (mut index, mut input) = (Index::new(), Input::new(Origin::Path(from.clone())));
+        input.first(&mut index).unwrap();
+        rest(&mut input, &mut index);
+        fs::rename(&from, dir.path().join("away")).unwrap();
+        assert!(input.poll(&mut index));
+        assert_eq!(state(&index), (1, true, 1));
+        fs::rename(dir.path().join("away"), &from).unwrap();
+        rest(&mut input, &mut index);
+        assert_eq!(state(&index), (1, true, 0));
+    }
+
+    #[test]
+    fn a_file_that_breaks_keeps_its_last_good_version_and_one_that_never_was_good_is_a_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("p.yaml"), POLICY).unwrap();
+        let (mut index, mut input) = (Index::new(), Input::new(Origin::Path(dir.path().to_owned())));
+        input.first(&mut index).unwrap();
+        fs::write(dir.path().join("p.yaml"), "kind: [").unwrap();
+        rest(&mut input, &mut index);
+        assert_eq!(state(&index), (1, true, 1));
+        fs::write(dir.path().join("q.yaml"), "kind: [").unwrap();
+        rest(&mut input, &mut index);
+        assert_eq!(state(&index), (1, false, 2));
+        fs::remove_file(dir.path().join("q.yaml")).unwrap();
+        fs::remove_file(dir.path().join("p.yaml")).unwrap();
+        rest(&mut input, &mut index);
+        assert_eq!(state(&index), (0, true, 0));
+    }
+
+    #[test]
+    fn an_origin_that_is_not_there_at_the_start_is_an_error() {
+        let (mut index, mut input) = (Index::new(), Input::new(Origin::from("/nowhere/at/all")));
+        let e = input.first(&mut index).unwrap_err();
+        assert!(chain(&e).contains("/nowhere/at/all"), "{e}");
+    }
+}
