@@ -121,9 +121,13 @@ pub(crate) fn set(seed: u64, clients: usize) -> Set {
         root: root.clone(),
         ranges: Vec::new(),
     };
-    let policies: Vec<Value> = (0..maker.size(1, 5))
-        .map(|index| maker.policy(index, gateway_api))
-        .collect();
+    // What a labelled policy does shows only beside others.
+    let count = if taste.labels {
+        maker.rng.random_range(3..6)
+    } else {
+        maker.size(1, 5)
+    };
+    let policies: Vec<Value> = (0..count).map(|index| maker.policy(index, gateway_api)).collect();
     let tokens = maker.chance(if taste.other_fields { 20 } else { 2 });
     let old_istiod = maker.chance(if taste.other_fields { 15 } else { 1 });
     let foreign_revisions_kept = maker.chance(50);
@@ -223,13 +227,14 @@ impl Maker {
                 spec.insert("targetRefs".to_owned(), json!(refs));
             }
         }
+        let allow = if self.taste.labels { 70 } else { 40 };
         match self.rng.random_range(0..100) {
-            0..40 => {
+            kind if kind < allow => {
                 if self.chance(50) {
                     spec.insert("action".to_owned(), json!("ALLOW"));
                 }
             }
-            40..90 => {
+            ..90 => {
                 spec.insert("action".to_owned(), json!("DENY"));
             }
             90..95 => {

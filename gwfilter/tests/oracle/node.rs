@@ -22,6 +22,10 @@ pub(crate) fn manifests(placed: &Placed) -> String {
         .into_iter()
         .map(|(key, value)| (key.to_owned(), Value::String(value)))
         .collect();
+    let annotations = set
+        .revision
+        .as_ref()
+        .map_or_else(|| json!({}), |revision| json!({"istio.io/rev": revision}));
     let client_address = match set.topology {
         Topology::Plain => "packet-source",
         Topology::XForwardedFor => "x-forwarded-for",
@@ -60,7 +64,7 @@ pub(crate) fn manifests(placed: &Placed) -> String {
         }),
         json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "gw-0", "namespace": set.namespace, "labels": labels},
+            "metadata": {"name": "gw-0", "namespace": set.namespace, "labels": labels, "annotations": annotations},
             "spec": {"nodeName": "node-a", "containers": [{"name": "istio-proxy", "image": "istio/proxyv2"}]},
             "status": {
                 "podIP": placed.pod4.to_string(),

@@ -82,7 +82,7 @@ pub(crate) struct Set {
     /// unknown ones.
     #[serde(default)]
     pub(crate) old_istiod: bool,
-    /// Revision label of the gateway's pod.
+    /// Revision of the gateway's pod: label and annotation `istio.io/rev`.
     pub(crate) revision: Option<String>,
     /// Whether an istiod whose revision the manifests do not tell keeps policies that carry a revision label.
     pub(crate) foreign_revisions_kept: bool,
