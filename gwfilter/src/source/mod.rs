@@ -124,7 +124,9 @@ impl Input {
     pub fn poll(&mut self, index: &mut Index) -> bool {
         match self.files.poll() {
             Ok(changes) => {
-                let news = !changes.is_empty() || self.failure.take().is_some();
+                // Taken in any case: the same failure may come again, and must be told again.
+                let back = self.failure.take().is_some();
+                let news = back || !changes.is_empty();
                 if news {
                     self.feed(index, changes);
                 }
@@ -255,5 +257,31 @@ metadata: {name: p, namespace: a}
         let (mut index, mut input) = (Index::new(), Input::new(Origin::from("/nowhere/at/all")));
         let e = input.first(&mut index).unwrap_err();
         assert!(chain(&e).contains("/nowhere/at/all"), "{e}");
+    }
+
+    #[test]
+    fn a_directory_that_vanishes_twice_is_told_twice() {
+        let place = tempfile::tempdir().unwrap();
+        let (here, away) = (place.path().join("here"), place.path().join("away"));
+        fs::create_dir(&here).unwrap();
+        fs::write(
+            here.join("a.yaml"),
+            "{apiVersion: v1, kind: Namespace, metadata: {name: a}}",
+        )
+        .unwrap();
+        let mut index = Index::new();
+        let mut input = Input::new(Origin::Path(here.clone()));
+        input.first(&mut index).unwrap();
+        let told = |index: &Index| !index.snapshot().diagnostics.is_empty();
+        for time in 1..=2 {
+            fs::rename(&here, &away).unwrap();
+            assert!(input.poll(&mut index), "away, time {time}");
+            assert!(told(&index), "away, time {time}");
+            assert!(!input.poll(&mut index), "still away, time {time}");
+            fs::rename(&away, &here).unwrap();
+            assert!(input.poll(&mut index), "back, time {time}");
+            assert!(!told(&index), "back, time {time}");
+        }
+        assert_eq!(index.snapshot().namespaces.len(), 1);
     }
 }
