@@ -1,4 +1,5 @@
-//! From the index to the kernel's tables: compile, plan, apply, commit; what fails leaves the generation in force whole.
+//! From the index to the kernel's tables: compile, plan, apply, commit. What fails leaves the generation in
+//! force, but for what it refuses and the new one would not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tracing::{error, info, warn};
 use super::told::Told;
 use super::{millis, moment};
 use crate::dataplane::tables::{Tables, TablesError};
+use crate::desired::Desired;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::index::Index;
 use crate::node::NodeFacts;
@@ -47,6 +49,8 @@ impl Apply for Tables {
 #[derive(Debug)]
 pub(super) struct Enforcer {
     planner: Planner,
+    /// What the planner's generation says.
+    in_force: Desired,
     settings: pipeline::Settings,
     start: Instant,
     deadline: Option<Instant>,
@@ -61,6 +65,7 @@ impl Enforcer {
     pub(super) fn new(plan: plan::Settings, settings: pipeline::Settings) -> Self {
         Self {
             planner: Planner::new(plan),
+            in_force: Desired::default(),
             settings,
             start: Instant::now(),
             deadline: None,
@@ -106,7 +111,7 @@ impl Enforcer {
                     error!(
                         error = text,
                         generation = self.planner.generation(),
-                        "the new tables are not in force; those of this generation stay, and it is tried again"
+                        "the new tables are not in force; what is in force and still right stays, and it is tried again"
                     );
                     self.failure = Some(text);
                 }
@@ -114,7 +119,8 @@ impl Enforcer {
         }
     }
 
-    /// Compiles what the index says and brings it into force.
+    /// Compiles what the index says and brings it into force. If that fails, what is in force and refuses more than it
+    /// should by now is withdrawn.
     pub(super) fn enforce(
         &mut self,
         index: &Index,
@@ -123,16 +129,48 @@ impl Enforcer {
     ) -> Result<(), EnforceError> {
         let built = pipeline::build(&index.snapshot(), facts, &self.settings);
         self.tell(&built);
-        let plan = self.planner.plan(&built.desired, millis(self.start.elapsed()))?;
+        let plan = match self.bring(&built.desired, tables) {
+            Ok(plan) => plan,
+            Err(e) => {
+                self.withdraw(&built.desired, tables);
+                return Err(e);
+            }
+        };
+        self.tell_plan(&plan, &built);
+        Ok(())
+    }
+
+    /// Plans, applies, commits.
+    fn bring(&mut self, desired: &Desired, tables: &mut impl Apply) -> Result<Plan, EnforceError> {
+        let plan = self.planner.plan(desired, millis(self.start.elapsed()))?;
         let not_freed = tables.apply(&plan.ops)?;
         self.planner.commit(&plan);
+        self.in_force = desired.clone();
         self.deadline = plan.next_deadline_ms.and_then(|ms| moment(self.start, ms));
-        self.tell_plan(&plan, &built);
         for e in not_freed {
             // The memory is in use until the index is built again; nothing else is wrong.
             warn!(error = chain(&e), "an old table could not be freed");
         }
-        Ok(())
+        Ok(plan)
+    }
+
+    /// A stale refusal is an outage: destinations that refuse what `wanted` lets in are judged no longer.
+    fn withdraw(&mut self, wanted: &Desired, tables: &mut impl Apply) {
+        let rest = plan::withdraw(&self.in_force, wanted);
+        let destinations = self.in_force.tuples.len().saturating_sub(rest.tuples.len());
+        match self.bring(&rest, tables) {
+            Ok(_) if destinations == 0 => {}
+            Ok(_) => warn!(
+                destinations,
+                "destinations that refused what is let in now are left to the gateway until the new tables are in force"
+            ),
+            Err(_) if destinations == 0 || self.failure.is_some() => {}
+            Err(e) => error!(
+                error = chain(&e),
+                destinations,
+                "old tables that refuse what is let in now could not be withdrawn; `gwfilter unload` takes all off"
+            ),
+        }
     }
 
     /// Logs findings that appeared and went.
@@ -197,6 +235,8 @@ mod tests {
     #[derive(Default)]
     struct Fake {
         fails: bool,
+        /// Only what needs a new table.
+        fails_to_build: bool,
         leaks: bool,
         applied: Vec<Op>,
     }
@@ -212,7 +252,11 @@ mod tests {
 
     impl Apply for Fake {
         fn apply(&mut self, ops: &[Op]) -> Result<Vec<TablesError>, TablesError> {
-            if self.fails {
+            let builds = || {
+                ops.iter()
+                    .any(|op| matches!(op, Op::Build4 { .. } | Op::Build6 { .. }))
+            };
+            if self.fails || (self.fails_to_build && builds()) {
                 return Err(failure());
             }
             self.applied.extend_from_slice(ops);
@@ -308,6 +352,36 @@ spec:
         assert_eq!(enforcer.planner.generation(), generation + 1);
         assert!(fake.applied.iter().any(|op| matches!(op, Op::Swap { .. })));
         assert_eq!((enforcer.failure.as_deref(), enforcer.retry), (None, None));
+    }
+
+    /// Destinations of the last generation that was applied.
+    fn destinations(fake: &Fake) -> Option<u32> {
+        fake.applied.iter().rev().find_map(|op| match op {
+            Op::Swap { root } => Some(root.header().tuples),
+            _ => None,
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tables_that_cannot_be_loosened_are_withdrawn_and_those_that_are_right_stay() {
+        let (mut enforcer, mut fake) = (enforcer(), Fake::default());
+        enforcer
+            .enforce(&index(&policy("198.51.100.7, 198.51.100.9")), &facts(), &mut fake)
+            .unwrap();
+        let all = destinations(&fake);
+        assert!(all.is_some_and(|n| n > 0));
+        fake.fails_to_build = true;
+        // Tighter: what is in force is right as far as it goes.
+        let tighter = index(&policy("198.51.100.0/24"));
+        enforcer.enforce(&tighter, &facts(), &mut fake).unwrap_err();
+        assert_eq!((destinations(&fake), enforcer.planner.generation()), (all, 1));
+        // Looser: the gateway lets 198.51.100.7 in now.
+        let looser = index(&policy("198.51.100.9"));
+        enforcer.enforce(&looser, &facts(), &mut fake).unwrap_err();
+        assert_eq!((destinations(&fake), enforcer.planner.generation()), (Some(0), 2));
+        fake.fails_to_build = false;
+        enforcer.enforce(&looser, &facts(), &mut fake).unwrap();
+        assert_eq!(destinations(&fake), all);
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,6 +20,7 @@ mod op;
 mod ranges;
 mod root;
 mod slots;
+mod withdraw;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ pub use image::Image;
 pub use names::{ListenerName, Names};
 pub use op::{Entries4, Entries6, Kind, Op, PlanError};
 pub use root::RootImage;
+pub use withdraw::withdraw;
 
 use crate::desired::Desired;
 use draft::Draft;
