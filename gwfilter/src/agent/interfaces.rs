@@ -8,7 +8,7 @@ use super::attach_failed;
 use super::told::Told;
 use crate::dataplane::Dataplane;
 use crate::dataplane::attach::{AttachError, Attached, told};
-use crate::dataplane::choice::{Wanted, World, XdpMode, wanted};
+use crate::dataplane::choice::{Lost, Wanted, World, XdpMode, lost, wanted};
 use crate::dataplane::pins::{Hook, interface_name};
 use crate::telemetry::chain;
 
@@ -75,21 +75,40 @@ impl Interfaces {
         {
             return Err(failure.into());
         }
-        self.drop_leftovers(world, dataplane);
+        self.drop_leftovers(dataplane);
         Ok(())
     }
 
-    /// Follows a change: what is new is attached, what is gone is forgotten, what failed is tried again.
+    /// Follows a change: what is new is attached, what is gone is forgotten, what failed or was lost is tried again.
     pub(super) fn follow(&mut self, world: &World, dataplane: &mut Dataplane) {
-        let gone: Vec<u32> = self
-            .served
-            .keys()
-            .copied()
-            .filter(|i| world.device(*i).is_none())
-            .collect();
-        for ifindex in gone {
-            if let Some(served) = self.served.remove(&ifindex) {
-                warn!(interface = served.name, ifindex, "interface is gone");
+        if !dataplane.pins().present() {
+            // Unloaded by somebody, so the agent is about to end.
+            return;
+        }
+        let pins = match dataplane.pins().list() {
+            Ok(pins) => pins,
+            Err(e) => {
+                warn!(error = chain(&e), "pins cannot be listed");
+                return;
+            }
+        };
+        let hooks = self.served.iter().map(|(i, s)| (*i, s.hook)).collect();
+        for (ifindex, why) in lost(&hooks, &pins, world, &self.names) {
+            let Some(Served { name, hook }) = self.served.remove(&ifindex) else {
+                continue;
+            };
+            match why {
+                Lost::Gone => warn!(interface = name, ifindex, "interface is gone"),
+                Lost::Renamed => warn!(
+                    interface = name,
+                    ifindex, "interface has a name that is not to be served"
+                ),
+                Lost::Detached => error!(
+                    interface = name,
+                    ifindex,
+                    hook = hook.name(),
+                    "somebody detached the program: nothing was enforced here; it is attached again"
+                ),
             }
         }
         for served in &mut self.served {
@@ -106,7 +125,7 @@ impl Interfaces {
             }
         }
         self.attach_all(world, dataplane);
-        self.drop_leftovers(world, dataplane);
+        self.drop_leftovers(dataplane);
     }
 
     fn attach_all(&mut self, world: &World, dataplane: &mut Dataplane) -> Vec<AttachError> {
@@ -144,8 +163,9 @@ impl Interfaces {
         failures
     }
 
-    /// Removes pins of interfaces that are gone, or that this agent is not to serve: their tables would never change again.
-    fn drop_leftovers(&self, world: &World, dataplane: &Dataplane) {
+    /// Removes pins of interfaces that are gone, or that this agent does not or cannot serve: their tables would never
+    /// change again, and a stale refusal is worse than none.
+    fn drop_leftovers(&self, dataplane: &Dataplane) {
         let pins = match dataplane.pins().list() {
             Ok(pins) => pins,
             Err(e) => {
@@ -153,16 +173,10 @@ impl Interfaces {
                 return;
             }
         };
-        let indices = self.served.keys().copied().collect();
-        let keep: BTreeSet<u32> = wanted(world, &self.names, &indices)
-            .devices
-            .iter()
-            .map(|d| d.index)
-            .collect();
         let left: BTreeSet<u32> = pins
             .iter()
             .map(|p| p.ifindex)
-            .filter(|i| !keep.contains(i))
+            .filter(|i| !self.served.contains_key(i))
             .collect();
         for ifindex in left {
             match dataplane.detach(ifindex) {

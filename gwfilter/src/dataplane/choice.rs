@@ -1,6 +1,6 @@
 //! Which interfaces are served, and by which hook. Pure: facts in, choices out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::pins::{Hook, Pin};
@@ -130,6 +130,42 @@ pub fn wanted(world: &World, names: &[String], served: &BTreeSet<u32>) -> Wanted
         devices: chosen.into_iter().cloned().collect(),
         missing,
     }
+}
+
+/// Why an interface that was served is not any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// There is no such device.
+    Gone,
+    /// It does not have a name any more that the user gave.
+    Renamed,
+    /// Somebody removed the pin, or detached the program behind it.
+    Detached,
+}
+
+/// Which of the served interfaces are in truth not served, by what is pinned and by `world`, which must be newer than
+/// `served`. A TCX program that was detached with its pin still there is not seen: nothing tells without more rights.
+#[must_use]
+pub fn lost(
+    served: &BTreeMap<u32, Hook>,
+    pins: &[Pin],
+    world: &World,
+    names: &[String],
+) -> BTreeMap<u32, Lost> {
+    let why = |ifindex: u32, hook: Hook| {
+        let Some(device) = world.device(ifindex) else {
+            return Some(Lost::Gone);
+        };
+        if !names.is_empty() && !names.contains(&device.name) {
+            return Some(Lost::Renamed);
+        }
+        let bare = hook != Hook::Tcx && device.xdp_programs.is_empty();
+        (bare || !pins.contains(&Pin { ifindex, hook })).then_some(Lost::Detached)
+    };
+    served
+        .iter()
+        .filter_map(|(ifindex, hook)| Some((*ifindex, why(*ifindex, *hook)?)))
+        .collect()
 }
 
 fn carries_traffic(d: &Device, world: &World) -> bool {
@@ -390,6 +426,48 @@ mod tests {
         let world = world(vec![down], &[]);
         assert_eq!(wanted(&world, &[], &[2, 7].into()).devices.len(), 1);
         assert_eq!(wanted(&world, &[], &BTreeSet::new()).devices.len(), 0);
+    }
+
+    #[test]
+    fn what_is_not_there_not_named_not_pinned_or_without_program_is_lost() {
+        let with_program = |index, name| Device {
+            xdp_programs: vec![7],
+            ..device(index, name, "")
+        };
+        let world = world(
+            vec![
+                with_program(2, "eth0"),
+                with_program(3, "lan0"),
+                device(4, "eth2", ""),
+                device(5, "eth3", ""),
+                with_program(6, "eth4"),
+            ],
+            &[],
+        );
+        let served = BTreeMap::from([
+            (2, Hook::Xdp),
+            (3, Hook::Xdp),
+            (4, Hook::Xdp),
+            (5, Hook::Tcx),
+            (6, Hook::Xdp),
+            (7, Hook::Tcx),
+        ]);
+        let pins: Vec<Pin> = [
+            (2, Hook::Xdp),
+            (3, Hook::Xdp),
+            (4, Hook::Xdp),
+            (5, Hook::Tcx),
+            (6, Hook::Tcx),
+        ]
+        .map(|(ifindex, hook)| Pin { ifindex, hook })
+        .to_vec();
+        let chosen = lost(&served, &pins, &world, &[]);
+        let want = [(4, Lost::Detached), (6, Lost::Detached), (7, Lost::Gone)];
+        assert_eq!(chosen, want.into());
+        let names = ["eth0", "eth1", "eth2", "eth3", "eth4"].map(str::to_owned);
+        let named = lost(&served, &pins, &world, &names);
+        assert_eq!(named.get(&3), Some(&Lost::Renamed));
+        assert_eq!(named.len(), chosen.len() + 1);
     }
 
     #[test]

@@ -182,12 +182,19 @@ impl Pins {
         remove(&self.path(pin))
     }
 
-    /// Whether the directory is still there. If not, somebody has unloaded gwfilter.
+    /// Whether the directory is still there. If not, somebody has unloaded gwfilter. A directory that cannot be looked
+    /// at is there: it says nothing of the links.
     #[must_use]
     pub fn present(&self) -> bool {
-        let here = fs::metadata(&self.dir).map(|m| (m.dev(), m.ino()));
-        let ours = self.lock.metadata().map(|m| (m.dev(), m.ino()));
-        matches!((here, ours), (Ok(a), Ok(b)) if a == b)
+        let identity = |m: fs::Metadata| (m.dev(), m.ino());
+        match (
+            fs::metadata(&self.dir).map(identity),
+            self.lock.metadata().map(identity),
+        ) {
+            (Ok(here), Ok(ours)) => here == ours,
+            (Err(e), _) => e.kind() != io::ErrorKind::NotFound,
+            (Ok(_), Err(_)) => true,
+        }
     }
 
     /// Removes the directory, if no pin is left in it.
