@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya_log::EbpfLogger;
+use gwfilter_common::abi::NO_LISTENER;
 use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -325,7 +326,10 @@ impl Agent {
         let names = self.enforcer.names();
         let tables = self.dataplane.tables();
         let read = || {
-            let mut reading = Reading::default();
+            let mut reading = Reading {
+                unattributed: tables.listener(NO_LISTENER)?,
+                ..Reading::default()
+            };
             for (index, name) in &names.listeners {
                 let key = (Arc::clone(&name.gateway), Arc::clone(&name.listener));
                 reading.listeners.insert(key, tables.listener(*index)?);
@@ -378,8 +382,14 @@ impl Agent {
             );
             return Ok(());
         }
-        for pin in self.dataplane.pins().list().map_err(AgentError::Detach)? {
-            self.dataplane.detach(pin.ifindex).map_err(AgentError::Detach)?;
+        let pins = self.dataplane.pins().list().map_err(AgentError::Detach)?;
+        // One that cannot be removed must not keep the others on.
+        let failed = pins
+            .iter()
+            .filter_map(|pin| self.dataplane.pins().remove(*pin).err());
+        let failed: Vec<PinsError> = failed.collect();
+        if let Some(first) = failed.into_iter().next() {
+            return Err(AgentError::Detach(first));
         }
         info!(
             cause = cause.name(),

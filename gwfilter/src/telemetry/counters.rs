@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use gwfilter_common::abi::Tally;
 use gwfilter_common::reason::Reason;
-use tracing::info;
+use tracing::{error, info};
 
 /// What the counters say at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// By gateway and listener: one tally for each reason code.
     pub listeners: BTreeMap<(Arc<str>, Arc<str>), Vec<Tally>>,
+    /// Packets of which no listener can be named: one tally for each reason code.
+    pub unattributed: Vec<Tally>,
     /// By policy id.
     pub rules: BTreeMap<Arc<str>, Tally>,
 }
@@ -50,6 +52,13 @@ pub enum Line {
         /// Packets since the last reading by reason.
         reasons: Vec<(&'static str, u64)>,
     },
+    /// Packets that passed because their destination could not be known, or because there are no tables.
+    Unattributed {
+        /// Packets passed.
+        passed: Count,
+        /// Packets since the last reading by reason.
+        reasons: Vec<(&'static str, u64)>,
+    },
     /// A rule that refused packets.
     Rule {
         /// Envoy's policy id.
@@ -68,7 +77,7 @@ pub struct Book {
 }
 
 impl Book {
-    /// The lines for what happened since the last reading: gateways first, each in order of its name.
+    /// The lines for what happened since the last reading: gateways first, each in order of its name, and rules last.
     pub fn lines(&mut self, now: Reading) -> Vec<Line> {
         let mut gateways: BTreeMap<&Arc<str>, Sums> = BTreeMap::new();
         for (name, tallies) in &now.listeners {
@@ -89,6 +98,17 @@ impl Book {
                 passed: sums.passed,
                 dropped: sums.dropped,
                 would_drop: sums.would_drop,
+                reasons: sums.reasons.into_iter().collect(),
+            });
+        }
+        let mut sums = Sums::default();
+        for (code, tally) in now.unattributed.iter().enumerate() {
+            let before = self.last.unattributed.get(code).copied().unwrap_or_default();
+            sums.add(code, before, *tally);
+        }
+        if !sums.reasons.is_empty() {
+            lines.push(Line::Unattributed {
+                passed: sums.passed,
                 reasons: sums.reasons.into_iter().collect(),
             });
         }
@@ -150,7 +170,6 @@ impl Line {
                 would_drop,
                 reasons,
             } => {
-                let reasons: Vec<String> = reasons.iter().map(|(name, n)| format!("{name}={n}")).collect();
                 info!(
                     %gateway,
                     interfaces,
@@ -160,9 +179,26 @@ impl Line {
                     dropped_total = dropped.total,
                     would_drop = would_drop.delta,
                     would_drop_total = would_drop.total,
-                    reasons = reasons.join(" "),
+                    reasons = told(reasons),
                     "gateway traffic"
                 );
+            }
+            Self::Unattributed { passed, reasons } => {
+                let without = reasons
+                    .iter()
+                    .any(|(name, _)| *name == Reason::TableMissing.name());
+                let (passed, passed_total, reasons) = (passed.delta, passed.total, told(reasons));
+                if without {
+                    error!(
+                        interfaces,
+                        passed, passed_total, reasons, "tables are missing: packets pass unjudged"
+                    );
+                } else {
+                    info!(
+                        interfaces,
+                        passed, passed_total, reasons, "traffic without a known destination"
+                    );
+                }
             }
             Self::Rule {
                 policy,
@@ -178,6 +214,12 @@ impl Line {
             ),
         }
     }
+}
+
+/// `allowed=6 draining=1`.
+fn told(reasons: &[(&str, u64)]) -> String {
+    let each = reasons.iter().map(|(name, n)| format!("{name}={n}"));
+    each.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -199,6 +241,7 @@ mod tests {
         Reading {
             listeners: [(("a/gw".into(), listener.into()), tallies)].into(),
             rules: [("ns[a]-policy[p]-rule[0]".into(), rule)].into(),
+            unattributed: Vec::new(),
         }
     }
 
@@ -259,5 +302,25 @@ mod tests {
             reasons: vec![("allowed", 10), ("observed", 5)],
         };
         assert_eq!(lines, [want]);
+    }
+
+    #[test]
+    fn packets_of_no_known_destination_are_told() {
+        let mut book = Book::default();
+        let unattributed = |n| {
+            let mut tallies = vec![Tally::default(); 32];
+            tallies[usize::from(Reason::Fragment.code())].passed = n;
+            Reading {
+                unattributed: tallies,
+                ..Reading::default()
+            }
+        };
+        let line = |delta, total| Line::Unattributed {
+            passed: count(delta, total),
+            reasons: vec![("fragment", delta)],
+        };
+        assert_eq!(book.lines(unattributed(3)), [line(3, 3)]);
+        assert_eq!(book.lines(unattributed(3)), []);
+        assert_eq!(book.lines(unattributed(5)), [line(2, 5)]);
     }
 }
