@@ -229,11 +229,9 @@ impl Builder {
             }
             return;
         }
-        let here: Vec<_> = receivers
-            .iter()
-            .filter(|(member, _)| member.local && member.receives)
-            .collect();
-        if here.is_empty() {
+        // A pod that gets no new connections, as one that terminates, may have old ones: what is dropped must hold for it too.
+        let here: Vec<_> = receivers.iter().filter(|(member, _)| member.local).collect();
+        if !here.iter().any(|(member, _)| member.receives) {
             if candidate.pods_known && !front.is_empty() {
                 let text =
                     "no pod of it on this node is ready, so kube-proxy drops what comes by load-balancer, \

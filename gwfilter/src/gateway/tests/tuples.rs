@@ -309,6 +309,19 @@ fn readiness_then_who_receives() {
 }
 
 #[test]
+fn a_pod_that_is_not_ready_any_more_then_its_old_connections_count() {
+    let old = with(
+        &second("istio: ingressgateway, v: two}"),
+        "phase: Running",
+        "phase: Running, conditions: [{type: Ready, status: \"False\"}]",
+    );
+    let gateway = one(find_in(&format!("{SERVICE}{NODE}{POD}{old}{GATEWAY}")));
+    let front = gateway.listeners.iter().find(|l| l.name == "http2").unwrap();
+    assert!(keys(front).contains(&"203.0.113.10:80/tcp".to_owned()));
+    assert_eq!(front.receivers.len(), 2);
+}
+
+#[test]
 fn endpoint_whose_pod_is_not_known_then_it_receives_with_uncertain_labels() {
     let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, namespace: istio-system, \
                  labels: {kubernetes.io/service-name: istio-ingressgateway}}\naddressType: IPv4\nendpoints: \
