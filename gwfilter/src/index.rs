@@ -136,6 +136,7 @@ impl Index {
                     "its last good version stays in force"
                 } else {
                     snapshot.complete = false;
+                    snapshot.unread = true;
                     "it has no last good version, so default-deny is not enforced"
                 };
                 let file = ObjectRef::new("File", "", name);

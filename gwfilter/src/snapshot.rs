@@ -36,6 +36,8 @@ pub struct Snapshot {
     /// Whether every policy that there may be is in `policies`. If not, there may be a hole that is not known, so no
     /// default-deny may be enforced anywhere.
     pub complete: bool,
+    /// Some input could not be read and has no last good version: objects of any kind may be missing.
+    pub unread: bool,
     /// What was found while reading, in order.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -59,6 +61,7 @@ impl Default for Snapshot {
             plugins: Vec::new(),
             lost: Vec::new(),
             complete: true,
+            unread: false,
             diagnostics: Vec::new(),
         }
     }

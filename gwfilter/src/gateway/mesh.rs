@@ -37,11 +37,10 @@ pub(super) fn root_namespace(snapshot: &Snapshot, settings: &Settings) -> Option
     }
 }
 
+/// Whether an object of these kinds may be there that is not known.
 fn lost(snapshot: &Snapshot, kinds: &[Kind]) -> bool {
-    snapshot
-        .lost
-        .iter()
-        .any(|refused| refused.kind.is_none_or(|kind| kinds.contains(&kind)))
+    let concerned = |kind: Option<Kind>| kind.is_none_or(|kind| kinds.contains(&kind));
+    snapshot.unread || snapshot.lost.iter().any(|refused| concerned(refused.kind))
 }
 
 /// The mesh as the policy compiler needs it.
@@ -58,6 +57,7 @@ pub(super) fn find(world: &World<'_>, candidates: &[Candidate<'_>]) -> Mesh {
         istiod_revision,
         selector_based_gateway_policy: selector_switch(world, &istiods),
         request_authentication: request_authentication(world, candidates),
+        unread: world.snapshot.unread,
     }
 }
 

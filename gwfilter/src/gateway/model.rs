@@ -232,4 +232,7 @@ pub struct Mesh {
     pub selector_based_gateway_policy: Tri,
     /// Whether some RequestAuthentication (or a WasmPlugin/EnvoyFilter that may write its metadata) may attach to a gateway: `False` only where that is certain.
     pub request_authentication: Tri,
+    /// Some input could not be read at all, so an object may be missing by which Envoy takes the client address from elsewhere
+    /// than the packet: what compares it (not the peer's) is then not known.
+    pub unread: bool,
 }

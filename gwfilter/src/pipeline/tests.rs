@@ -81,6 +81,7 @@ fn built(gateways: Vec<Gateway>, policy: AuthorizationPolicy) -> Built {
         istiod_revision: Some(String::new()),
         selector_based_gateway_policy: Tri::False,
         request_authentication: Tri::False,
+        unread: false,
     };
     let (policies, diagnostics) = policy::decode(&[policy]);
     assemble(

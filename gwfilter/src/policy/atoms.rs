@@ -75,6 +75,7 @@ impl Atom {
         let no_certificate = matches!(place.tls, ChainTls::Plain | ChainTls::Simple);
         match (field.attribute, &field.values) {
             (Attribute::SourceIp, _) => Self::Address(Input::Peer),
+            (Attribute::RemoteIp, _) if place.mesh.unread => Self::Fixed(Tri::Unknown, Tri::Unknown),
             (Attribute::RemoteIp, _) => Self::Address(Input::Client),
             (Attribute::DestinationPort, Values::Ports(ports)) => {
                 same(Tri::of(ports.contains(&place.receiver.port)))

@@ -304,6 +304,8 @@ impl Judge<'_> {
         // No TLS, or TLS that asks for no certificate.
         let nobody = self.tls == ChainTls::Plain || self.tls == ChainTls::Simple;
         let has_one = match field.attribute {
+            // An input that could not be read may hold what puts a proxy in front.
+            Attribute::RemoteIp if self.mesh.unread => Tri::Unknown,
             // No proxy in front: peer and client are the packet's source.
             Attribute::SourceIp | Attribute::RemoteIp => known(self.source_in(&field.values)),
             Attribute::DestinationPort => match &field.values {

@@ -394,6 +394,9 @@ impl View<'_> {
             Attribute::DestinationIp => {
                 "depends on which gateway pod receives the connection, and their addresses are not known or differ"
             }
+            Attribute::RemoteIp => {
+                "is the client address, which some object in the input that cannot be read may make the gateway take from a header"
+            }
             _ => "is data of another filter, which the node does not see",
         };
         if self.place.assumed && field.attribute.http_only() {

@@ -226,6 +226,21 @@ fn default_deny_waits_for_complete_input_and_known_probes() {
 }
 
 #[test]
+fn input_that_cannot_be_read_then_only_the_peers_address_is_certain() {
+    let deny = |field: &str| {
+        let rule = json!({"action": "DENY", "rules": [{"from": [{"source": {field: ["1.0.0.0/8"]}}]}]});
+        let mut w = world(vec![p("deny", rule)], vec![vec![http()]]);
+        w.complete = false;
+        w.mesh.unread = true;
+        w.compile()
+    };
+    assert_eq!(enforced(&deny("ipBlocks")), [EnforcedAt::Node]);
+    let client = deny("remoteIpBlocks");
+    assert_eq!(table4(&client), [""; 0]);
+    assert_eq!(enforced(&client), [EnforcedAt::Gateway]);
+}
+
+#[test]
 fn no_tables_where_the_client_address_is_not_the_packets() {
     for client in [
         ClientAddress::ProxyHeader,

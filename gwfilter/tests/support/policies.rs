@@ -18,12 +18,14 @@ impl World {
     /// The world of a seed.
     pub(crate) fn random(seed: u64) -> Self {
         let mut g = Generator::new(seed);
-        Self {
+        let mut world = Self {
             mesh: g.mesh(),
             policies: g.policies(),
             gateway: g.gateway(),
             complete: g.chance(0.95),
-        }
+        };
+        world.mesh.unread = !world.complete && g.chance(0.5);
+        world
     }
 }
 
@@ -423,6 +425,7 @@ impl Generator {
                 Tri::Unknown,
             ]),
             request_authentication: *self.pick(&[Tri::Unknown, Tri::False, Tri::True]),
+            unread: false,
         }
     }
 

@@ -124,6 +124,7 @@ pub(crate) fn mesh() -> Mesh {
         istiod_revision: Some(String::new()),
         selector_based_gateway_policy: Tri::True,
         request_authentication: Tri::Unknown,
+        unread: false,
     }
 }
 
