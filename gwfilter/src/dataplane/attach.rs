@@ -209,8 +209,7 @@ pub fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device, mode: XdpMode) -> R
     for pin in leftovers(&pinned, step.hook()) {
         pins.remove(pin).map_err(fail)?;
     }
-    // A dead link is no refusal: the step after it did the same thing anew.
-    refusals.retain(|(s, _)| s.hook() != step.hook());
+    refusals.retain(|(refused, _)| refused.is_better_than(step));
     let adopted = matches!(step, Step::AdoptXdp(..) | Step::AdoptTcx);
     Ok(Attached {
         hook: step.hook(),
@@ -344,9 +343,11 @@ fn load_error(program: &'static str, error: ProgramError) -> StepError {
     }
 }
 
-/// The last two lines of a verifier log that say something: the reason and, mostly, the figures.
+/// The last two lines of a verifier log that say something: where it stopped, and why. Figures come after them.
 fn end_of(log: &str) -> String {
-    let lines: Vec<&str> = log.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    const FIGURES: [&str; 3] = ["processed ", "stack depth ", "verification time "];
+    let says = |l: &&str| !l.is_empty() && !FIGURES.iter().any(|f| l.starts_with(f));
+    let lines: Vec<&str> = log.lines().map(str::trim).filter(says).collect();
     if lines.is_empty() {
         return "the verifier gave no log".to_owned();
     }
@@ -414,8 +415,10 @@ mod tests {
     #[test]
     fn a_verifier_log_is_cut_to_its_end() {
         assert_eq!(
-            end_of("1: r0 = 1\n2: exit\nR0 bad\nprocessed 7 insns\n\n"),
-            "R0 bad; processed 7 insns"
+            end_of(
+                "1: r0 = 1\n2: exit\nR0 bad\nverification time 5 usec\nstack depth 0+0\nprocessed 7 insns\n\n"
+            ),
+            "2: exit; R0 bad"
         );
         assert_eq!(end_of(""), "the verifier gave no log");
         assert_eq!(end_of("one"), "one");

@@ -215,13 +215,25 @@ impl Step {
         }
     }
 
+    /// Whether this, where it is refused, would have given more than `done`. A dead link that is made anew is no loss; another
+    /// hook is one, and so is a program without multi-buffer frames.
+    #[must_use]
+    pub fn is_better_than(self, done: Self) -> bool {
+        let entry = |step| match step {
+            Self::AdoptXdp(_, entry) | Self::AttachXdp(_, entry) => Some(entry),
+            Self::AdoptTcx | Self::AttachTcx => None,
+        };
+        self.hook() != done.hook() || (entry(self) == Some(Entry::Frags) && entry(done) == Some(Entry::Plain))
+    }
+
     /// What is tried, for people.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::AdoptXdp(Hook::XdpGeneric, _) => "update of the pinned generic XDP link",
             Self::AdoptXdp(_, _) => "update of the pinned XDP link",
-            Self::AttachXdp(Hook::XdpGeneric, _) => "generic XDP",
+            Self::AttachXdp(Hook::XdpGeneric, Entry::Frags) => "generic XDP (multi-buffer)",
+            Self::AttachXdp(Hook::XdpGeneric, Entry::Plain) => "generic XDP",
             Self::AttachXdp(_, Entry::Frags) => "native XDP (multi-buffer)",
             Self::AttachXdp(_, Entry::Plain) => "native XDP",
             Self::AdoptTcx => "update of the pinned TCX link",
@@ -468,6 +480,22 @@ mod tests {
         let named = lost(&served, &pins, &world, &names);
         assert_eq!(named.get(&3), Some(&Lost::Renamed));
         assert_eq!(named.len(), chosen.len() + 1);
+    }
+
+    #[test]
+    fn another_hook_and_no_multi_buffer_frames_are_losses_and_a_link_made_anew_is_none() {
+        use Entry::{Frags, Plain};
+        let (adopt, attach) = (Step::AdoptXdp, Step::AttachXdp);
+        for (refused, done, loss) in [
+            (attach(Hook::Xdp, Frags), Step::AttachTcx, true),
+            (attach(Hook::Xdp, Frags), attach(Hook::Xdp, Plain), true),
+            (adopt(Hook::Xdp, Frags), adopt(Hook::Xdp, Plain), true),
+            (adopt(Hook::Xdp, Frags), attach(Hook::Xdp, Frags), false),
+            (adopt(Hook::Xdp, Plain), attach(Hook::Xdp, Plain), false),
+            (Step::AdoptTcx, Step::AttachTcx, false),
+        ] {
+            assert_eq!(refused.is_better_than(done), loss, "{refused:?}, {done:?}");
+        }
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub enum DataplaneError {
     #[error("the packet log cannot be opened")]
     Log(#[source] aya_log::Error),
     /// The pins.
-    #[error("links cannot be pinned")]
+    #[error(transparent)]
     Pins(#[from] PinsError),
 }
 

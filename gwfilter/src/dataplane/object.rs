@@ -19,8 +19,8 @@ pub enum ObjectError {
     Unreadable(#[source] object::Error),
     /// Of another version.
     #[error(
-        "the eBPF object in this binary has ABI version {}, but {ABI_VERSION} is needed: build both sides together, with `cargo xtask build`",
-        found.map_or_else(|| "none".to_owned(), |v| v.to_string())
+        "the eBPF object in this binary {}, but ABI version {ABI_VERSION} is needed: build both sides together, with `cargo xtask build`",
+        found.map_or_else(|| "is damaged or not gwfilter's (it has no ABI version)".to_owned(), |v| format!("has ABI version {v}"))
     )]
     Abi {
         /// Its version.
@@ -94,5 +94,10 @@ mod tests {
     fn the_test_binary_itself_is_an_elf_file_of_no_abi() {
         let own = std::fs::read("/proc/self/exe").unwrap();
         assert!(matches!(check(&own), Err(ObjectError::Abi { found: None })));
+        let half = &own[..own.len() / 2];
+        assert!(
+            matches!(check(half), Err(ObjectError::Unreadable(_))),
+            "its tables are at its end"
+        );
     }
 }

@@ -74,7 +74,9 @@ impl Pin {
 #[derive(Debug, thiserror::Error)]
 pub enum PinsError {
     /// No bpffs, and it could not be mounted.
-    #[error("no bpffs at {BPFFS} and mounting one failed; mount it: mount -t bpf bpf {BPFFS}")]
+    #[error(
+        "no bpffs is mounted at {BPFFS} and this process cannot mount one (as root: `mount -t bpf bpf {BPFFS}`)"
+    )]
     Mount(#[source] Errno),
     /// A file operation failed.
     #[error("{what} {path}")]
@@ -101,6 +103,12 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinsErro
     move |source| PinsError::Io { what, path, source }
 }
 
+/// Whether a bpffs is to be seen at [`BPFFS`]. `ip netns exec` hides the one of the machine behind a `/sys` of its own.
+#[must_use]
+pub fn mounted() -> bool {
+    statfs(BPFFS).map(|s| s.filesystem_type()) == Ok(BPF_FS_MAGIC)
+}
+
 /// The inode of this thread's network namespace: what tells two namespaces of one machine apart.
 ///
 /// # Errors
@@ -123,7 +131,7 @@ impl Pins {
     /// # Errors
     /// No bpffs and no right to mount it; another agent is there.
     pub fn open() -> Result<Self, PinsError> {
-        if statfs(BPFFS).map(|s| s.filesystem_type()) != Ok(BPF_FS_MAGIC) {
+        if !mounted() {
             mount(
                 Some("bpf"),
                 BPFFS,
@@ -268,6 +276,8 @@ pub fn interface_name(ifindex: u32) -> Option<String> {
         .ok()
         .map(CString::into_string)?
         .ok()
+        // What the C library leaves behind for an index that is gone.
+        .filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]
