@@ -53,7 +53,14 @@ impl Annotations {
                     .to_owned()),
             };
             if let Err(why) = fault {
-                found.faults.push(format!("annotation {key}: {value:?}: {why}"));
+                let quoted = format!("{value:?}");
+                // A list of one is quoted by its fault already.
+                let value = if why.starts_with(&quoted) {
+                    String::new()
+                } else {
+                    format!("{quoted}: ")
+                };
+                found.faults.push(format!("annotation {key}: {value}{why}"));
             }
         }
         found

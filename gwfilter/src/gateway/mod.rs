@@ -50,6 +50,7 @@ pub struct Found {
 pub fn find(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings) -> Found {
     let world = World::new(snapshot, facts, settings);
     let mut diagnostics = snapshot.diagnostics.clone();
+    diagnostics.extend(world.unknown_node());
     let candidates = candidate::find(&world, &mut diagnostics);
     let mesh = mesh::find(&world, &candidates);
     let stated: Vec<Annotations> = candidates.iter().map(|c| stated(&world, c)).collect();
@@ -135,6 +136,16 @@ fn gateway(
         });
         client_address = ClientAddress::Unknown;
     }
+    let remarks: Vec<Why> = found.remarks.into_iter().chain(client.remarks).collect();
+    diagnostics.extend(remarks.iter().map(|why| {
+        // A node without a pod of the gateway is nothing to mend.
+        let new = if why.code == "no-local-endpoint" {
+            Diagnostic::info
+        } else {
+            Diagnostic::warning
+        };
+        new(why.code, reference(candidate), why.text.as_str())
+    }));
     let observe = (annotations.enforce == Some(false)).then(|| Why {
         code: "observe-annotation",
         text: "gwfilter.io/enforce is \"false\": what would be dropped is counted and passes".to_owned(),
@@ -150,7 +161,7 @@ fn gateway(
         probe_sources_known: never_drop::probes_known(world, candidate, annotations),
         not_enforced,
         observe,
-        remarks: found.remarks.into_iter().chain(client.remarks).collect(),
+        remarks,
     }
 }
 

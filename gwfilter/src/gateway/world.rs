@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::Settings;
 use super::candidate::Candidate;
+use crate::diagnostic::{Diagnostic, ObjectRef};
 use crate::node::NodeFacts;
 use crate::object::cluster::EndpointSlice;
 use crate::object::mesh_config::{MeshConfig, OperatorGateway};
@@ -42,6 +43,26 @@ impl<'a> World<'a> {
             root,
             cluster_ips,
         }
+    }
+
+    /// A finding, if the objects know nodes by name, but not the one that is meant.
+    pub(super) fn unknown_node(&self) -> Option<Diagnostic> {
+        let name = self.facts.name.as_deref()?;
+        let nodes = self.snapshot.nodes.iter().map(|node| node.meta.name.as_str());
+        let hosts = self.snapshot.pods.iter().filter_map(|pod| pod.node.as_deref());
+        let known: BTreeSet<&str> = nodes.chain(hosts).collect();
+        if known.is_empty() || known.contains(name) {
+            return None;
+        }
+        let some = known.iter().take(8).copied().collect::<Vec<_>>().join(", ");
+        let more = if known.len() > 8 { ", …" } else { "" };
+        Some(Diagnostic::warning(
+            "unknown-node",
+            ObjectRef::new("Node", "", name),
+            format!(
+                "no Node and no Pod speaks of a node of this name, so every pod is taken to be elsewhere; the names there are: {some}{more}"
+            ),
+        ))
     }
 
     /// Whether something on that node is on this one. What is on no node is taken as here.

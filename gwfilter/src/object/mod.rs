@@ -322,8 +322,8 @@ fn decode_into(
     if !versions.contains(&version) {
         objects.push(refused(Some(*known), document));
         let message = format!(
-            "apiVersion {api_version} is not known here, so what it says is left to the gateway and nothing it \
-             could change is enforced; write {}",
+            "apiVersion {api_version} is not known here; its last good version, if any, stays in force, and without one \
+             nothing that it could change is enforced; write {}",
             versions
                 .iter()
                 .map(|v| join(group, v))

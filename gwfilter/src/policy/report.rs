@@ -13,14 +13,14 @@ use super::interval::{Address, Set};
 use super::rules::Known;
 use super::spec::{Action, Attribute, Field, Policy, Values};
 use crate::diagnostic::{Diagnostic, ObjectRef};
-use crate::gateway::model::{ClientAddress, Gateway, Mesh, Tri, Why, Workload};
+use crate::gateway::model::{ClientAddress, Gateway, Mesh, Protocol, Tri, Why, Workload};
 use crate::report::{EnforcedAt, GatewayReport, PolicyReport, PrefixFigures, RuleReport};
 
 const PROBES: &str = "probe-sources-unknown: clients that no ALLOW rule matches are left to the gateway, since the sources of the load \
                       balancer's health probes are not known and must not be cut off; annotate the Service with gwfilter.io/never-drop: \
                       \"CIDR,…\" (it may be empty) or with gwfilter.io/client-address";
 const INCOMPLETE: &str = "incomplete-input: clients that no ALLOW rule matches are left to the gateway, since some input could not be read \
-                          and may hold another ALLOW rule; correct what the diagnostics name";
+                          and may hold another ALLOW rule: correct what the diagnostics name";
 
 /// The report and the diagnostics of one gateway.
 pub(super) fn make(
@@ -189,7 +189,12 @@ struct Found {
 fn observe(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> BTreeMap<(usize, usize), Found> {
     let mut found: BTreeMap<(usize, usize), Found> = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    for listener in listeners {
+    // UDP is never dropped, so what a UDP listener might do with a rule says nothing of where the rule is enforced.
+    let udp = |l: &JudgedListener<'_>| {
+        let tuples = &l.listener.tuples;
+        !tuples.is_empty() && tuples.iter().all(|t| t.key.protocol == Protocol::Udp)
+    };
+    for listener in listeners.iter().filter(|l| !udp(l)) {
         for (place, at) in &listener.places {
             let Some(judged) = compiler.judged.get(*at) else {
                 continue;
@@ -468,10 +473,14 @@ fn policy_report(
             .map(|index| report(index, all.clone()))
             .collect()
     } else if policy.rules.is_empty() {
-        vec![report(0, without_rules(compiler, at, policy))]
+        let found = without_rules(compiler, at, policy);
+        vec![report(0, if rewritten(gateway) { partly(found) } else { found })]
     } else {
         (0..policy.rules.len())
-            .map(|index| report(index, verdict(policy, found.get(&(at, index)))))
+            .map(|index| verdict(policy, found.get(&(at, index))))
+            .map(|found| if rewritten(gateway) { partly(found) } else { found })
+            .enumerate()
+            .map(|(index, found)| report(index, found))
             .collect()
     };
     PolicyReport {
@@ -480,6 +489,24 @@ fn policy_report(
         dry_run: policy.dry_run,
         rules,
     }
+}
+
+/// Whether some destinations are not judged as their packets' sources are rewritten on the way.
+fn rewritten(gateway: &Gateway) -> bool {
+    gateway.rewritten.iter().any(|key| key.protocol == Protocol::Tcp)
+}
+
+/// What is dropped at the node is dropped at some destinations only.
+fn partly((at, why): (EnforcedAt, String)) -> (EnforcedAt, String) {
+    if at == EnforcedAt::Gateway {
+        return (at, why);
+    }
+    (
+        EnforcedAt::Both,
+        format!(
+            "{why}; what comes by the Service's load-balancer, external and node addresses is left to the gateway (externalTrafficPolicy: Cluster)"
+        ),
+    )
 }
 
 fn verdict(policy: &Policy, found: Option<&Found>) -> (EnforcedAt, String) {
