@@ -255,6 +255,38 @@ fn check_given_unknown_kinds_then_they_are_passed_over() {
 }
 
 #[test]
+fn check_given_a_node_that_nothing_speaks_of_then_a_warning_names_those_that_there_are() {
+    let from = beside("manifests/ingress.yaml");
+    let node = |name: &str| {
+        let from = from.to_string_lossy();
+        gwfilter(&["check", "-o", "json", "--from", &from, "--node", name], b"").json()
+    };
+    let json = node("node-b");
+    assert_eq!(
+        found(&json, "warning").last().map(String::as_str),
+        Some("unknown-node Node node-b")
+    );
+    let text = json["diagnostics"].to_string();
+    assert!(text.contains("the names there are: node-a"), "{json:#}");
+    assert!(!node("node-a").to_string().contains("unknown-node"));
+}
+
+#[test]
+fn check_given_a_single_address_as_never_drop_then_taken_and_anything_else_refused() {
+    let from = beside("manifests/ingress.yaml");
+    let never_drop = |value: &str| {
+        gwfilter(
+            &["check", "--from", &from.to_string_lossy(), "--never-drop", value],
+            b"",
+        )
+    };
+    assert_eq!(never_drop("192.0.2.7,198.51.100.0/24").code, Some(0));
+    let run = never_drop("lb.example.com");
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("neither a CIDR nor an address"), "{run:#?}");
+}
+
+#[test]
 fn check_given_a_service_without_the_wanted_traffic_policy_then_its_destinations_are_left_out_and_it_says_why()
  {
     let text = ingress().replacen(
@@ -262,10 +294,24 @@ fn check_given_a_service_without_the_wanted_traffic_policy_then_its_destinations
         "externalTrafficPolicy: Cluster",
         1,
     );
-    let (_, json) = check_json(&text);
+    let (run, json) = check_json(&text);
+    assert_eq!(run.code, Some(0));
     let gateway = &json["gateways"][0];
     let why = gateway["why"].to_string();
     assert!(why.contains("externalTrafficPolicy"), "{gateway:#}");
+    let warnings = found(&json, "warning");
+    let expected = "external-traffic-policy-cluster Service istio-system/istio-ingressgateway";
+    assert!(warnings.iter().any(|w| w == expected), "{warnings:?}");
+    // Only what comes straight to the pod's address is dropped here.
+    let at: Vec<&Value> = gateway["policies"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|p| p["dry_run"] == false)
+        .flat_map(|p| p["rules"].as_array().unwrap())
+        .map(|r| &r["enforced_at"])
+        .collect();
+    assert_eq!(at, ["both", "gateway", "both", "both"], "{gateway:#}");
     let tuples = gateway["tuples"].to_string();
     assert!(
         !tuples.contains("203.0.113.10") && !tuples.contains(":30080"),

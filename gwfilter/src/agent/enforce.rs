@@ -59,6 +59,8 @@ pub(super) struct Enforcer {
     diagnostics: Told<Diagnostic>,
     gateways: Told<(String, bool, Vec<String>)>,
     uncounted: Told<Arc<str>>,
+    /// There was no gateway at the last look, and that was told.
+    idle: bool,
 }
 
 impl Enforcer {
@@ -74,6 +76,7 @@ impl Enforcer {
             diagnostics: Told::default(),
             gateways: Told::default(),
             uncounted: Told::default(),
+            idle: false,
         }
     }
 
@@ -194,10 +197,17 @@ impl Enforcer {
                 info!(gateway = name, "gateway is gone");
             }
         }
+        let idle = built.gateways.is_empty();
+        if idle && !self.idle {
+            warn!("no gateway is known: nothing is judged and every packet passes");
+        }
+        self.idle = idle;
         for (name, enforced, why) in &news.new {
             let why = why.join("; ");
-            if *enforced {
+            if *enforced && why.is_empty() {
                 info!(gateway = name, why, "gateway is enforced");
+            } else if *enforced {
+                warn!(gateway = name, why, "gateway is enforced in part");
             } else {
                 warn!(gateway = name, why, "gateway is not enforced");
             }

@@ -137,7 +137,8 @@ impl Interfaces {
                 "interface is not there; it is served as soon as it is"
             );
         }
-        if devices.is_empty() && !self.idle {
+        // Where names are given, those that are missing have been told.
+        if devices.is_empty() && !self.idle && self.names.is_empty() {
             warn!(
                 "no interface to serve: no card is up and no device has a default route; name one with --interface"
             );

@@ -84,7 +84,7 @@ pub enum AgentError {
     #[error("cannot start the event loop")]
     Runtime(#[source] io::Error),
     /// Reading the manifests for the first time.
-    #[error("no manifests")]
+    #[error("no manifests: --from needs a file, a directory or - that can be read")]
     Source(#[from] source::SourceError),
     /// Rights, object, maps, pins.
     #[error("cannot set up enforcement")]

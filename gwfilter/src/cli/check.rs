@@ -128,8 +128,10 @@ fn text(built: &Built, verified: Verified, out: &mut impl Write) -> io::Result<(
 }
 
 fn one_gateway(gateway: &Gateway, report: &GatewayReport, out: &mut impl Write) -> io::Result<()> {
-    let state = if report.enforced {
+    let state = if report.enforced && report.why.is_empty() {
         "enforced"
+    } else if report.enforced {
+        "enforced in part"
     } else if gateway.not_enforced.is_none() && gateway.observe.is_some() {
         "observed only: nothing is dropped"
     } else {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use super::Output;
 use super::manifests::Manifests;
+use super::{Output, address};
 use crate::diagnostic::Severity;
 use crate::explain::{Answer, ExplainError, Explainer, Query};
 use crate::gateway::model::Protocol;
@@ -23,16 +23,16 @@ pub struct Args {
     #[arg(long, value_name = "IP", required_unless_present = "queries")]
     source: Option<IpAddr>,
     /// The packet's destination (IPv6 in brackets)
-    #[arg(long, value_name = "IP:PORT", required_unless_present = "queries")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address::endpoint, required_unless_present = "queries")]
     dest: Option<SocketAddr>,
     /// The packet's transport protocol
     #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = ["tcp", "udp"])]
     protocol: String,
     /// The source in the PROXY header that the packet carries
-    #[arg(long, value_name = "IP:PORT", requires = "proxy_dest")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address::endpoint, requires = "proxy_dest")]
     proxy_source: Option<SocketAddr>,
     /// The destination in the PROXY header that the packet carries
-    #[arg(long, value_name = "IP:PORT", requires = "proxy_source")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address::endpoint, requires = "proxy_source")]
     proxy_dest: Option<SocketAddr>,
     /// Queries as JSON lines, from a file or - for standard input, instead of the flags above; one answer line for each
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "dest", "proxy_source", "proxy_dest"])]

@@ -19,7 +19,7 @@ pub(super) struct Manifests {
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
     /// Sources that are never dropped, at any gateway
-    #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',', value_parser = super::address::network)]
     never_drop: Vec<IpNet>,
 }
 
@@ -49,7 +49,7 @@ fn read(origin: &Origin) -> anyhow::Result<Index> {
     let mut index = Index::new();
     let changes = Files::new(origin.clone())
         .poll()
-        .with_context(|| format!("manifests cannot be read from {origin}"))?;
+        .context("no manifests: --from needs a file, a directory or - that can be read")?;
     if changes.is_empty() {
         bail!(
             "no manifests in {origin}: no file there ends in .yaml, .yml or .json; name a file, or the directory that holds them"

@@ -1,5 +1,6 @@
 //! The command line: one file per verb. Verbs read arguments, call the library and print; they decide nothing.
 
+pub mod address;
 pub mod check;
 pub mod duration;
 pub mod explain;
@@ -22,15 +23,43 @@ struct Cli {
     verb: Verb,
 }
 
+const CHECK: &str = "\
+Example:
+  kubectl get svc,pods,nodes,gateways.networking.istio.io,authorizationpolicies -A -o yaml | gwfilter check --from -
+
+Exit: 0; 1 if a diagnostic is an error; 2 for input that cannot be used.";
+const EXPLAIN: &str = "\
+Example:
+  gwfilter explain --from manifests/ --source 198.51.100.7 --dest 203.0.113.10:443
+
+Exit: 0 for either verdict; 2 for input that cannot be used, or a bad line among the queries.";
+const RUN: &str = "\
+Needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON and a bpffs at /sys/fs/bpf.
+The log goes to standard error; RUST_LOG sets its levels (default info).
+Enforcement lives in pinned links: it outlives a crash of the agent. `gwfilter unload` takes it off.
+
+Example:
+  gwfilter run --from manifests/ --interface eth0 --observe     # first look: counts, drops nothing
+
+Exit: 0 after a signal or an unload; 1 for an error; 2 for wrong arguments.";
+const UNLOAD: &str = "\
+Needs root. A running agent sees it and ends. Doing it again removes nothing.
+
+Exit: 0; 1 if something could not be removed.";
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Show what would be enforced on a node, what is left to the gateway, and why
+    #[command(after_help = CHECK)]
     Check(check::Args),
     /// Show what happens to one packet, or to each of many, and which rule decides
+    #[command(after_help = EXPLAIN)]
     Explain(explain::Args),
     /// Enforce: the agent
+    #[command(after_help = RUN)]
     Run(run::Args),
     /// Take all enforcement off this node: detach and unpin
+    #[command(after_help = UNLOAD)]
     Unload(unload::Args),
 }
 
@@ -72,7 +101,7 @@ pub fn main() -> ExitCode {
             explain::run(&args, &mut out, &mut err).map(ExitCode::from),
             ExitCode::from(2),
         ),
-        Verb::Run(args) => (run::run(args).map(|()| ExitCode::SUCCESS), ExitCode::FAILURE),
+        Verb::Run(args) => (run::run(args).map(ExitCode::from), ExitCode::FAILURE),
         Verb::Unload(args) => (
             unload::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,

@@ -1,13 +1,12 @@
 //! `gwfilter run`.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::ensure;
 use clap::ValueEnum;
 use ipnet::IpNet;
 
-use super::{From, duration};
+use super::{From, address, duration};
 use crate::agent::{self, OnExit, Settings};
 use crate::dataplane::PacketLog;
 use crate::dataplane::choice::XdpMode;
@@ -40,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "60s")]
     drain: Duration,
     /// Sources that no gateway may drop
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network)]
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',', value_parser = address::network)]
     never_drop: Vec<IpNet>,
     /// Time between counter lines
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "30s")]
@@ -80,20 +79,11 @@ enum LogFormatArg {
     Json,
 }
 
-/// A CIDR, or a single address.
-fn network(s: &str) -> Result<IpNet, String> {
-    let net = s
-        .parse::<IpNet>()
-        .or_else(|_| s.parse::<IpAddr>().map(IpNet::from));
-    net.map(|n| n.trunc())
-        .map_err(|_| format!("`{s}` is neither a CIDR nor an address"))
-}
-
-/// Runs the agent until it is told to end.
+/// Runs the agent until it is told to end. The exit code is 0, or 1 if it failed and the log, in JSON, says why.
 ///
 /// # Errors
-/// What kept it from running, as one chain.
-pub fn run(args: Args) -> anyhow::Result<()> {
+/// What kept it from running, as one chain, for the caller to print.
+pub fn run(args: Args) -> anyhow::Result<u8> {
     ensure!(
         args.counters_every >= Duration::from_secs(1),
         "--counters-every: at least 1s"
@@ -103,7 +93,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         LogFormatArg::Json => LogFormat::Json,
     };
     telemetry::init(log_format);
-    agent::run(Settings {
+    let outcome = agent::run(Settings {
         from: args.from.from,
         interfaces: args.interface,
         node: args.node,
@@ -126,25 +116,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         never_drop: args.never_drop,
         counters_every: args.counters_every,
         log_format,
-    })?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn networks_are_cidrs_or_addresses_with_host_bits_masked() {
-        for (text, want) in [
-            ("192.0.2.7", "192.0.2.7/32"),
-            ("192.0.2.7/24", "192.0.2.0/24"),
-            ("2001:db8::1", "2001:db8::1/128"),
-        ] {
-            assert_eq!(network(text).unwrap().to_string(), want);
-        }
-        for text in ["", "192.0.2", "192.0.2.1/33", "example.org"] {
-            assert!(network(text).is_err(), "{text}");
+    });
+    match (outcome, log_format) {
+        (Ok(()), _) => Ok(0),
+        (Err(e), LogFormat::Text) => Err(e.into()),
+        // Whoever asked for JSON reads standard error by machine, to the last line.
+        (Err(e), LogFormat::Json) => {
+            tracing::error!(error = telemetry::chain(&e), "the agent failed");
+            Ok(1)
         }
     }
 }

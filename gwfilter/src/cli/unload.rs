@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Context;
 
 use super::Output;
-use crate::dataplane::pins::{self, interface_name};
+use crate::dataplane::pins::{self, BPFFS, interface_name};
 
 /// Arguments of `gwfilter unload`.
 #[derive(Debug, clap::Args)]
@@ -20,7 +20,8 @@ pub struct Args {
 /// # Errors
 /// Something cannot be removed, or `out` cannot be written.
 pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
-    let removed = pins::unload().context("cannot take gwfilter off this node")?;
+    let removed = pins::unload()
+        .context("gwfilter cannot be taken off this network namespace (root, who put it on, can)")?;
     let name = |ifindex| interface_name(ifindex).unwrap_or_else(|| "(gone)".to_owned());
     match args.output {
         Output::Json => {
@@ -30,7 +31,18 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
                 .collect();
             writeln!(out, "{}", serde_json::json!({ "removed": list }))?;
         }
-        Output::Text if removed.is_empty() => writeln!(out, "nothing to remove")?,
+        Output::Text if removed.is_empty() => {
+            writeln!(
+                out,
+                "nothing to remove: no gwfilter link is pinned for this network namespace"
+            )?;
+            if !pins::mounted() {
+                writeln!(
+                    out,
+                    "there is no bpffs at {BPFFS} to be seen from here; `ip netns exec` hides it, `nsenter --net=…` does not",
+                )?;
+            }
+        }
         Output::Text => {
             for p in &removed {
                 writeln!(

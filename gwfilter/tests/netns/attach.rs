@@ -98,3 +98,19 @@ fn an_interface_that_is_not_there_then_the_error_names_it_and_those_that_are() {
     let log = agent.log();
     assert!(log.contains("eth7") && log.contains(NIC), "{log}");
 }
+
+#[test]
+fn an_agent_that_cannot_start_with_a_json_log_then_the_error_is_json_too() {
+    let site = Site::new().expect("a site");
+    let mut agent = launch(&site, &["--interface", "eth7", "--log-format", "json"]);
+    let status = agent.wait_exit(SOON).expect("it ends");
+    assert_eq!(status.code(), Some(1));
+    let log = agent.log();
+    let last = log.lines().last().expect("a line");
+    let line: serde_json::Value = serde_json::from_str(last).expect("JSON");
+    assert_eq!(
+        (&line["level"], &line["message"]),
+        (&"ERROR".into(), &"the agent failed".into())
+    );
+    assert!(line["error"].to_string().contains("eth7"), "{last}");
+}

@@ -1,0 +1,64 @@
+//! Addresses as users write them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+/// Reads a CIDR or a single address; host bits are cut off.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn network(s: &str) -> Result<IpNet, String> {
+    let net = s
+        .parse::<IpNet>()
+        .or_else(|_| s.parse::<IpAddr>().map(IpNet::from));
+    net.map(|n| n.trunc())
+        .map_err(|_| format!("`{s}` is neither a CIDR nor an address"))
+}
+
+/// Reads an address with a port, an IPv6 address in brackets.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn endpoint(s: &str) -> Result<SocketAddr, String> {
+    s.parse().map_err(|_| {
+        format!("`{s}` is no address with a port: write it like 203.0.113.10:443 or [2001:db8::10]:443")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_cidrs_or_addresses_with_host_bits_masked() {
+        for (text, want) in [
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("192.0.2.7/24", "192.0.2.0/24"),
+            ("2001:db8::1", "2001:db8::1/128"),
+        ] {
+            assert_eq!(network(text).unwrap().to_string(), want);
+        }
+        for text in ["", "192.0.2", "192.0.2.1/33", "example.org"] {
+            assert!(network(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn endpoints_have_a_port_and_names_are_refused_with_an_example() {
+        assert_eq!(
+            endpoint("[2001:db8::10]:443").unwrap().to_string(),
+            "[2001:db8::10]:443"
+        );
+        for text in [
+            "",
+            "203.0.113.10",
+            "2001:db8::10:443:",
+            "203.0.113.10:x",
+            "example.org:443",
+        ] {
+            let sentence = endpoint(text).unwrap_err();
+            assert!(sentence.contains("[2001:db8::10]:443"), "{text}: {sentence}");
+        }
+    }
+}
