@@ -114,3 +114,21 @@ fn an_agent_that_cannot_start_with_a_json_log_then_the_error_is_json_too() {
     );
     assert!(line["error"].to_string().contains("eth7"), "{last}");
 }
+
+#[test]
+fn somebody_removes_the_pin_then_told_and_enforced_again() {
+    let mut lab = denying(&["--counters-every", "1s"]);
+    lab.refused(Client::A, vip());
+    let line = lab.agent.wait_line("agent runs", SOON).expect("it runs");
+    let pins = line
+        .split("pins=")
+        .nth(1)
+        .and_then(|rest| rest.split_whitespace().next());
+    let remove = format!("rm {}/*", pins.expect("the directory is told"));
+    lab.site.node.run("sh", &["-c", &remove]).expect("removed");
+    lab.agent
+        .wait_line("somebody detached the program", SOON)
+        .expect("told");
+    lab.refused(Client::A, vip());
+    lab.let_in(Client::B, vip());
+}
