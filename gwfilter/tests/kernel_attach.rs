@@ -2,6 +2,7 @@
 //!
 //! What packets see of it is in `netns`; here it is programs and pins. Needs root.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use gwfilter::dataplane::attach::Attached;
@@ -213,6 +214,8 @@ fn unload_removes_everything_once_and_an_agent_sees_it() {
         let mut dataplane = Dataplane::load(PacketLog::Off).expect("loaded");
         dataplane.attach(&device, XdpMode::Native).expect("attached");
         assert!(dataplane.pins().present());
+        let programs = pins::xdp_programs().expect("listed");
+        assert_eq!(programs.len(), 1);
         let removed = pins::unload().expect("unloaded");
         assert_eq!(
             removed.iter().map(|p| (p.ifindex, p.hook)).collect::<Vec<_>>(),
@@ -220,13 +223,26 @@ fn unload_removes_everything_once_and_an_agent_sees_it() {
         );
         assert!(!dataplane.pins().present());
         assert!(pins::unload().expect("again").is_empty());
+        assert!(wait_gone(&programs), "detached soon");
         // It could not bring itself back: there is nowhere to pin to.
         dataplane
             .attach(&device, XdpMode::Native)
             .expect_err("not any more");
     });
-    assert_eq!(node.xdp(), None);
     assert!(node.pins().is_empty());
+    assert_eq!(node.xdp(), None);
+}
+
+#[expect(clippy::expect_used, reason = "a test helper")]
+fn wait_gone(programs: &BTreeSet<u32>) -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let (netlink, _changes) = Netlink::open().expect("netlink");
+        netlink.gone(programs).await.expect("listed")
+    })
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub use interfaces::InterfacesError;
 use crate::dataplane::attach::AttachError;
 use crate::dataplane::choice::XdpMode;
 use crate::dataplane::netlink::{Netlink, NetlinkError};
-use crate::dataplane::pins::PinsError;
+use crate::dataplane::pins::{self, PinsError};
 use crate::dataplane::{Dataplane, DataplaneError, PacketLog};
 use crate::gateway;
 use crate::index::Index;
@@ -281,7 +281,7 @@ impl Agent {
                 Event::Signal(cause) => {
                     self.tell_packets();
                     self.tell_counters();
-                    return self.leave(cause);
+                    return self.leave(cause).await;
                 }
             }
         }
@@ -372,7 +372,7 @@ impl Agent {
         }
     }
 
-    fn leave(self, cause: Cause) -> Result<(), AgentError> {
+    async fn leave(self, cause: Cause) -> Result<(), AgentError> {
         let served = self.interfaces.summary();
         if exit::keeps(self.settings.on_exit, cause) {
             info!(
@@ -382,6 +382,8 @@ impl Agent {
             );
             return Ok(());
         }
+        // Only to know when they are gone; the removal does not depend on it.
+        let programs = pins::xdp_programs().unwrap_or_default();
         let pins = self.dataplane.pins().list().map_err(AgentError::Detach)?;
         // One that cannot be removed must not keep the others on.
         let failed = pins
@@ -390,6 +392,9 @@ impl Agent {
         let failed: Vec<PinsError> = failed.collect();
         if let Some(first) = failed.into_iter().next() {
             return Err(AgentError::Detach(first));
+        }
+        if !self.netlink.gone(&programs).await? {
+            warn!("pins are removed, but the kernel still shows a program of them");
         }
         info!(
             cause = cause.name(),

@@ -1,10 +1,12 @@
 //! `gwfilter unload`.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use super::Output;
+use crate::dataplane::netlink::Netlink;
 use crate::dataplane::pins::{self, BPFFS, interface_name};
 
 /// Arguments of `gwfilter unload`.
@@ -20,6 +22,8 @@ pub struct Args {
 /// # Errors
 /// Something cannot be removed, or `out` cannot be written.
 pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
+    // Only to know when they are gone; the removal does not depend on it.
+    let programs = pins::xdp_programs().unwrap_or_default();
     let removed = pins::unload()
         .context("gwfilter cannot be taken off this network namespace (root, who put it on, can)")?;
     let name = |ifindex| interface_name(ifindex).unwrap_or_else(|| "(gone)".to_owned());
@@ -55,5 +59,21 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
             }
         }
     }
+    ensure!(
+        gone(&programs)?,
+        "the pins are removed, but the kernel still shows an XDP program of them (`ip link`): another process holds it; end it"
+    );
     Ok(())
+}
+
+/// Waits until the kernel has detached what was removed.
+fn gone(programs: &BTreeSet<u32>) -> anyhow::Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(async {
+        let (netlink, _changes) = Netlink::open()?;
+        Ok(netlink.gone(programs).await?)
+    })
 }

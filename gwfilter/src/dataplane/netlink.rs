@@ -14,6 +14,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 
 use super::choice::{self, Device, Found, World};
 
@@ -127,6 +128,29 @@ impl Netlink {
             default_routes,
             addresses: choice::local_addresses(&found),
         })
+    }
+
+    /// Waits until none of these XDP programs is on a device of this network namespace; false if one stays.
+    ///
+    /// # Errors
+    /// A listing failed.
+    pub async fn gone(&self, programs: &BTreeSet<u32>) -> Result<bool, NetlinkError> {
+        let deadline = Instant::now() + PATIENCE;
+        while !programs.is_empty() {
+            let world = self.world(false).await?;
+            if !world
+                .devices
+                .iter()
+                .any(|d| d.xdp_programs.iter().any(|id| programs.contains(id)))
+            {
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(true)
     }
 }
 

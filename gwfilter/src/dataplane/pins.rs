@@ -4,12 +4,14 @@
 //! itself, so removing the file detaches, whoever does it. The directory of a network namespace doubles as
 //! the lock that keeps two agents from one namespace, and as a sign: an agent whose directory is gone has been unloaded, and ends.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use aya::programs::links::{FdLink, PinnedLink};
 use gwfilter_common::abi::ABI_VERSION;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -237,6 +239,28 @@ fn remove(path: &Path) -> Result<bool, PinsError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(failed("cannot remove", path)(e)),
     }
+}
+
+/// Ids of the XDP programs behind the pins of this network namespace, of every version of gwfilter. When a pin goes, the
+/// kernel detaches a moment later (`kernel/bpf/inode.c` frees the inode after an RCU grace period); these ids tell when.
+///
+/// # Errors
+/// The pins cannot be listed.
+pub fn xdp_programs() -> Result<BTreeSet<u32>, PinsError> {
+    let namespace = directory_name(namespace()?);
+    let mut programs = BTreeSet::new();
+    for version in entries(Path::new(ROOT))? {
+        let dir = Path::new(ROOT).join(version).join(&namespace);
+        for name in entries(&dir)? {
+            let xdp = Pin::parse(&name).is_some_and(|p| p.hook != Hook::Tcx);
+            // A link that cannot be opened is of no program that we could wait for.
+            if xdp && let Ok(info) = PinnedLink::from_pin(dir.join(name)).and_then(|l| FdLink::from(l).info())
+            {
+                programs.insert(info.program_id());
+            }
+        }
+    }
+    Ok(programs)
 }
 
 /// Takes gwfilter off this network namespace, whichever version of it put it on: every pin is removed, and then the
