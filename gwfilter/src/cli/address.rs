@@ -1,19 +1,18 @@
 //! Addresses as users write them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
+
+use crate::policy::value::parse_range;
 
 /// Reads a CIDR or a single address; host bits are cut off.
 ///
 /// # Errors
 /// A sentence for the user.
 pub fn network(s: &str) -> Result<IpNet, String> {
-    let net = s
-        .parse::<IpNet>()
-        .or_else(|_| s.parse::<IpAddr>().map(IpNet::from));
-    net.map(|n| n.trunc())
-        .map_err(|_| format!("`{s}` is neither a CIDR nor an address"))
+    // `IpNet` itself takes `010.0.0.0/8`; a policy may not say that, so nor may a flag.
+    parse_range(s).ok_or_else(|| format!("`{s}` is neither a CIDR nor an address"))
 }
 
 /// Reads an address with a port, an IPv6 address in brackets.
@@ -39,7 +38,14 @@ mod tests {
         ] {
             assert_eq!(network(text).unwrap().to_string(), want);
         }
-        for text in ["", "192.0.2", "192.0.2.1/33", "example.org"] {
+        for text in [
+            "",
+            "192.0.2",
+            "192.0.2.1/33",
+            "010.0.0.0/8",
+            "10.0.0.0/08",
+            "example.org",
+        ] {
             assert!(network(text).is_err(), "{text}");
         }
     }

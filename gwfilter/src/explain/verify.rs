@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use gwfilter_common::decide::{Action, Decision};
 use gwfilter_common::reason::Reason;
+use gwfilter_common::wire::{ipv4, ipv6};
 use ipnet::IpNet;
 
 use super::{ExplainError, Explainer, Query};
@@ -44,6 +45,14 @@ pub struct Verified {
     pub sampled: bool,
 }
 
+/// Whether no packet of a client can have this source.
+fn odd_source(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(addr) => ipv4::odd_source(addr.octets()),
+        IpAddr::V6(addr) => ipv6::odd_source(addr.octets()),
+    }
+}
+
 impl Explainer {
     /// Holds one decision against the evaluator, for every listener that claims the destination.
     pub(super) fn verify(&self, query: &Query, decision: &Decision) -> Result<(), Disagreement> {
@@ -67,7 +76,7 @@ impl Explainer {
             let expected = self.expected(*owner, query, observe);
             let got = (decision.action, decision.reason);
             // Loopback and the like are never judged, whatever the policies say.
-            let odd = got == (Action::Pass, Reason::OddSource);
+            let odd = got == (Action::Pass, Reason::OddSource) && odd_source(query.source);
             let Some((action, reason, rule)) = expected else {
                 return Err(differ("no such listener".to_owned()));
             };

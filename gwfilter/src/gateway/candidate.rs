@@ -310,7 +310,7 @@ impl<'a> Candidate<'a> {
         for template in templates {
             let empty = BTreeMap::new();
             let labels = template.map_or(&empty, |t| &t.labels);
-            let workload = self.implied(labels, template.and_then(|t| revision(&t.annotations)));
+            let workload = self.implied(labels, None);
             let workload = self.workload(workload);
             self.members.push(Member {
                 workload,

@@ -181,6 +181,10 @@ impl Builder {
                         code: "named-target-port",
                         text,
                     });
+                    if !service.local_policy {
+                        // What is rewritten now must be known later, when the port is.
+                        self.front_tuples(candidate, service, port, &[]);
+                    }
                     return;
                 }
             }
