@@ -2,7 +2,7 @@
 //! bad packets, for all three programs.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use gwfilter_common::abi::{self, Tally};
 use gwfilter_common::decide::{Action, decide};
@@ -230,27 +230,39 @@ fn root_replaced_while_running_then_no_packet_sees_another_answer() {
     object.zero(Scan::Cases).unwrap();
 
     // Under load: a packet is dropped by the full table or would be by the other, never anything else.
-    let done = AtomicBool::new(false);
-    let runs = std::thread::scope(|scope| {
-        let (object, done, frame) = (&object, &done, denied.bytes());
+    let (done, runs) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let (object, done, runs, frame) = (&object, &done, &runs, denied.bytes());
         let load = scope.spawn(move || {
-            let mut runs = 0_u64;
             while !done.load(Ordering::Relaxed) {
                 object.run_with(Hook::Xdp, frame, None, 1000).unwrap();
-                runs += 1000;
+                runs.fetch_add(1000, Ordering::Relaxed);
             }
-            runs
         });
-        for _ in 0..50 {
+        // A busy machine may run the other thread late: the first two tables stay until a whole run has met each.
+        let met = || {
+            let begun = runs.load(Ordering::Relaxed);
+            while runs.load(Ordering::Relaxed) < begun + 2000 && !load.is_finished() {
+                std::thread::yield_now();
+            }
+        };
+        for swap in 0..50 {
+            if swap == 1 {
+                met();
+            }
             root.set(0, &observed, 0).unwrap();
+            if swap == 0 {
+                met();
+            }
             // No program reads the full table any more: what is written into it now must show nowhere.
             full.set(0, [0; 8], 0).unwrap();
             full = tables(0);
             root.set(0, &full, 0).unwrap();
         }
         done.store(true, Ordering::Relaxed);
-        load.join().unwrap()
+        load.join().unwrap();
     });
+    let runs = runs.into_inner();
     let counted = object.listener_counters(Scan::Whole).unwrap();
     let dropped = counted[&(1, u32::from(Reason::DeniedByRule.code()))].dropped;
     let would = counted[&(1, u32::from(Reason::Observed.code()))].would_drop;
