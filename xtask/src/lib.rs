@@ -17,6 +17,7 @@
 //! - [`foreign::attach_xdp`] puts somebody else's XDP program on a device.
 //! - [`rights::require_root`] fails with the reason where namespaces cannot be made. Tests call it and fail with it:
 //!   a test that cannot run has not passed.
+//! - [`oci::write`] writes a container image without a container tool.
 //! - [`envoy::binary`] is where `cargo xtask setup` put Envoy.
 //!
 //! ```no_run
@@ -44,6 +45,7 @@ pub mod foreign;
 pub mod http;
 pub mod manifests;
 pub mod netns;
+pub mod oci;
 pub mod paths;
 pub mod poll;
 pub mod process;

@@ -7,6 +7,7 @@ mod build_ebpf;
 mod build_release;
 mod check;
 mod demo;
+mod image;
 mod run;
 mod setup;
 mod test;
@@ -34,6 +35,8 @@ enum Verb {
     BuildEbpf,
     /// Build the eBPF object, then the release binary with the object inside.
     Build,
+    /// Build a container image of a static agent as an OCI archive, without any container tool.
+    Image(image::Options),
     /// Formatting, clippy for both sides, docs, licences, tidy.
     Check,
     /// Walk through Istio's "Ingress Access Control" with two clients, a node and a gateway in namespaces.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Setup => setup::main(),
         Verb::BuildEbpf => build_ebpf::main(),
         Verb::Build => build_release::main(),
+        Verb::Image(options) => image::main(&options),
         Verb::Check => check::main(),
         Verb::Demo => demo::main(),
         Verb::Test(options) => test::main(&options),

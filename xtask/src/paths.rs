@@ -36,3 +36,9 @@ pub fn ebpf_stamp() -> PathBuf {
 pub fn envoy() -> PathBuf {
     target().join("envoy")
 }
+
+/// The container image that `cargo xtask image` writes.
+#[must_use]
+pub fn image() -> PathBuf {
+    target().join("image/gwfilter.oci.tar")
+}
