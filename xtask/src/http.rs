@@ -67,11 +67,24 @@ pub fn get(namespace: &Namespace, from: Option<IpAddr>, to: SocketAddr, within: 
     }
 }
 
+/// Sends one `GET` of `path`, the rest as in [`get`].
+#[must_use]
+pub fn get_path(namespace: &Namespace, to: SocketAddr, path: &str, within: Duration) -> Answer {
+    match Connection::open(namespace, None, to, within) {
+        Ok(mut connection) => {
+            path.clone_into(&mut connection.path);
+            connection.get()
+        }
+        Err(answer) => answer,
+    }
+}
+
 /// An open connection, for more than one request.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
     host: SocketAddr,
+    path: String,
     body: String,
 }
 
@@ -93,6 +106,7 @@ impl Connection {
         Ok(Self {
             stream,
             host: to,
+            path: "/headers".to_owned(),
             body: String::new(),
         })
     }
@@ -121,7 +135,7 @@ impl Connection {
 
     fn exchange(&mut self) -> io::Result<Answer> {
         self.body.clear();
-        let request = format!("GET /headers HTTP/1.1\r\nHost: {}\r\n\r\n", self.host);
+        let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", self.path, self.host);
         self.stream.write_all(request.as_bytes())?;
         let head = read_head(&mut self.stream)?;
         let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok());

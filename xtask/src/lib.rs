@@ -15,6 +15,8 @@
 //! - [`site::Site`] puts them together: two clients, a router and a node with an ingress gateway behind it, with the
 //!   manifests that say so ([`manifests`]).
 //! - [`foreign::attach_xdp`] puts somebody else's XDP program on a device.
+//! - [`cluster::Cluster`] is a real API server and its etcd, with Istio's CRDs; it starts a DaemonSet's container as its pod
+//!   template says.
 //! - [`rights::require_root`] fails with the reason where namespaces cannot be made. Tests call it and fail with it:
 //!   a test that cannot run has not passed.
 //! - [`oci::write`] writes a container image without a container tool.
@@ -40,6 +42,7 @@
 //!
 //! Errors are [`anyhow::Error`]: whoever meets one here is a person reading a test's or the demo's output.
 
+pub mod cluster;
 pub mod envoy;
 pub mod foreign;
 pub mod http;

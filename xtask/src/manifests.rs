@@ -42,6 +42,7 @@ spec:
   nodeName: {NODE}
   containers:
     - name: istio-proxy
+      image: docker.io/istio/proxyv2:1.31.4
       args: [proxy, router, --domain, istio-system.svc.cluster.local]
       ports:
         - {{containerPort: {POD_PORT}, protocol: TCP}}

@@ -42,3 +42,9 @@ pub fn envoy() -> PathBuf {
 pub fn image() -> PathBuf {
     target().join("image/gwfilter.oci.tar")
 }
+
+/// Where `setup` keeps the Kubernetes programs and CRDs.
+#[must_use]
+pub fn kube() -> PathBuf {
+    target().join("tools/kube")
+}

@@ -17,6 +17,27 @@ use crate::poll;
 /// How many lines of a log an error shows.
 const TAIL: usize = 40;
 
+/// The memory that a process has in use now (its resident set), in bytes.
+///
+/// # Errors
+/// If there is no such process.
+pub fn rss(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let kib: u64 = status
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("VmRSS:")?
+                .trim()
+                .strip_suffix("kB")?
+                .trim()
+                .parse()
+                .ok()
+        })
+        .with_context(|| format!("{path} tells no resident set"))?;
+    Ok(kib * 1024)
+}
+
 /// A child process in a namespace. Standard output and error go to one file, in the order they were written.
 /// Killed (that process, by its id) and reaped when dropped.
 #[derive(Debug)]
@@ -32,7 +53,21 @@ impl Process {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn spawn(namespace: &Namespace, name: &str, mut command: Command) -> Result<Self> {
+    pub fn spawn(namespace: &Namespace, name: &str, command: Command) -> Result<Self> {
+        Self::spawn_prepared(namespace, name, command, || Ok(()))
+    }
+
+    /// Starts `command` in `namespace` from a thread that `prepare` has run on: mounts, capabilities and the like that it
+    /// takes for itself are the child's, and nobody else's.
+    ///
+    /// # Errors
+    /// If `prepare` fails or the command cannot be started.
+    pub fn spawn_prepared(
+        namespace: &Namespace,
+        name: &str,
+        mut command: Command,
+        prepare: impl FnOnce() -> Result<()> + Send,
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("lab-")
             .tempdir()
@@ -46,7 +81,10 @@ impl Process {
         let errors = log.try_clone().context("a second handle on a log")?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         let child = namespace
-            .enter(move || command.spawn())?
+            .enter(move || {
+                prepare()?;
+                command.spawn().context("spawning")
+            })?
             .with_context(|| format!("starting {name} in `{}`", namespace.label()))?;
         Ok(Self {
             name: name.to_owned(),
