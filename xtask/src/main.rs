@@ -10,6 +10,7 @@ mod demo;
 mod image;
 mod run;
 mod setup;
+mod setup_kube;
 mod test;
 mod tidy;
 mod toolchain;

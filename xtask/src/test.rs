@@ -27,6 +27,8 @@ pub(crate) enum Group {
     Kernel,
     /// The differential test against real Envoys; root.
     Oracle,
+    /// The agent in a cluster: a real API server, network namespaces as nodes; root.
+    Kube,
     /// Each fuzz target for a short while.
     Fuzz,
 }
@@ -119,6 +121,14 @@ fn run_group(group: Group, options: &Options) -> Result<Tally> {
                 .cases
                 .map(|cases| ("GWFILTER_ORACLE_CASES", cases.to_string()));
             featured("gwfilter", "oracle-tests", cases.as_slice())
+        }
+        Group::Kube => {
+            rights::require_root()?;
+            setup::ensure(&[Part::Ebpf, Part::Lab, Part::Kube], Voice::Changes)?;
+            build_ebpf::build_if_stale()?;
+            let mut tally = featured("xtask", "kube-tests", &[])?;
+            tally.add(featured("gwfilter", "kube-tests", &[])?);
+            Ok(tally)
         }
         Group::Fuzz => {
             setup::ensure(&[Part::Fuzz], Voice::Changes)?;
