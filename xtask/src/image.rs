@@ -16,16 +16,29 @@ use xtask::paths;
 
 use crate::build_ebpf;
 use crate::run::{run, say};
+use crate::setup::{self, Part, Voice};
+
+/// The name in the manifests, which no registry has.
+const NAME: &str = "localhost/gwfilter";
 
 /// What `image` is asked for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Name of the image; its tag is gwfilter's version.
-    #[arg(long, value_name = "NAME", default_value = "localhost/gwfilter")]
+    #[arg(long, value_name = "NAME", default_value = NAME)]
     name: String,
     /// Where the archive goes.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: NAME.to_owned(),
+            output: None,
+        }
+    }
 }
 
 /// The verb.
@@ -91,6 +104,7 @@ fn image(reference: &str, agent: Vec<u8>) -> Result<Image> {
 /// Against glibc, whose archive every C toolchain has; the musl target would have to be fetched. glibc's resolver does not work
 /// statically, which costs nothing: in a pod the API server is an address.
 fn static_binary() -> Result<PathBuf> {
+    setup::ensure(&[Part::Ebpf], Voice::Changes)?;
     build_ebpf::build_if_stale()?;
     build_ebpf::require_fresh()?;
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);

@@ -14,7 +14,7 @@ use xtask::{paths, rights};
 
 use crate::run::{read, run, say, shown};
 use crate::setup::{self, Part, Voice};
-use crate::{build_ebpf, check};
+use crate::{build_ebpf, check, image};
 
 /// Tests that belong together by what they need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -126,6 +126,8 @@ fn run_group(group: Group, options: &Options) -> Result<Tally> {
             rights::require_root()?;
             setup::ensure(&[Part::Ebpf, Part::Lab, Part::Kube], Voice::Changes)?;
             build_ebpf::build_if_stale()?;
+            // The tests of `deploy/` run what is in it.
+            image::main(&image::Options::default())?;
             let mut tally = featured("xtask", "kube-tests", &[])?;
             tally.add(featured("gwfilter", "kube-tests", &[])?);
             Ok(tally)

@@ -1,0 +1,199 @@
+//! The kustomize base, its overlays and the chart, against each other.
+
+use serde_json::{Value, json};
+
+use super::objects::{Objects, arguments, chart, container, helm, kustomize};
+
+/// Where two values differ, as JSON pointers with both sides.
+fn differences(at: &str, left: &Value, right: &Value, found: &mut Vec<String>) {
+    match (left, right) {
+        (Value::Object(a), Value::Object(b)) => {
+            for key in a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))) {
+                let side =
+                    |object: &serde_json::Map<String, Value>| object.get(key).cloned().unwrap_or_default();
+                differences(&format!("{at}/{key}"), &side(a), &side(b), found);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (index, (a, b)) in a.iter().zip(b).enumerate() {
+                differences(&format!("{at}/{index}"), a, b, found);
+            }
+        }
+        _ if left == right => {}
+        _ => found.push(format!("{at}: kustomize {left}, chart {right}")),
+    }
+}
+
+#[track_caller]
+fn assert_same(what: &str, kustomize: &Objects, chart: &Objects) {
+    let value = |objects: &Objects| serde_json::to_value(objects).unwrap();
+    let mut found = Vec::new();
+    differences("", &value(kustomize), &value(chart), &mut found);
+    assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn chart_with_its_default_values_then_the_kustomize_base() {
+    assert_same("default values", &kustomize("base"), &chart(&[]));
+}
+
+#[test]
+fn chart_with_the_value_of_an_overlay_then_that_overlay() {
+    for (overlay, value) in [
+        ("observe", "mode=observe"),
+        ("podmonitor", "podMonitor.enabled=true"),
+        ("gke", "priorityQuota=true"),
+    ] {
+        let overlay = kustomize(&format!("overlays/{overlay}"));
+        assert_same(value, &overlay, &chart(&["--set", value]));
+        assert_ne!(overlay, kustomize("base"), "{value} changes nothing");
+    }
+}
+
+#[test]
+fn values_then_what_the_agent_is_told() {
+    let fixed = [
+        "run",
+        "--state-dir=/var/lib/gwfilter",
+        "--health-listen=127.0.0.1:9469",
+    ];
+    for (values, more) in [
+        (
+            "neverDrop={192.0.2.0/24,2001:db8::1}",
+            "--never-drop=192.0.2.0/24,2001:db8::1",
+        ),
+        ("packetLog=drops", "--packet-log=drops"),
+        ("logFormat=json", "--log-format=json"),
+        ("extraArgs={--drain=90s}", "--drain=90s"),
+    ] {
+        let objects = chart(&["--set", values]);
+        assert_eq!(
+            arguments(&objects),
+            [fixed.as_slice(), &[more]].concat(),
+            "{values}"
+        );
+    }
+    let objects = chart(&["--set", "healthPort=9999"]);
+    for probe in ["livenessProbe", "readinessProbe"] {
+        assert_eq!(container(&objects)[probe]["httpGet"]["port"], 9999);
+    }
+    assert!(arguments(&objects).contains(&"--health-listen=127.0.0.1:9999"));
+}
+
+#[test]
+fn image_values_then_the_reference() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    for (values, wanted) in [
+        (
+            "image.repository=r.example/g",
+            format!("r.example/g:{}", env!("CARGO_PKG_VERSION")),
+        ),
+        ("image.tag=x", "localhost/gwfilter:x".to_owned()),
+        (
+            &format!("image.tag=x,image.digest={digest}"),
+            format!("localhost/gwfilter@{digest}"),
+        ),
+    ] {
+        assert_eq!(container(&chart(&["--set", values]))["image"], wanted, "{values}");
+    }
+}
+
+#[test]
+fn other_namespaces_then_every_reference_follows() {
+    let objects = chart(&[
+        "--set",
+        "namespace.name=edge,namespace.create=false,istio.namespace=mesh",
+    ]);
+    let text = serde_json::to_string(&objects).unwrap();
+    for gone in ["gwfilter-system", "istio-system", "Namespace /"] {
+        assert!(!text.contains(gone), "{gone} is still there: {text}");
+    }
+    for wanted in [
+        "Role mesh/gwfilter",
+        "Role edge/gwfilter",
+        "DaemonSet edge/gwfilter",
+    ] {
+        assert!(objects.contains_key(wanted), "{wanted}");
+    }
+}
+
+#[test]
+fn value_that_means_nothing_then_refused_by_the_schema() {
+    for values in [
+        "mode=audit",
+        "neverDrop={example.org}",
+        "nevrDrop={192.0.2.1}",
+        "istio.meshConfigMaps=[]",
+        "image.digest=sha256:12",
+        "healthPort=0",
+        "extraArgs={run}",
+        "packetLog=everything",
+        "stateDir=relative",
+    ] {
+        let flag = if values.ends_with("[]") {
+            "--set-json"
+        } else {
+            "--set"
+        };
+        let output = helm(&[flag, values]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{values} was taken");
+        assert!(errors.contains("schema"), "{values}: {errors}");
+    }
+}
+
+#[test]
+fn version_of_the_workspace_then_that_of_the_image_in_the_base() {
+    let wanted = format!("localhost/gwfilter:{}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(container(&kustomize("base"))["image"], wanted);
+}
+
+#[test]
+fn roles_then_reading_by_kind_and_writing_of_events_only() {
+    let objects = kustomize("base");
+    let roles = objects.iter().filter(|(name, _)| name.contains("Role "));
+    let mut rules = 0;
+    for (name, role) in roles {
+        for rule in role["rules"].as_array().unwrap() {
+            rules += 1;
+            let list = |key: &str| -> Vec<&str> {
+                let values = rule[key].as_array().map(Vec::as_slice).unwrap_or_default();
+                values.iter().map(|value| value.as_str().unwrap()).collect()
+            };
+            let (resources, verbs) = (list("resources"), list("verbs"));
+            let allowed: &[&str] = match resources.as_slice() {
+                ["events"] => &["create", "patch"],
+                // Where names are given, one object may be got.
+                ["configmaps" | "daemonsets"] => &["get", "list", "watch"],
+                _ => &["list", "watch"],
+            };
+            assert_eq!(verbs, allowed, "{name}: {resources:?}");
+            let named = !list("resourceNames").is_empty();
+            assert_eq!(named, verbs.contains(&"get"), "{name}: {resources:?} by name");
+            for resource in resources {
+                assert!(!resource.contains(['*', '/']), "{name}: {resource}");
+                assert_ne!(resource, "secrets");
+            }
+        }
+    }
+    assert_eq!(rules, 9);
+}
+
+#[test]
+fn container_then_three_capabilities_and_no_way_to_more() {
+    let objects = kustomize("base");
+    let security = &container(&objects)["securityContext"];
+    assert_eq!(
+        security["capabilities"],
+        json!({"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"]})
+    );
+    assert_eq!(security["privileged"], false);
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+    let pod = &objects["DaemonSet gwfilter-system/gwfilter"]["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(pod["hostNetwork"], true);
+    for other in ["hostPID", "hostIPC"] {
+        assert_eq!(pod[other], Value::Null);
+    }
+}
