@@ -4,6 +4,7 @@
 //! cluster would run: admitted, defaulted, with the token volume that admission adds. Left out are what needs a kubelet's
 //! surroundings: the image, cgroups, seccomp and a process namespace.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,12 +13,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::caps::Capabilities;
 use super::rootfs::{Bind, Root};
-use super::template::{self, Mount, Probe, Projection, Volume};
+use super::template::{self, Mount, Probe, Projection, Rights, Volume};
 use super::{API_PORT, API_V4, Cluster, objects};
 use crate::http::{self, Answer};
 use crate::netns::Namespace;
@@ -65,8 +67,37 @@ pub struct Container {
     pub pod: Value,
     readiness: Option<Probe>,
     liveness: Option<Probe>,
-    capabilities: Capabilities,
+    recipe: Recipe,
     _files: TempDir,
+}
+
+/// All that it takes to start the container's process, the API server aside.
+#[derive(Clone, Debug)]
+struct Recipe {
+    name: String,
+    root: Root,
+    words: Vec<String>,
+    env: BTreeMap<String, String>,
+    rights: Rights,
+}
+
+impl Recipe {
+    fn start(&self, namespace: &Namespace) -> Result<Process> {
+        let (first, rest) = self
+            .words
+            .split_first()
+            .context("a container without a command")?;
+        let mut command = Command::new(first);
+        command.args(rest).env_clear().envs(&self.env);
+        Process::spawn_prepared(namespace, &self.name, command, || {
+            self.root.enter()?;
+            self.rights.capabilities.confine()?;
+            if self.rights.no_new_privileges {
+                nix::sys::prctl::set_no_new_privs().context("setting no_new_privs")?;
+            }
+            Ok(())
+        })
+    }
 }
 
 impl Container {
@@ -82,7 +113,21 @@ impl Container {
     /// The capabilities that the template grants.
     #[must_use]
     pub fn granted(&self) -> Capabilities {
-        self.capabilities
+        self.recipe.rights.capabilities
+    }
+
+    /// Starts the process again as the kubelet does after its end, in the same pod, with the same volumes and token: the API server
+    /// is not asked. One that still runs is killed first.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn restart(&mut self, host: &Host<'_>) -> Result<()> {
+        if self.process.status().is_none() {
+            self.process.signal(Signal::SIGKILL)?;
+            self.process.wait_exit(Duration::from_secs(10))?;
+        }
+        self.process = self.recipe.start(host.namespace)?;
+        Ok(())
     }
 
     /// A line of `/proc/PID/status`: `CapEff`, `CapBnd`, `NoNewPrivs`….
@@ -173,35 +218,29 @@ impl Cluster {
         }
         let at = files.path().join("root");
         fs::create_dir(&at).with_context(|| format!("creating {}", at.display()))?;
-        let root = Root {
-            at,
-            binds,
-            read_only: read.rights.read_only_root,
-        };
         let mut words = if read.command.is_empty() {
             vec![entry]
         } else {
             read.command
         };
         words.extend(read.args);
-        let (first, rest) = words.split_first().context("a container without a command")?;
-        let mut command = Command::new(first);
-        command.args(rest).env_clear().envs(&read.env);
-        let rights = read.rights;
-        let process = Process::spawn_prepared(host.namespace, which.container, command, move || {
-            root.enter()?;
-            rights.capabilities.confine()?;
-            if rights.no_new_privileges {
-                nix::sys::prctl::set_no_new_privs().context("setting no_new_privs")?;
-            }
-            Ok(())
-        })?;
+        let recipe = Recipe {
+            name: which.container.to_owned(),
+            root: Root {
+                at,
+                binds,
+                read_only: read.rights.read_only_root,
+            },
+            words,
+            env: read.env,
+            rights: read.rights,
+        };
         Ok(Container {
-            process,
+            process: recipe.start(host.namespace)?,
             pod,
             readiness: read.readiness,
             liveness: read.liveness,
-            capabilities: rights.capabilities,
+            recipe,
             _files: files,
         })
     }

@@ -15,12 +15,12 @@ mod rootfs;
 mod template;
 pub mod tools;
 
-use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -56,7 +56,7 @@ pub struct Cluster {
     etcd: Process,
     /// The machine that the servers and `kubectl` run on.
     pub control: Namespace,
-    cables: Cell<u8>,
+    cables: AtomicU8,
     tools: Tools,
     folder: TempDir,
 }
@@ -78,14 +78,14 @@ impl Cluster {
         let token = secret()?;
         files(folder.path(), &token)?;
         let etcd = etcd(&control, &tools, folder.path())?;
-        let api = api(&control, &tools, folder.path())?;
-        let proxy = proxy(&control, &tools, folder.path())?;
+        let mut api = api(&control, &tools, folder.path())?;
+        let proxy = proxy(&control, &tools, folder.path(), &mut api)?;
         let mut cluster = Self {
             proxy,
             api,
             etcd,
             control,
-            cables: Cell::new(0),
+            cables: AtomicU8::new(0),
             tools,
             folder,
         };
@@ -122,8 +122,7 @@ impl Cluster {
     /// # Errors
     /// If the device's name is taken there.
     pub fn join(&self, peer: &Namespace, device: &str) -> Result<()> {
-        let number = self.cables.get();
-        self.cables.set(number + 1);
+        let number = self.cables.fetch_add(1, Ordering::SeqCst);
         let ours = format!("cable{number}");
         veth((&self.control, &ours), (peer, device))?;
         let (left, right) = (format!("10.101.{number}.1"), format!("10.101.{number}.2"));
@@ -139,7 +138,7 @@ impl Cluster {
     /// One request to the API server as its administrator. `kind` is the content type of `body`.
     ///
     /// # Errors
-    /// If there is no answer at all; a refusal is one, and so is the 502 that stands for a dead server.
+    /// If there is no answer at all; a refusal is one, and so is the 500 that stands for a dead server.
     pub fn request(&self, method: &str, path: &str, kind: &str, body: &str) -> Result<Response> {
         rest::request(&self.control, PROXY_PORT, method, path, kind, body)
     }
@@ -152,27 +151,29 @@ impl Cluster {
         self.request("GET", path, "application/json", "")
     }
 
-    /// Writes an object, and its status if it has one, as the controller or kubelet that owns it would: server-side apply.
-    /// Hands back the object as the server has it.
+    /// Writes an object, and its status if it has one, as the controller or kubelet that owns it would. Hands back the object as the
+    /// server has it.
     ///
     /// # Errors
     /// If the server refuses.
     pub fn put(&self, object: &Value) -> Result<Value> {
         let path = objects::path(object)?;
-        let write = |path: &str| {
-            let path = format!("{path}?fieldManager=lab&force=true");
-            self.request(
-                "PATCH",
-                &path,
-                "application/apply-patch+yaml",
-                &object.to_string(),
-            )?
-            .granted()
-            .with_context(|| format!("writing {path}"))
+        let write = |path: &str, kind: &str, body: &Value| {
+            self.request("PATCH", path, kind, &body.to_string())?
+                .granted()
+                .with_context(|| format!("writing {path}"))
         };
-        let written = write(&path)?;
-        match object.get("status") {
-            Some(_) => write(&format!("{path}/status")),
+        let mut desired = object.clone();
+        let status = desired.as_object_mut().and_then(|fields| fields.remove("status"));
+        let apply = format!("{path}?fieldManager=lab&force=true");
+        let written = write(&apply, "application/apply-patch+yaml", &desired)?;
+        match status {
+            // Not server-side apply: it takes a Node's addresses for a map by their type.
+            Some(status) => write(
+                &format!("{path}/status"),
+                "application/merge-patch+json",
+                &json!({"status": status}),
+            ),
             None => Ok(written),
         }
     }
@@ -255,8 +256,8 @@ impl Cluster {
             "wait",
             "--for=condition=Established",
             "--timeout=60s",
-            "-f",
-            &path,
+            "crd",
+            "--all",
         ])
         .map(|_| ())
     }
@@ -530,16 +531,18 @@ fn api(control: &Namespace, tools: &Tools, folder: &Path) -> Result<Process> {
     Process::spawn(control, "kube-apiserver", command)
 }
 
-fn proxy(control: &Namespace, tools: &Tools, folder: &Path) -> Result<Process> {
+fn proxy(control: &Namespace, tools: &Tools, folder: &Path, api: &mut Process) -> Result<Process> {
     let mut command = kubectl(tools, folder);
     // It reads the CA when it starts; the API server writes it within its first second.
     let ca = folder.join("pki/apiserver.crt");
-    poll::until(START, || ca.is_file().then_some(())).with_context(|| {
-        format!(
-            "kube-apiserver made no certificate at {} within {START:?}",
-            ca.display()
-        )
-    })?;
+    poll::until(START, || (ca.is_file() || api.status().is_some()).then_some(()));
+    if !ca.is_file() {
+        bail!(
+            "kube-apiserver made no certificate at {}:\n{}",
+            ca.display(),
+            api.tail()
+        );
+    }
     command.args(["proxy", &format!("--port={PROXY_PORT}"), "--reject-paths=^$"]);
     Process::spawn(control, "kubectl proxy", command)
 }
