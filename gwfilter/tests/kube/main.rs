@@ -1,0 +1,7 @@
+//! The agent in a cluster: a real API server, the shipped manifests, the shipped ServiceAccount and capabilities, real
+//! packets. Needs root and what `cargo xtask setup` builds, and fails without.
+//!
+//! Each test has a control plane and a site of its own (`xtask::cluster`, `xtask::site`) and may run beside the others.
+
+mod lab;
+mod rights;
