@@ -3,5 +3,11 @@
 //!
 //! Each test has a control plane and a site of its own (`xtask::cluster`, `xtask::site`) and may run beside the others.
 
+mod changes;
+mod faults;
+mod figures;
 mod lab;
+mod lifecycle;
+mod outage;
 mod rights;
+mod walkthrough;

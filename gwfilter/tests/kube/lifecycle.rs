@@ -1,0 +1,82 @@
+//! The DaemonSet comes, is upgraded and goes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use xtask::http::{self, Answer};
+use xtask::site::Client;
+
+use crate::lab::{A, Lab, SOON, vip};
+
+#[test]
+fn the_daemonset_deleted_then_nothing_is_left_in_the_kernel() {
+    let lab = Lab::new();
+    let mut agent = lab.start();
+    lab.policy("DENY", &[A]);
+    lab.refused(&agent, Client::A, vip());
+    let base = xtask::paths::root().join("deploy/base").display().to_string();
+    lab.kubectl(&["delete", "-k", &base, "--wait=false"]);
+    agent.process.signal(Signal::SIGTERM).expect("told to end");
+    let status = agent.process.wait_exit(SOON).expect("ended");
+    assert!(status.success(), "{status}:\n{}", agent.process.tail());
+    assert!(!lab.attached(), "{}", agent.process.tail());
+    lab.let_in(&agent, Client::A, vip());
+    assert_eq!(lab.unload().trim(), "nothing to remove");
+}
+
+#[test]
+fn the_daemonset_upgraded_then_not_one_packet_passes_in_between() {
+    let lab = Lab::new();
+    let mut agent = lab.start();
+    lab.policy("DENY", &[A]);
+    lab.refused(&agent, Client::A, vip());
+    let over = AtomicBool::new(false);
+    let next = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                let answer = http::get(&lab.site.client_a, None, vip(), Duration::from_millis(50));
+                assert_eq!(answer, Answer::Timeout, "refused while agents come and go");
+            }
+        });
+        lab.kubectl(&[
+            "set",
+            "image",
+            "daemonset/gwfilter",
+            "gwfilter=localhost/gwfilter:next",
+            "-n",
+            "gwfilter-system",
+        ]);
+        agent.process.signal(Signal::SIGTERM).expect("told to end");
+        let ended = agent.process.wait_exit(SOON);
+        let next = ended.is_ok().then(|| lab.start());
+        over.store(true, Ordering::SeqCst);
+        ended.expect("ended");
+        next.expect("the next one")
+    });
+    assert!(lab.attached());
+    assert!(next.pod.to_string().contains("gwfilter:next"));
+    lab.refused(&next, Client::A, vip());
+    lab.delete_policy();
+    lab.let_in(&next, Client::A, vip());
+}
+
+#[test]
+fn the_observe_overlay_then_no_packet_is_dropped_and_the_log_tells_what_would_be() {
+    let lab = Lab::bare();
+    lab.deploy("deploy/overlays/observe");
+    lab.log_packets();
+    let mut agent = lab.start();
+    lab.policy("DENY", &[A]);
+    lab.let_in(&agent, Client::B, vip());
+    let line = agent.process.wait_log("what would be dropped", SOON, |log| {
+        assert_eq!(lab.site.get(Client::A, vip()), Answer::Status(200));
+        log.lines()
+            .rfind(|line| {
+                line.contains("remoteIP") && line.contains(A) && line.contains("policy[ingress-policy]")
+            })
+            .map(ToOwned::to_owned)
+    });
+    let line = line.expect("a line");
+    assert!(line.contains("would"), "{line}");
+}
