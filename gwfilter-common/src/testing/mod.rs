@@ -148,7 +148,8 @@ pub fn tuple(destination: core::net::SocketAddr, protocol: u8, listener: u32) ->
         source_table: 0,
         never_table: 0,
         listener,
-        _reserved: [0; 7],
+        proxy: 0,
+        _reserved: [0; 6],
     }
 }
 

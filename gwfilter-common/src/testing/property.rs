@@ -49,6 +49,7 @@ fn refused(image: &Image, flow: &Flow, decision: &Decision) -> bool {
         .iter()
         .flatten()
         .skip(abi::BUCKETS_START as usize)
+        .take(abi::BUCKETS as usize)
         .map(abi::Tuple::from_slot);
     let mut wanted = tuples.filter(|t| {
         (t.addr, t.port, t.protocol, t.family)

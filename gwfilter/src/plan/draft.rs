@@ -224,7 +224,8 @@ impl<'a> Draft<'a> {
             source_table: 0,
             never_table: 0,
             listener: self.listeners.get(&target.listener).unwrap_or(0),
-            _reserved: [0; 7],
+            proxy: 0,
+            _reserved: [0; 6],
         }
     }
 

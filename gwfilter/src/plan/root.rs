@@ -111,7 +111,8 @@ mod tests {
             source_table: 0,
             never_table: 0,
             listener: 1,
-            _reserved: [0; 7],
+            proxy: 0,
+            _reserved: [0; 6],
         }
     }
 

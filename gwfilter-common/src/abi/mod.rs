@@ -8,16 +8,21 @@
 //! | 0 | [`Header`] |
 //! | [`BITMAP_START`] .. + [`BITMAP_SLOTS`] | bitmap of the destination ports (host order) that some tuple has |
 //! | [`BUCKETS_START`] .. + [`BUCKETS`] | hash table of [`Tuple`]s, open addressing, linear probing, [`MAX_PROBES`] |
+//! | [`PROXY_START`] .. + [`PROXY_SLOTS`] | [`Proxy`]s: how tuples with [`TUPLE_PROXY`] are judged |
 //!
 //! A tuple names the indices of its source tries in [`SRC4_MAP`], [`SRC6_MAP`] and of its never-drop tries in
 //! [`NEVER4_MAP`], [`NEVER6_MAP`]. Index 0 of each is never written: 0 means "no such table". Changing anything here changes [`ABI_VERSION`].
 //!
 //! All words are in the machine's own order; addresses and trie keys are in network order.
 
+mod proxy;
+
+pub use proxy::{MAX_CELLS, MAX_CLASSES, Proxy, SYN_ENTRIES, SynEntry, SynKey};
+
 use crate::wire::Family;
 
 /// The number both sides must share; the object carries it in the global [`ABI_GLOBAL`].
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Array-of-maps of length 1 whose element is the root table.
 pub const ROOT_MAP: &str = "GWF_ROOT";
@@ -35,13 +40,23 @@ pub const COUNT_MAP: &str = "GWF_COUNT";
 pub const RULES_MAP: &str = "GWF_RULES";
 /// Per-CPU array of length 1: [`LogLimit`], the budget of the packet log.
 pub const LOGLIM_MAP: &str = "GWF_LOGLIM";
+/// LRU hash from [`SynKey`] to [`SynEntry`]: where the streams of recent connections to PROXY tuples begin.
+pub const SYN_MAP: &str = "GWF_SYN";
+/// Per-CPU array of length 1: [`LogLimit`], the budget of resets that are sent to peers.
+pub const RSTLIM_MAP: &str = "GWF_RSTLIM";
 
 /// Program for NICs whose driver takes multi-buffer frames.
 pub const XDP_FRAGS_PROGRAM: &str = "gwf_xdp_frags";
 /// Program for kernels or drivers that refuse the frags flag.
 pub const XDP_PROGRAM: &str = "gwf_xdp";
-/// The TC twin.
+/// TC, for interfaces without XDP: judges every tuple.
 pub const TC_PROGRAM: &str = "gwf_tc";
+/// TC, for interfaces where XDP judges: only tuples with [`TUPLE_PROXY`] or [`TUPLE_RESET`], which XDP passes on.
+pub const TC_PROXY_PROGRAM: &str = "gwf_tc_proxy";
+/// [`TC_PROGRAM`] for kernels without `bpf_loop` (before 5.17): headers of PROXY version 1 are not read.
+pub const TC_V2ONLY_PROGRAM: &str = "gwf_tc_v2only";
+/// [`TC_PROXY_PROGRAM`] for the same kernels.
+pub const TC_PROXY_V2ONLY_PROGRAM: &str = "gwf_tc_proxy_v2only";
 
 /// Global: the object's [`ABI_VERSION`].
 pub const ABI_GLOBAL: &str = "GWF_ABI";
@@ -49,6 +64,8 @@ pub const ABI_GLOBAL: &str = "GWF_ABI";
 pub const PACKET_LOG_GLOBAL: &str = "GWF_PACKET_LOG";
 /// Global: packet-log lines a second and CPU.
 pub const LOG_RATE_GLOBAL: &str = "GWF_LOG_RATE";
+/// Global: resets to peers a second and CPU.
+pub const RST_RATE_GLOBAL: &str = "GWF_RST_RATE";
 
 /// No packet is logged.
 pub const PACKET_LOG_OFF: u32 = 0;
@@ -80,8 +97,12 @@ pub const BITMAP_START: u32 = 1;
 pub const BITMAP_SLOTS: u32 = 128;
 /// First bucket.
 pub const BUCKETS_START: u32 = BITMAP_START + BITMAP_SLOTS;
+/// First element of the [`Proxy`]s.
+pub const PROXY_START: u32 = BUCKETS_START + BUCKETS;
+/// Elements for [`Proxy`]s.
+pub const PROXY_SLOTS: u32 = 256;
 /// Elements of a root table.
-pub const ROOT_LEN: u32 = BUCKETS_START + BUCKETS;
+pub const ROOT_LEN: u32 = PROXY_START + PROXY_SLOTS;
 
 /// One element of a root table.
 pub type Slot = [u64; 8];
@@ -127,8 +148,10 @@ pub struct Tuple {
     pub never_table: u32,
     /// Index of the listener's block of counters, never [`NO_LISTENER`].
     pub listener: u32,
+    /// With [`TUPLE_PROXY`]: the element of the root table that holds the [`Proxy`]; else 0.
+    pub proxy: u32,
     /// Zero.
-    pub _reserved: [u32; 7],
+    pub _reserved: [u32; 6],
 }
 
 /// Tuple flag: judged and counted, never dropped.
@@ -139,6 +162,11 @@ pub const TUPLE_NEW_ONLY: u32 = 2;
 /// (SNAT `--random-fully`): only a SYN without ACK is refused, the rest passes as [`crate::reason::Reason::MaybeReply`]. Stands
 /// before [`TUPLE_NEW_ONLY`] and [`VERDICT_DROP_NEW`].
 pub const TUPLE_MAYBE_REPLY: u32 = 4;
+/// Tuple flag: the client is in the PROXY header at the start of the stream; TC judges by the [`Proxy`] that [`Tuple::proxy`] names, XDP
+/// passes. The tuple's own source and never-drop tables are 0.
+pub const TUPLE_PROXY: u32 = 8;
+/// Tuple flag: a refusal is answered with a reset. TC judges such a tuple, XDP passes.
+pub const TUPLE_RESET: u32 = 16;
 
 /// Leaf of a source trie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +188,8 @@ pub const VERDICT_PASS: u8 = 0;
 pub const VERDICT_DROP: u8 = 1;
 /// Drop what opens a connection (SYN without ACK), pass the rest.
 pub const VERDICT_DROP_NEW: u8 = 2;
+/// Leaf of a class trie ([`Proxy`]): [`Leaf::rule`] is the number of the class.
+pub const VERDICT_CLASS: u8 = 3;
 
 /// One per-CPU counter. Each packet that is counted adds one to `passed` or to `dropped`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -310,10 +340,10 @@ impl Tuple {
         let [b0, b1, b2, b3, b4, b5, b6, b7] = w1.to_ne_bytes();
         let [p0, p1, protocol, family, f0, f1, f2, f3] = w2.to_ne_bytes();
         let (source_table, never_table) = split(w3);
-        let (listener, r0) = split(w4);
-        let (r1, r2) = split(w5);
-        let (r3, r4) = split(w6);
-        let (r5, r6) = split(w7);
+        let (listener, proxy) = split(w4);
+        let (r0, r1) = split(w5);
+        let (r2, r3) = split(w6);
+        let (r4, r5) = split(w7);
         Self {
             addr: [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7],
             port: u16::from_ne_bytes([p0, p1]),
@@ -323,7 +353,8 @@ impl Tuple {
             source_table,
             never_table,
             listener,
-            _reserved: [r0, r1, r2, r3, r4, r5, r6],
+            proxy,
+            _reserved: [r0, r1, r2, r3, r4, r5],
         }
     }
 
@@ -333,16 +364,16 @@ impl Tuple {
         let [w0, w1] = halves(&self.addr);
         let [p0, p1] = self.port.to_ne_bytes();
         let [f0, f1, f2, f3] = self.flags.to_ne_bytes();
-        let [r0, r1, r2, r3, r4, r5, r6] = self._reserved;
+        let [r0, r1, r2, r3, r4, r5] = self._reserved;
         [
             w0,
             w1,
             u64::from_ne_bytes([p0, p1, self.protocol, self.family, f0, f1, f2, f3]),
             join(self.source_table, self.never_table),
-            join(self.listener, r0),
-            join(r1, r2),
-            join(r3, r4),
-            join(r5, r6),
+            join(self.listener, self.proxy),
+            join(r0, r1),
+            join(r2, r3),
+            join(r4, r5),
         ]
     }
 }
@@ -369,4 +400,8 @@ mod pod {
     unsafe impl aya::Pod for super::Tally {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::LogLimit {}
+    // SAFETY: as above (sizes asserted in `proxy`).
+    unsafe impl aya::Pod for super::SynKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SynEntry {}
 }
