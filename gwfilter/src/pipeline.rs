@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::desired::{Desired, Target};
+use crate::desired::{Desired, Judge, SourceTables, Target};
 use crate::diagnostic::{Diagnostic, ObjectRef};
 use crate::gateway::model::{Gateway, Listener, Mesh, TupleKey, Why};
 use crate::gateway::{self, Found, find};
@@ -27,6 +27,34 @@ pub struct Settings {
     pub gateway: gateway::Settings,
     /// Judge and count everywhere, drop nowhere.
     pub observe: bool,
+    /// How a refusal ends the connection.
+    pub refuse: Refuse,
+}
+
+/// How a refusal ends the connection (`--refuse`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refuse {
+    /// A reset where the PROXY header is judged (the peer is a load balancer), silence elsewhere.
+    #[default]
+    Auto,
+    /// The packet vanishes.
+    Drop,
+    /// Both ends get a reset.
+    Reset,
+}
+
+impl Refuse {
+    /// Whether a destination that is judged by the packet's source answers with a reset.
+    #[must_use]
+    pub const fn resets_by_source(self) -> bool {
+        matches!(self, Self::Reset)
+    }
+
+    /// Whether a destination that is judged by the PROXY header answers with a reset.
+    #[must_use]
+    pub const fn resets_by_header(self) -> bool {
+        !matches!(self, Self::Drop)
+    }
 }
 
 /// Which listener speaks for a destination.
@@ -76,11 +104,11 @@ pub fn build(snapshot: &Snapshot, node: &NodeFacts, settings: &Settings) -> Buil
     let mut found = find(snapshot, node, &settings.gateway);
     let (policies, diagnostics) = policy::decode(&snapshot.policies);
     found.diagnostics.extend(diagnostics);
-    assemble(found, policies, snapshot.complete, settings.observe)
+    assemble(found, policies, snapshot.complete, settings)
 }
 
 /// From gateways and policies to a generation. `complete` as in [`Built::complete`].
-fn assemble(found: Found, policies: Vec<Policy>, complete: bool, observe: bool) -> Built {
+fn assemble(found: Found, policies: Vec<Policy>, complete: bool, settings: &Settings) -> Built {
     let Found {
         mesh,
         gateways,
@@ -97,7 +125,8 @@ fn assemble(found: Found, policies: Vec<Policy>, complete: bool, observe: bool) 
     let settled = Claims {
         gateways: &gateways,
         tables: &tables,
-        observe,
+        observe: settings.observe,
+        refuse: settings.refuse,
     }
     .settle();
     diagnostics.extend(settled.diagnostics);
@@ -156,6 +185,7 @@ struct Claims<'a> {
     /// Per gateway, per listener.
     tables: &'a [Vec<CompiledListener>],
     observe: bool,
+    refuse: Refuse,
 }
 
 #[derive(Default)]
@@ -216,12 +246,15 @@ impl<'a> Claims<'a> {
                 .clone();
             let target = Target {
                 listener,
-                table4: first.tables.and_then(|t| t.table4.clone()),
-                table6: first.tables.and_then(|t| t.table6.clone()),
-                never4,
-                never6,
+                judge: Judge::Source(SourceTables {
+                    table4: first.tables.and_then(|t| t.table4.clone()),
+                    table6: first.tables.and_then(|t| t.table6.clone()),
+                    never4,
+                    never6,
+                }),
                 observe: self.observe || claims.iter().any(|c| c.gateway.observe.is_some()),
                 node_address: claims.iter().any(|c| c.node_address),
+                reset: self.refuse.resets_by_source(),
             };
             settled.desired.tuples.insert(key, target);
             settled

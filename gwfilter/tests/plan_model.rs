@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use gwfilter::desired::{Desired, Outcome, Target, Verdict};
+use gwfilter::desired::{Desired, Judge, Outcome, SourceTables, Target, Verdict};
 use gwfilter::gateway::model::{Protocol, TupleKey};
 use gwfilter::plan::{Image, Op, Planner, Settings};
 use gwfilter_common::decide::{Action, Decision, decide};
@@ -89,17 +89,18 @@ fn refusal(desired: &Desired, key: &TupleKey, source: IpAddr) -> Option<Outcome>
     if key.protocol == Protocol::Udp || target.observe || desired.rewritten.contains(key) {
         return None;
     }
+    let tables = target.source()?;
     let found = match source {
-        IpAddr::V4(a) if !target.never4.iter().any(|n| n.contains(&a)) => {
-            let table = target.table4.as_ref()?;
+        IpAddr::V4(a) if !tables.never4.iter().any(|n| n.contains(&a)) => {
+            let table = tables.table4.as_ref()?;
             table
                 .iter()
                 .filter(|(n, _)| n.contains(&a))
                 .max_by_key(|(n, _)| n.prefix_len())
                 .map(|(_, o)| o)
         }
-        IpAddr::V6(a) if !target.never6.iter().any(|n| n.contains(&a)) => {
-            let table = target.table6.as_ref()?;
+        IpAddr::V6(a) if !tables.never6.iter().any(|n| n.contains(&a)) => {
+            let table = tables.table6.as_ref()?;
             table
                 .iter()
                 .filter(|(n, _)| n.contains(&a))
@@ -332,12 +333,15 @@ fn target() -> impl Strategy<Value = Target> {
         .prop_map(
             |(name, table4, table6, never4, never6, observe, node_address)| Target {
                 listener: format!("ns/gw:{name}").into(),
-                table4: table4.map(Arc::new),
-                table6: table6.map(Arc::new),
-                never4: Arc::new(never4),
-                never6: Arc::new(never6),
+                judge: Judge::Source(SourceTables {
+                    table4: table4.map(Arc::new),
+                    table6: table6.map(Arc::new),
+                    never4: Arc::new(never4),
+                    never6: Arc::new(never6),
+                }),
                 observe,
                 node_address,
+                reset: false,
             },
         )
 }

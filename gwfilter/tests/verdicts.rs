@@ -82,7 +82,7 @@ fn drops(set: &Set) -> Result<Vec<bool>> {
             never_drop: Vec::new(),
             from_files: true,
         },
-        observe: false,
+        ..pipeline::Settings::default()
     };
     let explainer = Explainer::new(pipeline::build(
         &index.snapshot(),

@@ -319,7 +319,7 @@ spec:
             plan,
             pipeline::Settings {
                 gateway,
-                observe: false,
+                ..pipeline::Settings::default()
             },
         )
     }

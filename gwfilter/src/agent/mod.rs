@@ -199,6 +199,7 @@ impl Agent {
                 from_files: true,
             },
             observe: settings.observe,
+            ..pipeline::Settings::default()
         };
         let mut interfaces = Interfaces::new(settings.interfaces.clone(), settings.xdp_mode);
         interfaces.check(&world)?;

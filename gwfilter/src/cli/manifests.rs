@@ -39,7 +39,7 @@ impl Manifests {
                 never_drop: self.never_drop.clone(),
                 from_files: true,
             },
-            observe: false,
+            ..pipeline::Settings::default()
         };
         Ok(pipeline::build(&index.snapshot(), &node, &settings))
     }

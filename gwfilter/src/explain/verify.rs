@@ -159,18 +159,21 @@ impl Explainer {
             .iter()
             .filter(|n| n.addr().is_ipv4() == key.addr.is_ipv4());
         family.for_each(|n| edges(*n, &mut out));
+        let Some(source) = target.source() else {
+            return out;
+        };
         match key.addr {
             IpAddr::V4(_) => {
-                let table = target.table4.iter().flat_map(|t| t.keys());
+                let table = source.table4.iter().flat_map(|t| t.keys());
                 table
-                    .chain(target.never4.iter())
+                    .chain(source.never4.iter())
                     .for_each(|n| edges(IpNet::V4(*n), &mut out));
                 edges(IpNet::V4(ipnet::Ipv4Net::default()), &mut out);
             }
             IpAddr::V6(_) => {
-                let table = target.table6.iter().flat_map(|t| t.keys());
+                let table = source.table6.iter().flat_map(|t| t.keys());
                 table
-                    .chain(target.never6.iter())
+                    .chain(source.never6.iter())
                     .for_each(|n| edges(IpNet::V6(*n), &mut out));
                 edges(IpNet::V6(ipnet::Ipv6Net::default()), &mut out);
             }

@@ -92,7 +92,7 @@ fn built(gateways: Vec<Gateway>, policy: AuthorizationPolicy) -> Built {
         },
         policies,
         true,
-        false,
+        &Settings::default(),
     )
 }
 
@@ -196,10 +196,13 @@ fn explain_given_tables_that_say_otherwise_than_the_rules_then_an_error_and_no_a
     let mut built = built(vec![gateway("a", &[80])], deny(None));
     // What a defect of the compiler would look like: one prefix too wide.
     let target = built.desired.tuples.get_mut(&key(80)).unwrap();
-    let mut table = (**target.table4.as_ref().unwrap()).clone();
+    let Judge::Source(tables) = &mut target.judge else {
+        panic!("judged by source")
+    };
+    let mut table = (**tables.table4.as_ref().unwrap()).clone();
     let outcome = table.remove(&"10.0.0.0/8".parse().unwrap()).unwrap();
     table.insert("10.0.0.0/7".parse().unwrap(), outcome);
-    target.table4 = Some(Arc::new(table));
+    tables.table4 = Some(Arc::new(table));
     let explainer = Explainer::new(built).unwrap();
     let dest = format!("{VIP}:80").parse().unwrap();
     let query = Query::new("11.0.0.0".parse().unwrap(), dest, Protocol::Tcp, None).unwrap();

@@ -16,7 +16,7 @@ use super::ranges::Prefix;
 use super::root::RootImage;
 use super::slots::{Finished, Next};
 use super::{Plan, Settings, State, leaves};
-use crate::desired::{Desired, Outcome, Target, Verdict};
+use crate::desired::{Desired, Outcome, SourceTables, Target, Verdict};
 use crate::gateway::model::{Protocol, TupleKey};
 
 /// What all tuples with the same past and the same target share.
@@ -66,7 +66,7 @@ impl<'a> Draft<'a> {
         let judged: Vec<_> = desired
             .tuples
             .iter()
-            .filter(|(k, _)| rewritten.get(k) != Some(&None))
+            .filter(|(k, t)| t.source().is_some() && rewritten.get(k) != Some(&None))
             .map(|(k, t)| (*k, t))
             .collect();
         if judged.len() > MAX_TUPLES {
@@ -119,10 +119,10 @@ impl<'a> Draft<'a> {
         for (key, target) in std::mem::take(&mut self.judged) {
             let mut tuple = self.tuple(&key, target);
             // UDP is never dropped, so it has neither tables nor a past.
-            if key.protocol == Protocol::Tcp {
+            if let (Protocol::Tcp, Some(tables)) = (key.protocol, target.source()) {
                 let left = self.rewritten.get(&key).copied().flatten();
                 deadlines.extend(left);
-                let placed = self.place(&key, target, left.is_some());
+                let placed = self.place(&key, tables, target.observe, left.is_some());
                 tuple.source_table = placed.source_table;
                 tuple.never_table = placed.never_table;
                 tuple.flags |= if placed.new_only { TUPLE_NEW_ONLY } else { 0 };
@@ -230,20 +230,20 @@ impl<'a> Draft<'a> {
     }
 
     /// The tables of a TCP tuple. `all_new`: only new connections may be refused, whatever the source.
-    fn place(&mut self, key: &TupleKey, target: &Target, all_new: bool) -> Placed {
+    fn place(&mut self, key: &TupleKey, tables: &SourceTables, observe: bool, all_new: bool) -> Placed {
         let past = self.before.memory.group(key);
         let v4 = key.addr.is_ipv4();
         let table = if v4 {
-            address(target.table4.as_ref())
+            address(tables.table4.as_ref())
         } else {
-            address(target.table6.as_ref())
+            address(tables.table6.as_ref())
         };
         let never = if v4 {
-            address(Some(&target.never4))
+            address(Some(&tables.never4))
         } else {
-            address(Some(&target.never6))
+            address(Some(&tables.never6))
         };
-        let id = (past.map(|(i, _)| i), table, never, [v4, target.observe, all_new]);
+        let id = (past.map(|(i, _)| i), table, never, [v4, observe, all_new]);
         if let Some(placed) = self.placed.get(&id) {
             return *placed;
         }
@@ -252,11 +252,11 @@ impl<'a> Draft<'a> {
             now_ms: self.now_ms,
             drain_ms: self.settings.drain_ms,
         };
-        let (rules, observe) = (&self.rules, target.observe);
+        let rules = &self.rules;
         let (group, placed) = if v4 {
             drain.place(
-                target.table4.as_deref(),
-                &target.never4,
+                tables.table4.as_deref(),
+                &tables.never4,
                 observe,
                 all_new,
                 rules,
@@ -265,8 +265,8 @@ impl<'a> Draft<'a> {
             )
         } else {
             drain.place(
-                target.table6.as_deref(),
-                &target.never6,
+                tables.table6.as_deref(),
+                &tables.never6,
                 observe,
                 all_new,
                 rules,
@@ -341,13 +341,14 @@ impl Drain<'_> {
 fn rule_names(judged: &[(TupleKey, &Target)]) -> BTreeSet<Arc<str>> {
     let mut seen: BTreeSet<usize> = BTreeSet::new();
     let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
-    for (_, target) in judged.iter().filter(|(k, _)| k.protocol == Protocol::Tcp) {
-        if let Some(table) = &target.table4
+    let tcp = judged.iter().filter(|(k, _)| k.protocol == Protocol::Tcp);
+    for tables in tcp.filter_map(|(_, t)| t.source()) {
+        if let Some(table) = &tables.table4
             && seen.insert(address(Some(table)))
         {
             names.extend(table.values().filter_map(refusing_rule));
         }
-        if let Some(table) = &target.table6
+        if let Some(table) = &tables.table6
             && seen.insert(address(Some(table)))
         {
             names.extend(table.values().filter_map(refusing_rule));

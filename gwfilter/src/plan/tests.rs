@@ -11,7 +11,7 @@ use gwfilter_common::read::SliceReader;
 use gwfilter_common::reason::Reason;
 
 use super::*;
-use crate::desired::{Outcome, Table4, Target, Verdict};
+use crate::desired::{Judge, Outcome, SourceTables, Table4, Target, Verdict};
 use crate::gateway::model::{Protocol, TupleKey};
 
 const SETTINGS: Settings = Settings {
@@ -31,12 +31,13 @@ fn key(n: u32) -> TupleKey {
 fn target(listener: &str, table: Table4) -> Target {
     Target {
         listener: listener.into(),
-        table4: Some(Arc::new(table)),
-        table6: None,
-        never4: Arc::default(),
-        never6: Arc::default(),
+        judge: Judge::Source(SourceTables {
+            table4: Some(Arc::new(table)),
+            ..SourceTables::default()
+        }),
         observe: false,
         node_address: false,
+        reset: false,
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::leaves;
 use super::ranges::{self, Prefix, Range};
-use crate::desired::{Desired, Outcome, Target};
+use crate::desired::{Desired, Judge, Outcome, SourceTables, Target};
 use crate::gateway::model::Protocol;
 
 /// The part of `in_force` that refuses no source that `wanted` does not refuse too. It needs no table that is not in force.
@@ -25,15 +25,7 @@ pub fn withdraw(in_force: &Desired, wanted: &Desired) -> Desired {
         let stays = key.protocol == Protocol::Udp
             || *compared
                 .entry((identity(old), identity(new), key.addr.is_ipv4()))
-                .or_insert_with(|| {
-                    if key.addr.is_ipv4() {
-                        let refused = |t: &Target| refused(t.table4.as_deref(), &t.never4, t.observe);
-                        ranges::subtract(&refused(old), &refused(new)).is_empty()
-                    } else {
-                        let refused = |t: &Target| refused(t.table6.as_deref(), &t.never6, t.observe);
-                        ranges::subtract(&refused(old), &refused(new)).is_empty()
-                    }
-                });
+                .or_insert_with(|| refuses_no_more(old, new, key.addr.is_ipv4()));
         if stays {
             let node_address = old.node_address || new.node_address;
             tuples.insert(
@@ -53,13 +45,35 @@ pub fn withdraw(in_force: &Desired, wanted: &Desired) -> Desired {
 
 /// Where a target's shared parts lie, and whether it only observes.
 fn identity(target: &Target) -> ([Option<usize>; 4], bool) {
-    let parts = [
-        target.table4.as_ref().map(|t| Arc::as_ptr(t).addr()),
-        target.table6.as_ref().map(|t| Arc::as_ptr(t).addr()),
-        Some(Arc::as_ptr(&target.never4).addr()),
-        Some(Arc::as_ptr(&target.never6).addr()),
-    ];
+    let parts = match &target.judge {
+        Judge::Source(tables) => [
+            tables.table4.as_ref().map(|t| Arc::as_ptr(t).addr()),
+            tables.table6.as_ref().map(|t| Arc::as_ptr(t).addr()),
+            Some(Arc::as_ptr(&tables.never4).addr()),
+            Some(Arc::as_ptr(&tables.never6).addr()),
+        ],
+        Judge::Proxy(tables) => [Some(Arc::as_ptr(tables).addr()), None, None, None],
+    };
     (parts, target.observe)
+}
+
+/// Whether what `old` refuses at a destination is refused by `new` too.
+fn refuses_no_more(old: &Target, new: &Target, v4: bool) -> bool {
+    match (&old.judge, &new.judge) {
+        (Judge::Source(before), Judge::Source(after)) => {
+            if v4 {
+                let refused = |t: &SourceTables, observe| refused(t.table4.as_deref(), &t.never4, observe);
+                ranges::subtract(&refused(before, old.observe), &refused(after, new.observe)).is_empty()
+            } else {
+                let refused = |t: &SourceTables, observe| refused(t.table6.as_deref(), &t.never6, observe);
+                ranges::subtract(&refused(before, old.observe), &refused(after, new.observe)).is_empty()
+            }
+        }
+        // Classes are not comparable number by number, so nothing but the same tables is taken for as strict.
+        (Judge::Proxy(before), Judge::Proxy(after)) => before == after && (old.observe || !new.observe),
+        // Another address is the client now.
+        _ => false,
+    }
 }
 
 fn refused<N: Prefix>(table: Option<&BTreeMap<N, Outcome>>, never: &[N], observe: bool) -> Vec<Range> {
@@ -89,12 +103,14 @@ mod tests {
             .collect();
         Target {
             listener: "a/gw:http".into(),
-            table4: Some(Arc::new(table)),
-            table6: None,
-            never4: Arc::new(never.iter().map(|n| n.parse().unwrap()).collect()),
-            never6: Arc::default(),
+            judge: Judge::Source(SourceTables {
+                table4: Some(Arc::new(table)),
+                never4: Arc::new(never.iter().map(|n| n.parse().unwrap()).collect()),
+                ..SourceTables::default()
+            }),
             observe,
             node_address: false,
+            reset: false,
         }
     }
 
@@ -135,7 +151,7 @@ mod tests {
             (
                 "without policy",
                 Target {
-                    table4: None,
+                    judge: Judge::Source(SourceTables::default()),
                     ..old()
                 },
                 false,

@@ -64,7 +64,7 @@ fn built(index: &Index) -> Built {
             never_drop: Vec::new(),
             from_files: true,
         },
-        observe: false,
+        ..pipeline::Settings::default()
     };
     pipeline::build(&index.snapshot(), &NodeFacts::default(), &settings)
 }
@@ -82,8 +82,16 @@ fn verified(built: Built) -> Option<Explainer> {
 /// The first address of each prefix that is dropped, with the destination.
 fn drops(built: &Built) -> impl Iterator<Item = (IpAddr, SocketAddr)> {
     built.desired.tuples.iter().flat_map(|(key, target)| {
-        let v4 = target.table4.iter().flat_map(|table| table.iter());
-        let v6 = target.table6.iter().flat_map(|table| table.iter());
+        let v4 = target
+            .source()
+            .and_then(|s| s.table4.as_ref())
+            .into_iter()
+            .flat_map(|table| table.iter());
+        let v6 = target
+            .source()
+            .and_then(|s| s.table6.as_ref())
+            .into_iter()
+            .flat_map(|table| table.iter());
         let dropped = |verdict| verdict == gwfilter::desired::Verdict::Drop;
         let v4 = v4
             .filter(move |(_, o)| dropped(o.verdict))
