@@ -1,5 +1,5 @@
 //! What the kernel and user sides of gwfilter share: the map ABI ([`abi`]), the reasons a packet is passed or
-//! dropped for ([`reason`]), the wire parsers ([`wire`]) and the decision itself ([`decide`]).
+//! dropped for ([`reason`]), the wire parsers ([`wire`], [`proxy`]) and the decision itself ([`decide`]).
 //!
 //! The same source runs in XDP, in TC and on the host: parsers and decision are generic over [`read::PacketRead`] and
 //! [`decide::Tables`]. Nothing here allocates, panics or keeps state.
@@ -13,6 +13,7 @@ pub mod abi;
 pub mod decide;
 pub mod logline;
 pub mod packet;
+pub mod proxy;
 pub mod read;
 pub mod reason;
 #[cfg(any(test, feature = "testing"))]

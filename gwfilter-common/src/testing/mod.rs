@@ -19,6 +19,7 @@ pub mod cases;
 mod lengths;
 pub mod mutate;
 pub mod property;
+pub mod proxy;
 pub mod tables;
 
 /// A trie: address, prefix length, value. The list is searched from end to end: slow and obvious.
