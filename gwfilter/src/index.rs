@@ -4,7 +4,10 @@
 //! what it says and nobody can read keeps its last good version, and where there is none, becomes a known unknown
 //! ([`Snapshot::lost`], [`Snapshot::complete`]).
 
+pub mod saved;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use crate::diagnostic::{Diagnostic, ObjectRef};
 use crate::manifest::{self, ManifestError};
@@ -27,6 +30,8 @@ struct Source {
     unreadable: Option<String>,
     /// It could be read once: what it said then is in `objects`.
     was_read: bool,
+    /// Addresses of pods that another pod may have by now.
+    stale: BTreeSet<IpAddr>,
 }
 
 impl Index {
@@ -118,12 +123,45 @@ impl Index {
         self.sources.keys().map(String::as_str)
     }
 
+    /// Keeps only sources of these names.
+    pub fn retain(&mut self, names: &[&str]) {
+        self.sources.retain(|name, _| names.contains(&name.as_str()));
+    }
+
+    /// Notes that pods may have other addresses than the sources say, as after a reboot: until a source is reset, no destination is
+    /// judged at an address that it gives to a pod. Those of nodes, which pods on the host's network share, are as good as before.
+    pub fn distrust_pod_addresses(&mut self) {
+        let all = || self.sources.values().flat_map(|source| source.objects.values());
+        let nodes: BTreeSet<IpAddr> = all()
+            .filter_map(|object| match object {
+                Object::Node(node) => Some(&node.addresses),
+                _ => None,
+            })
+            .flatten()
+            .copied()
+            .collect();
+        for source in self.sources.values_mut() {
+            let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
+            for object in source.objects.values() {
+                match object {
+                    Object::Pod(pod) if !pod.spec.host_network => addresses.extend(&pod.ips),
+                    Object::EndpointSlice(slice) => {
+                        addresses.extend(slice.endpoints.iter().flat_map(|e| &e.addresses));
+                    }
+                    _ => {}
+                }
+            }
+            source.stale = &addresses - &nodes;
+        }
+    }
+
     /// An ordered view of everything.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         let mut all: BTreeMap<&Key, Vec<(&str, &Object)>> = BTreeMap::new();
         for (name, source) in &self.sources {
+            snapshot.stale_addresses.extend(&source.stale);
             for (key, object) in &source.objects {
                 all.entry(key).or_default().push((name, object));
             }

@@ -4,6 +4,7 @@
 //! may receive the packet, so a destination that two gateways claim is judged only if they would judge it alike.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -76,11 +77,26 @@ pub fn build(snapshot: &Snapshot, node: &NodeFacts, settings: &Settings) -> Buil
     let mut found = find(snapshot, node, &settings.gateway);
     let (policies, diagnostics) = policy::decode(&snapshot.policies);
     found.diagnostics.extend(diagnostics);
-    assemble(found, policies, snapshot.complete, settings.observe)
+    let stale = &snapshot.stale_addresses;
+    // What a condition on the gateway's own address compares is not known either.
+    let listeners = found.gateways.iter_mut().flat_map(|g| &mut g.listeners);
+    for receiver in listeners.flat_map(|l| &mut l.receivers) {
+        receiver.addresses = receiver
+            .addresses
+            .take()
+            .filter(|own| own.iter().all(|addr| !stale.contains(addr)));
+    }
+    assemble(found, policies, snapshot.complete, settings.observe, stale)
 }
 
-/// From gateways and policies to a generation. `complete` as in [`Built::complete`].
-fn assemble(found: Found, policies: Vec<Policy>, complete: bool, observe: bool) -> Built {
+/// From gateways and policies to a generation. `complete` as in [`Built::complete`], `stale` as in [`Snapshot::stale_addresses`].
+fn assemble(
+    found: Found,
+    policies: Vec<Policy>,
+    complete: bool,
+    observe: bool,
+    stale: &BTreeSet<IpAddr>,
+) -> Built {
     let Found {
         mesh,
         gateways,
@@ -98,6 +114,7 @@ fn assemble(found: Found, policies: Vec<Policy>, complete: bool, observe: bool) 
         gateways: &gateways,
         tables: &tables,
         observe,
+        stale,
     }
     .settle();
     diagnostics.extend(settled.diagnostics);
@@ -156,6 +173,7 @@ struct Claims<'a> {
     /// Per gateway, per listener.
     tables: &'a [Vec<CompiledListener>],
     observe: bool,
+    stale: &'a BTreeSet<IpAddr>,
 }
 
 #[derive(Default)]
@@ -193,7 +211,7 @@ impl<'a> Claims<'a> {
             let Some(first) = claims.first().copied() else {
                 continue;
             };
-            if let Some((why, diagnostic)) = objection(&key, &claims, &rewritten) {
+            if let Some((why, diagnostic)) = self.objection(&key, &claims, &rewritten) {
                 settled.diagnostics.extend(diagnostic);
                 settled.unjudged.insert(
                     key,
@@ -243,6 +261,24 @@ impl<'a> Claims<'a> {
         }
         settled.desired.rewritten = rewritten.into_iter().collect();
         settled
+    }
+
+    fn objection(
+        &self,
+        key: &TupleKey,
+        claims: &[Claim<'_>],
+        rewritten: &BTreeSet<TupleKey>,
+    ) -> Option<(Why, Option<Diagnostic>)> {
+        if self.stale.contains(&key.addr) {
+            let text = format!(
+                "{} was a pod's address before the node restarted and may be another pod's by now: it is not judged \
+                 until the API server answers",
+                key.addr
+            );
+            let code = "pod-address-from-before-restart";
+            return Some((Why { code, text }, None));
+        }
+        objection(key, claims, rewritten)
     }
 
     fn by_destination(&self) -> BTreeMap<TupleKey, Vec<Claim<'a>>> {

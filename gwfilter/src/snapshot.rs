@@ -1,5 +1,8 @@
 //! An immutable, ordered view of the index.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use crate::diagnostic::Diagnostic;
 use crate::object::authorization_policy::AuthorizationPolicy;
 use crate::object::cluster::{EndpointSlice, Namespace, Node};
@@ -38,6 +41,8 @@ pub struct Snapshot {
     pub complete: bool,
     /// Some input could not be read and has no last good version: objects of any kind may be missing.
     pub unread: bool,
+    /// Addresses that pods had before a reboot: whose they are now is not known, so nothing is judged there.
+    pub stale_addresses: BTreeSet<IpAddr>,
     /// What was found while reading, in order.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -62,6 +67,7 @@ impl Default for Snapshot {
             lost: Vec::new(),
             complete: true,
             unread: false,
+            stale_addresses: BTreeSet::new(),
             diagnostics: Vec::new(),
         }
     }
