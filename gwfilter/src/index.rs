@@ -92,9 +92,16 @@ impl Index {
         self.sources.insert(source.to_owned(), new);
     }
 
-    /// Adds or replaces one object of a source.
-    pub fn apply(&mut self, source: &str, object: Object, diagnostics: Vec<Diagnostic>) {
+    /// Adds or replaces one object of a source. False: that is what it said already, as far as anything depends on it.
+    pub fn apply(&mut self, source: &str, object: Object, diagnostics: Vec<Diagnostic>) -> bool {
         let source = self.sources.entry(source.to_owned()).or_default();
+        if diagnostics.is_empty()
+            && let Some(key) = object.key()
+            && source.objects.get(&key) == Some(&object)
+            && !source.finds(&key)
+        {
+            return false;
+        }
         source.was_read = true;
         let mut last = BTreeMap::new();
         if let Some(key) = object.key() {
@@ -103,14 +110,18 @@ impl Index {
         }
         source.put(object, &mut last);
         source.diagnostics.extend(diagnostics);
+        true
     }
 
-    /// Removes one object of a source.
-    pub fn delete(&mut self, source: &str, key: &Key) {
-        if let Some(source) = self.sources.get_mut(source) {
-            source.objects.remove(key);
-            source.forget(key);
-        }
+    /// Removes one object of a source. False: it was not there.
+    pub fn delete(&mut self, source: &str, key: &Key) -> bool {
+        let Some(source) = self.sources.get_mut(source) else {
+            return false;
+        };
+        let known = source.objects.remove(key).is_some();
+        let lost = source.lost.contains(&refusal(key)) || source.finds(key);
+        source.forget(key);
+        known || lost
     }
 
     /// Removes a source and all it said.
@@ -225,6 +236,12 @@ impl Source {
                 }
             }
         }
+    }
+
+    /// Whether there is a finding about an object.
+    fn finds(&self, key: &Key) -> bool {
+        let reference = key.reference();
+        self.diagnostics.iter().any(|d| d.object == reference)
     }
 
     fn forget(&mut self, key: &Key) {

@@ -11,6 +11,7 @@ pub mod diagnostic;
 pub mod explain;
 pub mod gateway;
 pub mod index;
+pub mod kube;
 pub mod manifest;
 pub mod node;
 pub mod notice;
