@@ -11,8 +11,9 @@ use std::net::IpAddr;
 
 use crate::diagnostic::{Diagnostic, ObjectRef};
 use crate::manifest::{self, ManifestError};
-use crate::object::{self, Key, Object, Refused};
+use crate::object::{self, Key, Kind, Object, Refused};
 use crate::snapshot::Snapshot;
+use crate::snapshot::unread::Subject;
 
 /// Everything that is known, by source and identity.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,8 @@ struct Source {
     was_read: bool,
     /// Addresses of pods that another pod may have by now.
     stale: BTreeSet<IpAddr>,
+    /// A watch, and what it speaks of; `None`: a file.
+    watches: Option<Subject>,
 }
 
 impl Index {
@@ -64,6 +67,11 @@ impl Index {
         Ok(())
     }
 
+    /// Notes that a source is a watch and what it speaks of (again after the index was read back from the disk). Until it has said something, that counts as not read.
+    pub fn declare(&mut self, source: &str, subject: Subject) {
+        self.sources.entry(source.to_owned()).or_default().watches = Some(subject);
+    }
+
     /// Notes that a source cannot be read now. What it said last stays.
     pub fn unreadable(&mut self, source: &str, why: &str) {
         self.sources.entry(source.to_owned()).or_default().unreadable = Some(why.to_owned());
@@ -71,10 +79,12 @@ impl Index {
 
     /// Replaces everything that a source said.
     pub fn reset(&mut self, source: &str, objects: Vec<Object>, diagnostics: Vec<Diagnostic>) {
-        let mut last = self.sources.remove(source).unwrap_or_default().objects;
+        let old = self.sources.remove(source).unwrap_or_default();
+        let mut last = old.objects;
         let mut new = Source {
             diagnostics,
             was_read: true,
+            watches: old.watches,
             ..Source::default()
         };
         for object in objects {
@@ -180,27 +190,21 @@ impl Index {
             for refused in &source.lost {
                 snapshot.lose(refused.clone());
             }
-            if let Some(why) = &source.unreadable {
-                let stays = if source.was_read {
-                    "its last good version stays in force"
-                } else {
-                    snapshot.complete = false;
-                    snapshot.unread = true;
-                    "it has no last good version, so default-deny is not enforced"
-                };
-                let file = ObjectRef::new("File", "", name);
-                snapshot.diagnostics.push(Diagnostic::error(
-                    "unreadable-input",
-                    file,
-                    format!("{why}; {stays}"),
-                ));
-            }
+            source.say_unread(name, &mut snapshot);
         }
         for (key, stated) in all {
             let Some(((_, first), others)) = stated.split_first() else {
                 continue;
             };
-            if others.iter().all(|(_, other)| other == first) {
+            // Two watches of one object tell its changes at different moments. The one of its kind counts.
+            let watched = stated
+                .iter()
+                .map(|(name, object)| Some((self.sources.get(*name)?.watches?, *object)))
+                .collect::<Option<Vec<_>>>();
+            let watched = watched.and_then(|all| all.into_iter().min_by_key(|(subject, _)| *subject));
+            if let Some((_, object)) = watched {
+                snapshot.add(object.clone());
+            } else if others.iter().all(|(_, other)| other == first) {
                 snapshot.add((*first).clone());
             } else {
                 let sources: Vec<&str> = stated.iter().map(|(source, _)| *source).collect();
@@ -242,6 +246,44 @@ impl Source {
     fn finds(&self, key: &Key) -> bool {
         let reference = key.reference();
         self.diagnostics.iter().any(|d| d.object == reference)
+    }
+
+    /// What is said of a source that cannot be read.
+    fn say_unread(&self, name: &str, snapshot: &mut Snapshot) {
+        let silent = "the API server has not answered yet";
+        let why = match (&self.unreadable, self.watches) {
+            (Some(why), _) => why,
+            (None, Some(_)) if !self.was_read => silent,
+            (None, _) => return,
+        };
+        let Some(subject) = self.watches else {
+            let stays = if self.was_read {
+                "its last good version stays in force"
+            } else {
+                snapshot.complete = false;
+                snapshot.unread.input = true;
+                "it has no last good version, so default-deny is not enforced"
+            };
+            let (file, text) = (ObjectRef::new("File", "", name), format!("{why}; {stays}"));
+            snapshot
+                .diagnostics
+                .push(Diagnostic::error("unreadable-input", file, text));
+            return;
+        };
+        let watch = ObjectRef::new("Watch", "", name);
+        if self.was_read {
+            let text = format!("{why}; what is known of it stays in force, and changes are not seen");
+            snapshot
+                .diagnostics
+                .push(Diagnostic::warning("unreadable-input", watch, text));
+            return;
+        }
+        snapshot.complete &= subject != Subject::Kind(Kind::AuthorizationPolicy);
+        snapshot.unread.watches.insert(subject, why.to_owned());
+        let text = format!("{why}; until it can be read, {}", subject.cost());
+        snapshot
+            .diagnostics
+            .push(Diagnostic::error("unread-kind", watch, text));
     }
 
     fn forget(&mut self, key: &Key) {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
 use super::{AgentError, at};
 use crate::index::Index;
 use crate::kube::{self, Change, Update};
+use crate::snapshot::unread::Subject;
 use crate::source::{self, Input, Origin};
 
 /// A burst of changes is over when none came for so long, …
@@ -110,12 +111,13 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    fn new(sources: Vec<String>, updates: mpsc::Receiver<Update>, index: &mut Index) -> Self {
-        for source in &sources {
+    fn new(sources: Vec<(String, Subject)>, updates: mpsc::Receiver<Update>, index: &mut Index) -> Self {
+        for (source, subject) in &sources {
             // A kind that was not listed is not empty: it is not known.
+            index.declare(source, *subject);
             index.unreadable(source, "it has not been listed yet");
         }
-        let sources: BTreeSet<String> = sources.into_iter().collect();
+        let sources: BTreeSet<String> = sources.into_iter().map(|(source, _)| source).collect();
         Self {
             updates,
             unread: sources.clone(),

@@ -249,6 +249,7 @@ fn source(read: Read) -> Source {
         unreadable: unreadable.filter(|_| !was_read),
         was_read,
         stale: BTreeSet::new(),
+        watches: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! for later.
 
 use crate::object::{Kind, Object};
+use crate::snapshot::unread::Subject;
 
 /// The objects of one kind, or some of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,15 @@ impl Watched {
             self.plural.to_owned()
         } else {
             format!("{}.{}", self.plural, self.group)
+        }
+    }
+
+    /// What it speaks of, for the index.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        match self.scope.labels {
+            Some(_) => Subject::Istiods,
+            None => Subject::Kind(self.kind),
         }
     }
 

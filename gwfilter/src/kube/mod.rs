@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::diagnostic::Diagnostic;
 use crate::index::Index;
 use crate::object::{Key, Object};
+use crate::snapshot::unread::Subject;
 
 pub use config::ConfigError;
 
@@ -87,12 +88,15 @@ impl Update {
 ///
 /// # Errors
 /// The configuration cannot be used. An API server that does not answer is no error: it is waited for.
-pub async fn open(settings: &Settings) -> Result<(Vec<String>, mpsc::Receiver<Update>), ConfigError> {
+pub async fn open(
+    settings: &Settings,
+) -> Result<(Vec<(String, Subject)>, mpsc::Receiver<Update>), ConfigError> {
     let client = config::client(settings.kubeconfig.as_deref()).await?;
     let (sender, receiver) = mpsc::channel(WAITING);
     let (namespace, name) = &settings.mesh_config_map;
     let all = kinds::all(settings.node.as_deref(), (namespace, name));
-    let sources = all.iter().map(|watched| watched.source.clone()).collect();
+    let subject = |watched: &kinds::Watched| (watched.source.clone(), watched.subject());
+    let sources = all.iter().map(subject).collect();
     for watched in all {
         tokio::spawn(watch::follow(client.clone(), watched, sender.clone()));
     }
