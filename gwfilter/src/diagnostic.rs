@@ -4,8 +4,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Severity {
     /// Something the user wrote cannot be used as they meant it.
     Error,
@@ -28,7 +30,7 @@ impl Severity {
 }
 
 /// The object a diagnostic is about, printed as `Kind ns/name` (or `Kind name`, or a file's path).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectRef {
     /// `AuthorizationPolicy`, `Service`, … or `File`.
     pub kind: String,

@@ -4,12 +4,16 @@
 //! what it says and nobody can read keeps its last good version, and where there is none, becomes a known unknown
 //! ([`Snapshot::lost`], [`Snapshot::complete`]).
 
+pub mod saved;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use crate::diagnostic::{Diagnostic, ObjectRef};
 use crate::manifest::{self, ManifestError};
-use crate::object::{self, Key, Object, Refused};
+use crate::object::{self, Key, Kind, Object, Refused};
 use crate::snapshot::Snapshot;
+use crate::snapshot::unread::Subject;
 
 /// Everything that is known, by source and identity.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +31,10 @@ struct Source {
     unreadable: Option<String>,
     /// It could be read once: what it said then is in `objects`.
     was_read: bool,
+    /// Addresses of pods that another pod may have by now.
+    stale: BTreeSet<IpAddr>,
+    /// A watch, and what it speaks of; `None`: a file.
+    watches: Option<Subject>,
 }
 
 impl Index {
@@ -59,6 +67,11 @@ impl Index {
         Ok(())
     }
 
+    /// Notes that a source is a watch and what it speaks of (again after the index was read back from the disk). Until it has said something, that counts as not read.
+    pub fn declare(&mut self, source: &str, subject: Subject) {
+        self.sources.entry(source.to_owned()).or_default().watches = Some(subject);
+    }
+
     /// Notes that a source cannot be read now. What it said last stays.
     pub fn unreadable(&mut self, source: &str, why: &str) {
         self.sources.entry(source.to_owned()).or_default().unreadable = Some(why.to_owned());
@@ -66,10 +79,12 @@ impl Index {
 
     /// Replaces everything that a source said.
     pub fn reset(&mut self, source: &str, objects: Vec<Object>, diagnostics: Vec<Diagnostic>) {
-        let mut last = self.sources.remove(source).unwrap_or_default().objects;
+        let old = self.sources.remove(source).unwrap_or_default();
+        let mut last = old.objects;
         let mut new = Source {
             diagnostics,
             was_read: true,
+            watches: old.watches,
             ..Source::default()
         };
         for object in objects {
@@ -87,9 +102,16 @@ impl Index {
         self.sources.insert(source.to_owned(), new);
     }
 
-    /// Adds or replaces one object of a source.
-    pub fn apply(&mut self, source: &str, object: Object, diagnostics: Vec<Diagnostic>) {
+    /// Adds or replaces one object of a source. False: that is what it said already, as far as anything depends on it.
+    pub fn apply(&mut self, source: &str, object: Object, diagnostics: Vec<Diagnostic>) -> bool {
         let source = self.sources.entry(source.to_owned()).or_default();
+        if diagnostics.is_empty()
+            && let Some(key) = object.key()
+            && source.objects.get(&key) == Some(&object)
+            && !source.finds(&key)
+        {
+            return false;
+        }
         source.was_read = true;
         let mut last = BTreeMap::new();
         if let Some(key) = object.key() {
@@ -98,14 +120,18 @@ impl Index {
         }
         source.put(object, &mut last);
         source.diagnostics.extend(diagnostics);
+        true
     }
 
-    /// Removes one object of a source.
-    pub fn delete(&mut self, source: &str, key: &Key) {
-        if let Some(source) = self.sources.get_mut(source) {
-            source.objects.remove(key);
-            source.forget(key);
-        }
+    /// Removes one object of a source. False: it was not there.
+    pub fn delete(&mut self, source: &str, key: &Key) -> bool {
+        let Some(source) = self.sources.get_mut(source) else {
+            return false;
+        };
+        let known = source.objects.remove(key).is_some();
+        let lost = source.lost.contains(&refusal(key)) || source.finds(key);
+        source.forget(key);
+        known || lost
     }
 
     /// Removes a source and all it said.
@@ -118,12 +144,45 @@ impl Index {
         self.sources.keys().map(String::as_str)
     }
 
+    /// Keeps only sources of these names.
+    pub fn retain(&mut self, names: &[&str]) {
+        self.sources.retain(|name, _| names.contains(&name.as_str()));
+    }
+
+    /// Notes that pods may have other addresses than the sources say, as after a reboot: until a source is reset, no destination is
+    /// judged at an address that it gives to a pod. Those of nodes, which pods on the host's network share, are as good as before.
+    pub fn distrust_pod_addresses(&mut self) {
+        let all = || self.sources.values().flat_map(|source| source.objects.values());
+        let nodes: BTreeSet<IpAddr> = all()
+            .filter_map(|object| match object {
+                Object::Node(node) => Some(&node.addresses),
+                _ => None,
+            })
+            .flatten()
+            .copied()
+            .collect();
+        for source in self.sources.values_mut() {
+            let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
+            for object in source.objects.values() {
+                match object {
+                    Object::Pod(pod) if !pod.spec.host_network => addresses.extend(&pod.ips),
+                    Object::EndpointSlice(slice) => {
+                        addresses.extend(slice.endpoints.iter().flat_map(|e| &e.addresses));
+                    }
+                    _ => {}
+                }
+            }
+            source.stale = &addresses - &nodes;
+        }
+    }
+
     /// An ordered view of everything.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         let mut all: BTreeMap<&Key, Vec<(&str, &Object)>> = BTreeMap::new();
         for (name, source) in &self.sources {
+            snapshot.stale_addresses.extend(&source.stale);
             for (key, object) in &source.objects {
                 all.entry(key).or_default().push((name, object));
             }
@@ -131,27 +190,21 @@ impl Index {
             for refused in &source.lost {
                 snapshot.lose(refused.clone());
             }
-            if let Some(why) = &source.unreadable {
-                let stays = if source.was_read {
-                    "its last good version stays in force"
-                } else {
-                    snapshot.complete = false;
-                    snapshot.unread = true;
-                    "it has no last good version, so default-deny is not enforced"
-                };
-                let file = ObjectRef::new("File", "", name);
-                snapshot.diagnostics.push(Diagnostic::error(
-                    "unreadable-input",
-                    file,
-                    format!("{why}; {stays}"),
-                ));
-            }
+            source.say_unread(name, &mut snapshot);
         }
         for (key, stated) in all {
             let Some(((_, first), others)) = stated.split_first() else {
                 continue;
             };
-            if others.iter().all(|(_, other)| other == first) {
+            // Two watches of one object tell its changes at different moments. The one of its kind counts.
+            let watched = stated
+                .iter()
+                .map(|(name, object)| Some((self.sources.get(*name)?.watches?, *object)))
+                .collect::<Option<Vec<_>>>();
+            let watched = watched.and_then(|all| all.into_iter().min_by_key(|(subject, _)| *subject));
+            if let Some((_, object)) = watched {
+                snapshot.add(object.clone());
+            } else if others.iter().all(|(_, other)| other == first) {
                 snapshot.add((*first).clone());
             } else {
                 let sources: Vec<&str> = stated.iter().map(|(source, _)| *source).collect();
@@ -187,6 +240,50 @@ impl Source {
                 }
             }
         }
+    }
+
+    /// Whether there is a finding about an object.
+    fn finds(&self, key: &Key) -> bool {
+        let reference = key.reference();
+        self.diagnostics.iter().any(|d| d.object == reference)
+    }
+
+    /// What is said of a source that cannot be read.
+    fn say_unread(&self, name: &str, snapshot: &mut Snapshot) {
+        let silent = "the API server has not answered yet";
+        let why = match (&self.unreadable, self.watches) {
+            (Some(why), _) => why,
+            (None, Some(_)) if !self.was_read => silent,
+            (None, _) => return,
+        };
+        let Some(subject) = self.watches else {
+            let stays = if self.was_read {
+                "its last good version stays in force"
+            } else {
+                snapshot.complete = false;
+                snapshot.unread.input = true;
+                "it has no last good version, so default-deny is not enforced"
+            };
+            let (file, text) = (ObjectRef::new("File", "", name), format!("{why}; {stays}"));
+            snapshot
+                .diagnostics
+                .push(Diagnostic::error("unreadable-input", file, text));
+            return;
+        };
+        let watch = ObjectRef::new("Watch", "", name);
+        if self.was_read {
+            let text = format!("{why}; what is known of it stays in force, and changes are not seen");
+            snapshot
+                .diagnostics
+                .push(Diagnostic::warning("unreadable-input", watch, text));
+            return;
+        }
+        snapshot.complete &= subject != Subject::Kind(Kind::AuthorizationPolicy);
+        snapshot.unread.watches.insert(subject, why.to_owned());
+        let text = format!("{why}; until it can be read, {}", subject.cost());
+        snapshot
+            .diagnostics
+            .push(Diagnostic::error("unread-kind", watch, text));
     }
 
     fn forget(&mut self, key: &Key) {

@@ -4,6 +4,7 @@
 //! may receive the packet, so a destination that two gateways claim is judged only if they would judge it alike.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -104,11 +105,26 @@ pub fn build(snapshot: &Snapshot, node: &NodeFacts, settings: &Settings) -> Buil
     let mut found = find(snapshot, node, &settings.gateway);
     let (policies, diagnostics) = policy::decode(&snapshot.policies);
     found.diagnostics.extend(diagnostics);
-    assemble(found, policies, snapshot.complete, settings)
+    let stale = &snapshot.stale_addresses;
+    // What a condition on the gateway's own address compares is not known either.
+    let listeners = found.gateways.iter_mut().flat_map(|g| &mut g.listeners);
+    for receiver in listeners.flat_map(|l| &mut l.receivers) {
+        receiver.addresses = receiver
+            .addresses
+            .take()
+            .filter(|own| own.iter().all(|addr| !stale.contains(addr)));
+    }
+    assemble(found, policies, snapshot.complete, settings, stale)
 }
 
-/// From gateways and policies to a generation. `complete` as in [`Built::complete`].
-fn assemble(found: Found, policies: Vec<Policy>, complete: bool, settings: &Settings) -> Built {
+/// From gateways and policies to a generation. `complete` as in [`Built::complete`], `stale` as in [`Snapshot::stale_addresses`].
+fn assemble(
+    found: Found,
+    policies: Vec<Policy>,
+    complete: bool,
+    settings: &Settings,
+    stale: &BTreeSet<IpAddr>,
+) -> Built {
     let Found {
         mesh,
         gateways,
@@ -127,6 +143,7 @@ fn assemble(found: Found, policies: Vec<Policy>, complete: bool, settings: &Sett
         tables: &tables,
         observe: settings.observe,
         refuse: settings.refuse,
+        stale,
     }
     .settle();
     diagnostics.extend(settled.diagnostics);
@@ -186,6 +203,7 @@ struct Claims<'a> {
     tables: &'a [Vec<CompiledListener>],
     observe: bool,
     refuse: Refuse,
+    stale: &'a BTreeSet<IpAddr>,
 }
 
 #[derive(Default)]
@@ -223,7 +241,7 @@ impl<'a> Claims<'a> {
             let Some(first) = claims.first().copied() else {
                 continue;
             };
-            if let Some((why, diagnostic)) = objection(&key, &claims, &rewritten) {
+            if let Some((why, diagnostic)) = self.objection(&key, &claims, &rewritten) {
                 settled.diagnostics.extend(diagnostic);
                 settled.unjudged.insert(
                     key,
@@ -276,6 +294,24 @@ impl<'a> Claims<'a> {
         }
         settled.desired.rewritten = rewritten.into_iter().collect();
         settled
+    }
+
+    fn objection(
+        &self,
+        key: &TupleKey,
+        claims: &[Claim<'_>],
+        rewritten: &BTreeSet<TupleKey>,
+    ) -> Option<(Why, Option<Diagnostic>)> {
+        if self.stale.contains(&key.addr) {
+            let text = format!(
+                "{} was a pod's address before the node restarted and may be another pod's by now: it is not judged \
+                 until the API server answers",
+                key.addr
+            );
+            let code = "pod-address-from-before-restart";
+            return Some((Why { code, text }, None));
+        }
+        objection(key, claims, rewritten)
     }
 
     fn by_destination(&self) -> BTreeMap<TupleKey, Vec<Claim<'a>>> {

@@ -1,5 +1,10 @@
 //! An immutable, ordered view of the index.
 
+pub mod unread;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use crate::diagnostic::Diagnostic;
 use crate::object::authorization_policy::AuthorizationPolicy;
 use crate::object::cluster::{EndpointSlice, Namespace, Node};
@@ -10,6 +15,7 @@ use crate::object::mesh_config::MeshConfig;
 use crate::object::pod::{Pod, Template};
 use crate::object::service::Service;
 use crate::object::{Kind, Object, Refused};
+use unread::Unread;
 
 /// All objects at one moment, each kind in order of namespace and name.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,8 +42,10 @@ pub struct Snapshot {
     /// Whether every policy that there may be is in `policies`. If not, there may be a hole that is not known, so no
     /// default-deny may be enforced anywhere.
     pub complete: bool,
-    /// Some input could not be read and has no last good version: objects of any kind may be missing.
-    pub unread: bool,
+    /// Input that could not be read and has no last good version.
+    pub unread: Unread,
+    /// Addresses that pods had before a reboot: whose they are now is not known, so nothing is judged there.
+    pub stale_addresses: BTreeSet<IpAddr>,
     /// What was found while reading, in order.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -61,7 +69,8 @@ impl Default for Snapshot {
             plugins: Vec::new(),
             lost: Vec::new(),
             complete: true,
-            unread: false,
+            unread: Unread::default(),
+            stale_addresses: BTreeSet::new(),
             diagnostics: Vec::new(),
         }
     }

@@ -1,10 +1,11 @@
-//! The event loop: files, interfaces and addresses, deadlines, counters and signals in; tables, links and log lines out.
+//! The event loop: objects, interfaces and addresses, deadlines, counters and signals in; tables, links and log lines out.
 //!
 //! One thread and one loop, so nothing is locked and the order of things is the order of this code. What is wanted is decided by the
 //! pure modules; this one only sees to it that they are asked at the right time and that what failed is tried again.
 
 mod enforce;
 mod exit;
+mod feed;
 mod interfaces;
 mod told;
 
@@ -22,6 +23,7 @@ use tracing::{error, info, warn};
 
 pub use enforce::EnforceError;
 pub use exit::OnExit;
+pub use feed::From;
 pub use interfaces::InterfacesError;
 
 use crate::dataplane::attach::AttachError;
@@ -31,30 +33,34 @@ use crate::dataplane::pins::{self, PinsError};
 use crate::dataplane::{Dataplane, DataplaneError, PacketLog};
 use crate::gateway;
 use crate::index::Index;
+use crate::kube;
 use crate::node::NodeFacts;
 use crate::pipeline;
 use crate::plan;
-use crate::source::{self, Input, Origin};
+use crate::source;
 use crate::telemetry::counters::{Book, Reading};
 use crate::telemetry::packet::{self, Sink};
 use crate::telemetry::{LogFormat, chain};
 
 use enforce::Enforcer;
 use exit::Cause;
+use feed::Feed;
 use interfaces::Interfaces;
 
 /// After Cluster→Local, connections from before it show another peer address, and nothing drains them.
 const REWRITTEN_DRAIN: Duration = Duration::from_secs(24 * 3600);
 /// A burst of link and address changes is answered once, this long after its first one.
 const NETWORK_REST: Duration = Duration::from_millis(200);
+/// Time between two looks at the pins: somebody may have unloaded everything.
+const PINS: Duration = Duration::from_millis(500);
 /// Time between two looks at the packet log, if it is on. The kernel side writes no more than a hundred lines a second and CPU.
 const PACKETS: Duration = Duration::from_millis(100);
 
 /// What the user set.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `--from`.
-    pub from: Origin,
+    /// Where the objects come from.
+    pub from: From,
     /// `--interface`; empty: chosen.
     pub interfaces: Vec<String>,
     /// `--node`.
@@ -86,6 +92,9 @@ pub enum AgentError {
     /// Reading the manifests for the first time.
     #[error("no manifests: --from needs a file, a directory or - that can be read")]
     Source(#[from] source::SourceError),
+    /// The cluster's address and credentials.
+    #[error("cannot watch a cluster")]
+    Kube(#[from] kube::ConfigError),
     /// Rights, object, maps, pins.
     #[error("cannot set up enforcement")]
     Dataplane(#[from] DataplaneError),
@@ -106,8 +115,10 @@ pub enum AgentError {
 /// What the loop waits for.
 #[derive(Debug)]
 enum Event {
-    /// Time to look at the files.
-    Files,
+    /// The index may mean something else.
+    Changed,
+    /// Time to look at the pins.
+    Pins,
     /// Links or addresses change.
     NetworkStirs,
     /// They have come to rest, or it is time to look again.
@@ -148,7 +159,7 @@ struct Wires {
 struct Agent {
     settings: Settings,
     index: Index,
-    input: Input,
+    feed: Feed,
     netlink: Netlink,
     facts: NodeFacts,
     dataplane: Dataplane,
@@ -177,11 +188,7 @@ impl Agent {
         };
 
         let mut index = Index::new();
-        let mut input = Input::new(settings.from.clone());
-        input.first(&mut index)?;
-        // What changes just now is seen by a second look; see `source::settle`.
-        tokio::time::sleep(source::POLL).await;
-        input.poll(&mut index);
+        let feed = Feed::open(&settings.from, &mut index).await?;
 
         let (netlink, network) = Netlink::open()?;
         let world = netlink.world(settings.interfaces.is_empty()).await?;
@@ -196,7 +203,7 @@ impl Agent {
         let pipeline = pipeline::Settings {
             gateway: gateway::Settings {
                 never_drop: settings.never_drop.clone(),
-                from_files: true,
+                from_files: settings.from.is_files(),
             },
             observe: settings.observe,
             ..pipeline::Settings::default()
@@ -209,6 +216,13 @@ impl Agent {
         }
         enforcer.enforce(&index, &facts, dataplane.tables())?;
         interfaces.first(&world, &mut dataplane)?;
+        if let Some(unread) = feed.unread().filter(|unread| !unread.is_empty()) {
+            let sources: Vec<&str> = unread.iter().map(String::as_str).collect();
+            warn!(
+                sources = sources.join(", "),
+                "not read yet; what depends on them is left to the gateways"
+            );
+        }
         info!(from = %settings.from, pins = %dataplane.pins().dir().display(), "agent runs");
         let wires = Wires {
             network,
@@ -219,7 +233,7 @@ impl Agent {
         let agent = Self {
             settings,
             index,
-            input,
+            feed,
             netlink,
             facts,
             dataplane,
@@ -234,10 +248,10 @@ impl Agent {
     }
 
     async fn run(mut self, mut wires: Wires) -> Result<(), AgentError> {
-        let mut files = interval(source::POLL);
+        let mut look = interval(PINS);
         let mut counters = interval(self.settings.counters_every);
         let mut packets = interval(PACKETS);
-        for timer in [&mut files, &mut counters, &mut packets] {
+        for timer in [&mut look, &mut counters, &mut packets] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
             timer.reset();
         }
@@ -245,7 +259,8 @@ impl Agent {
         loop {
             let enforce_at = self.enforcer.due();
             let event = tokio::select! {
-                _ = files.tick() => Event::Files,
+                () = self.feed.changed(&mut self.index) => Event::Changed,
+                _ = look.tick() => Event::Pins,
                 Some(()) = wires.network.recv() => Event::NetworkStirs,
                 () = at(network_at) => Event::Network,
                 _ = counters.tick() => Event::Counters,
@@ -256,13 +271,11 @@ impl Agent {
                 _ = wires.hangup.recv() => Event::Signal(Cause::Hangup),
             };
             match event {
-                Event::Files => {
+                Event::Changed => self.enforce(),
+                Event::Pins => {
                     if !self.dataplane.pins().present() {
                         info!("gwfilter was unloaded by somebody else: enforcement is off, the agent ends");
                         return Ok(());
-                    }
-                    if self.input.poll(&mut self.index) {
-                        self.enforce();
                     }
                 }
                 Event::NetworkStirs => {

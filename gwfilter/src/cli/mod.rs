@@ -77,8 +77,17 @@ pub enum Output {
 #[derive(Clone, Debug, clap::Args)]
 pub struct From {
     /// Manifests: a file, a directory (its .yaml, .yml and .json files; not recursive), or - for standard input
-    #[arg(long, value_name = "PATH", value_parser = |s: &str| Ok::<_, std::convert::Infallible>(Origin::from(s)))]
+    #[arg(long, value_name = "PATH", value_parser = origin)]
     pub from: Origin,
+}
+
+/// The value of `--from`.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "that is what a parser of values looks like"
+)]
+fn origin(text: &str) -> Result<Origin, std::convert::Infallible> {
+    Ok(Origin::from(text))
 }
 
 /// Whether what was printed could be: false if nobody reads it any more (`| head`), which is no failure.

@@ -1,27 +1,44 @@
 //! `gwfilter run`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::ensure;
 use clap::ValueEnum;
 use ipnet::IpNet;
 
-use super::{From, address, duration};
-use crate::agent::{self, OnExit, Settings};
+use super::{address, duration, origin};
+use crate::agent::{self, From, OnExit, Settings};
 use crate::dataplane::PacketLog;
 use crate::dataplane::choice::XdpMode;
+use crate::kube;
+use crate::source::Origin;
 use crate::telemetry::{self, LogFormat};
 
 /// Arguments of `gwfilter run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    from: From,
+    /// Manifests instead of a cluster: a file, a directory (its .yaml, .yml and .json files; not recursive), or - for
+    /// standard input
+    #[arg(long, value_name = "PATH", value_parser = origin)]
+    from: Option<Origin>,
+    /// Cluster to watch; without it, and without --from, the one that this pod runs in
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    kubeconfig: Option<PathBuf>,
+    /// ConfigMap with the mesh configuration
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        value_parser = namespaced,
+        default_value = "istio-system/istio",
+        conflicts_with = "from"
+    )]
+    mesh_configmap: (String, String),
     /// Interface to serve; may be repeated. Without it: every card that is up and every device with a default route
     #[arg(long, value_name = "NAME")]
     interface: Vec<String>,
-    /// Name of this node in the manifests; without it, a node that runs every gateway pod of the manifests
-    #[arg(long, value_name = "NAME")]
+    /// Name of this node in the cluster or the manifests; without it, a node that runs every gateway pod
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: Option<String>,
     /// What becomes of enforcement when the agent ends; auto: Ctrl-C takes it off, SIGTERM keeps it
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
@@ -79,6 +96,16 @@ enum LogFormatArg {
     Json,
 }
 
+/// `NAMESPACE/NAME`.
+fn namespaced(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("expected NAMESPACE/NAME".to_owned()),
+    }
+}
+
 /// Runs the agent until it is told to end. The exit code is 0, or 1 if it failed and the log, in JSON, says why.
 ///
 /// # Errors
@@ -93,8 +120,16 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         LogFormatArg::Json => LogFormat::Json,
     };
     telemetry::init(log_format);
+    let from = match args.from {
+        Some(origin) => From::Files(origin),
+        None => From::Cluster(kube::Settings {
+            kubeconfig: args.kubeconfig,
+            node: args.node.clone(),
+            mesh_config_map: args.mesh_configmap,
+        }),
+    };
     let outcome = agent::run(Settings {
-        from: args.from.from,
+        from,
         interfaces: args.interface,
         node: args.node,
         on_exit: match args.on_exit {

@@ -10,6 +10,7 @@ use super::annotations;
 use super::model::Workload;
 use super::world::World;
 use crate::diagnostic::Diagnostic;
+use crate::object::Kind;
 use crate::object::cluster::{Endpoint, EndpointSlice};
 use crate::object::kubernetes_gateway::GATEWAY_NAME_LABEL;
 use crate::object::meta::subset;
@@ -183,7 +184,9 @@ fn is_gateway_pod(world: &World<'_>, pod: &Pod) -> bool {
         .get(MANAGED_LABEL)
         .is_some_and(|v| v == "istio.io-mesh-controller")
         || named.is_some_and(|name| world.is_waypoint(&pod.meta.namespace, name));
-    runs_router(&pod.spec) && !waypoint && (named.is_some() || world.gateway_selects(&pod.meta.labels))
+    // With Gateways unknown, any router may be one: it is not enforced then, and that is said.
+    let selected = || world.gateway_selects(&pod.meta.labels) || world.misses(Kind::IstioGateway);
+    runs_router(&pod.spec) && !waypoint && (named.is_some() || selected())
 }
 
 fn runs_router(spec: &PodSpec) -> bool {
@@ -278,9 +281,17 @@ impl<'a> Candidate<'a> {
                 receives,
             });
         }
+        let is_here = self.pods.iter().any(|pod| world.is_local(pod.node.as_deref()));
         for slice in self.slices.clone() {
             for endpoint in &slice.endpoints {
                 if endpoint.addresses.is_empty() || self.pods.iter().any(|pod| stands_for(endpoint, pod)) {
+                    continue;
+                }
+                let local = world.is_local(endpoint.node.as_deref());
+                // A cluster's agent sees the pods of its own node only. What it does not see there and does not receive is
+                // gone, or not there yet; what it does not see elsewhere is no concern of this node.
+                let of_no_concern = if local { !endpoint.receives() } else { is_here };
+                if of_no_concern && !world.settings.from_files {
                     continue;
                 }
                 let workload = self.workload(self.implied(&BTreeMap::new(), None));
@@ -290,7 +301,7 @@ impl<'a> Candidate<'a> {
                     spec: None,
                     endpoint: Some((slice, endpoint)),
                     addresses: Some(endpoint.addresses.clone()),
-                    local: world.is_local(endpoint.node.as_deref()),
+                    local,
                     receives: endpoint.receives(),
                 });
             }

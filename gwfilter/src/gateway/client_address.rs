@@ -11,6 +11,7 @@ use super::annotations::Annotations;
 use super::candidate::Candidate;
 use super::envoy_filter::{self, Effect};
 use super::mesh;
+use super::missing;
 use super::model::{ClientAddress, Tri, Why};
 use super::world::World;
 use crate::diagnostic::Diagnostic;
@@ -56,6 +57,7 @@ pub(super) fn find(
     topology(world, candidate, &mut evidence);
     envoy_filters(world, candidate, &mut evidence);
     plugins(world, candidate, &mut evidence);
+    evidence.doubts.extend(missing::of_client_address(world));
     for (sibling, stated) in siblings {
         match stated.client_address.flatten() {
             Some(ClientAddress::ProxyHeader) => {
@@ -238,7 +240,20 @@ fn topology(world: &World<'_>, candidate: &Candidate<'_>, evidence: &mut Evidenc
     for (spec, annotation, name) in holders {
         let proxy = spec.and_then(PodSpec::proxy);
         let env = proxy.and_then(|proxy| proxy.env.get(PROXY_CONFIG_ENV));
+        if env.is_none() {
+            evidence.doubts.extend(missing::of_proxy_config(world, &name));
+        }
         let (text, what, base) = match (env, annotation) {
+            // Kubernetes puts another variable's value there.
+            (Some(EnvValue::Literal(text)), _) if text.contains("$(") => {
+                evidence.doubts.push(Why {
+                    code: "proxy-config-not-readable",
+                    text: format!(
+                        "{PROXY_CONFIG_ENV} of {name} takes in other variables, which is not followed"
+                    ),
+                });
+                continue;
+            }
             // The configuration the pod runs with, all layers merged when it was made.
             (Some(EnvValue::Literal(text)), _) => (
                 text.clone(),

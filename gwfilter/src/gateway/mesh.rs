@@ -40,7 +40,8 @@ pub(super) fn root_namespace(snapshot: &Snapshot, settings: &Settings) -> Option
 /// Whether an object of these kinds may be there that is not known.
 fn lost(snapshot: &Snapshot, kinds: &[Kind]) -> bool {
     let concerned = |kind: Option<Kind>| kind.is_none_or(|kind| kinds.contains(&kind));
-    snapshot.unread || snapshot.lost.iter().any(|refused| concerned(refused.kind))
+    kinds.iter().any(|kind| snapshot.unread.may_hold(*kind))
+        || snapshot.lost.iter().any(|refused| concerned(refused.kind))
 }
 
 /// The mesh as the policy compiler needs it.
@@ -48,7 +49,7 @@ pub(super) fn find(world: &World<'_>, candidates: &[Candidate<'_>]) -> Mesh {
     let istiods = istiods(world);
     let revisions: BTreeSet<&str> = istiods.iter().map(|istiod| istiod.revision.as_str()).collect();
     let istiod_revision = match (revisions.len(), revisions.first()) {
-        (1, Some(revision)) => Some((*revision).to_owned()),
+        (1, Some(revision)) if !world.snapshot.unread.istiods() => Some((*revision).to_owned()),
         _ => None,
     };
     Mesh {
@@ -57,7 +58,7 @@ pub(super) fn find(world: &World<'_>, candidates: &[Candidate<'_>]) -> Mesh {
         istiod_revision,
         selector_based_gateway_policy: selector_switch(world, &istiods),
         request_authentication: request_authentication(world, candidates),
-        unread: world.snapshot.unread,
+        unread: world.snapshot.unread.input,
     }
 }
 
@@ -127,6 +128,9 @@ fn istiods<'a>(world: &World<'a>) -> Vec<Istiod<'a>> {
 }
 
 fn selector_switch(world: &World<'_>, istiods: &[Istiod<'_>]) -> Tri {
+    if world.snapshot.unread.istiods() {
+        return Tri::Unknown;
+    }
     if istiods.is_empty() {
         return if world.settings.from_files {
             Tri::True

@@ -7,6 +7,7 @@ mod client_address;
 mod envoy_filter;
 mod listeners;
 mod mesh;
+mod missing;
 pub mod model;
 mod never_drop;
 mod world;
@@ -101,7 +102,7 @@ fn gateway(
     others: &BTreeSet<model::TupleKey>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Gateway {
-    let found = listeners::find(world, candidate, others);
+    let mut found = listeners::find(world, candidate, others);
     let client = client_address::find(world, candidate, annotations, siblings);
     diagnostics.extend(client.diagnostics);
     let mut not_enforced = client.not_enforced;
@@ -119,6 +120,18 @@ fn gateway(
             code: "unreadable-object",
             text,
         });
+        client_address = ClientAddress::Unknown;
+    }
+    if let Some(why) = missing::of_gateway(world, candidate) {
+        if why.code == "no-local-endpoint" {
+            found.remarks.retain(|remark| remark.code != why.code);
+            diagnostics.push(Diagnostic::info(
+                why.code,
+                reference(candidate),
+                why.text.as_str(),
+            ));
+        }
+        not_enforced = Some(why);
         client_address = ClientAddress::Unknown;
     }
     for fault in &annotations.faults {

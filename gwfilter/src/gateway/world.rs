@@ -7,6 +7,7 @@ use super::Settings;
 use super::candidate::Candidate;
 use crate::diagnostic::{Diagnostic, ObjectRef};
 use crate::node::NodeFacts;
+use crate::object::Kind;
 use crate::object::cluster::EndpointSlice;
 use crate::object::mesh_config::{MeshConfig, OperatorGateway};
 use crate::object::meta::subset;
@@ -117,6 +118,12 @@ impl<'a> World<'a> {
             .istio_gateways
             .iter()
             .any(|g| !g.selector.is_empty() && subset(&g.selector, labels))
+    }
+
+    /// Whether an object of this kind is certainly, or perhaps, there and not known.
+    pub(super) fn misses(&self, kind: Kind) -> bool {
+        let mut lost = self.snapshot.lost.iter();
+        self.snapshot.unread.watched(kind).is_some() || lost.any(|l| l.kind == Some(kind))
     }
 
     /// Whether a Gateway API Gateway of this name is a waypoint.

@@ -5,13 +5,15 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use serde::{Deserialize, Serialize};
+
 use super::meta::Meta;
 use super::read::Cursor;
 use super::service;
 use crate::gateway::model::Protocol;
 
 /// A Node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Node {
     /// Name, labels, annotations.
     pub meta: Meta,
@@ -60,14 +62,14 @@ fn cidr(cursor: &Cursor<'_>) -> Option<IpNet> {
 }
 
 /// A Namespace: its labels decide on discovery.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Namespace {
     /// Name, labels, annotations.
     pub meta: Meta,
 }
 
 /// One endpoint.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Addresses; empty where they are names.
     pub addresses: BTreeSet<IpAddr>,
@@ -92,7 +94,7 @@ impl Endpoint {
 }
 
 /// An EndpointSlice.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// Name, namespace, labels, annotations.
     pub meta: Meta,

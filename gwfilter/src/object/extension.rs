@@ -1,6 +1,7 @@
 //! Istio objects that change what a gateway's Envoy does before, or besides, authorization: `EnvoyFilter`,
 //! `WasmPlugin`, `TrafficExtension`, `RequestAuthentication`, `ProxyConfig`.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::attachment::Attachment;
@@ -8,7 +9,7 @@ use super::meta::Meta;
 use super::read::Cursor;
 
 /// One patch of an EnvoyFilter, uninterpreted.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConfigPatch {
     /// `applyTo`; empty where it is missing.
     pub apply_to: String,
@@ -21,7 +22,7 @@ pub struct ConfigPatch {
 }
 
 /// An EnvoyFilter.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EnvoyFilter {
     /// Name, namespace, labels, annotations.
     pub meta: Meta,
@@ -55,7 +56,7 @@ impl EnvoyFilter {
 }
 
 /// A WasmPlugin or TrafficExtension.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WasmPlugin {
     /// Name, namespace, labels, annotations.
     pub meta: Meta,
@@ -77,7 +78,7 @@ impl WasmPlugin {
 }
 
 /// A RequestAuthentication.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RequestAuthentication {
     /// Name, namespace, labels, annotations.
     pub meta: Meta,
@@ -95,7 +96,7 @@ impl RequestAuthentication {
 }
 
 /// A ProxyConfig. It cannot set the gateway topology; what it might set beyond the known fields is a doubt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProxyConfig {
     /// Name, namespace, labels, annotations.
     pub meta: Meta,

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::meta::Meta;
 use super::read::Cursor;
 
 /// One server of a Gateway.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
     /// `port.number`.
     pub number: u16,
@@ -17,7 +19,7 @@ pub struct Server {
 }
 
 /// An Istio Gateway.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IstioGateway {
     /// Name, namespace, labels, annotations.
     pub meta: Meta,

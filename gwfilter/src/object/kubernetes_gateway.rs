@@ -1,5 +1,7 @@
 //! `Gateway` of `gateway.networking.k8s.io`.
 
+use serde::{Deserialize, Serialize};
+
 use super::meta::Meta;
 use super::read::Cursor;
 
@@ -7,7 +9,7 @@ use super::read::Cursor;
 pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// One listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KubernetesListener {
     /// Port.
     pub port: u16,
@@ -20,7 +22,7 @@ pub struct KubernetesListener {
 }
 
 /// A Gateway API Gateway.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KubernetesGateway {
     /// Name, namespace, labels, annotations.
     pub meta: Meta,

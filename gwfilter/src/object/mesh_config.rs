@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::meta::Meta;
@@ -9,7 +10,7 @@ use super::read::Cursor;
 use crate::manifest;
 
 /// `gatewayTopology` of a proxy configuration, as far as it bears on the client address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topology {
     /// `numTrustedProxies`, where it is stated.
     pub trusted_proxies: Option<u32>,
@@ -51,7 +52,7 @@ impl Topology {
 }
 
 /// A Kubernetes label selector.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelSelector {
     match_labels: BTreeMap<String, String>,
     /// Key, operator, values.
@@ -96,7 +97,7 @@ impl LabelSelector {
 }
 
 /// What gwfilter needs of a mesh configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeshSettings {
     /// `rootNamespace`, where it is stated.
     pub root_namespace: Option<String>,
@@ -135,7 +136,7 @@ impl MeshSettings {
 }
 
 /// A gateway that an IstioOperator sets up, as far as it adds to the Service and the pods.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperatorGateway {
     /// Namespace and name of the Service.
     pub service: (String, String),
@@ -148,7 +149,7 @@ pub struct OperatorGateway {
 }
 
 /// The mesh configuration, from whichever object.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MeshConfig {
     /// Name and namespace of the ConfigMap or IstioOperator.
     pub meta: Meta,

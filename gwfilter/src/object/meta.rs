@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::read::Cursor;
 use crate::diagnostic::ObjectRef;
 
 /// Name, namespace, labels and annotations of an object.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Meta {
     /// Name, never empty.
     pub name: String,

@@ -16,6 +16,7 @@ pub mod pod;
 pub(crate) mod read;
 pub mod service;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::diagnostic::{Diagnostic, ObjectRef};
@@ -24,7 +25,7 @@ use meta::Meta;
 use read::{Cursor, Faults};
 
 /// The kinds that bear on enforcement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each is the kind of its name")]
 pub enum Kind {
     AuthorizationPolicy,
@@ -133,7 +134,7 @@ impl Kind {
 }
 
 /// An object that cannot be read, and that bears on enforcement all the same.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Refused {
     /// Its kind; `None` where not even that is known (a broken list).
     pub kind: Option<Kind>,
@@ -163,7 +164,7 @@ impl Key {
 }
 
 /// A decoded object.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each is the kind of its name")]
 pub enum Object {
     AuthorizationPolicy(AuthorizationPolicy),

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::meta::Meta;
 use super::read::Cursor;
 use super::service;
 use crate::gateway::model::Protocol;
 
 /// One port of a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerPort {
     /// Name; empty where there is none.
     pub name: String,
@@ -24,7 +26,7 @@ pub struct ContainerPort {
 }
 
 /// What an environment variable is set to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EnvValue {
     /// A literal. A `$(NAME)` in it is not expanded here.
     Literal(String),
@@ -33,7 +35,7 @@ pub enum EnvValue {
 }
 
 /// One container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
     /// Name.
     pub name: String,
@@ -48,7 +50,7 @@ pub struct Container {
 }
 
 /// What a pod runs: `spec` of a Pod or of a pod template.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodSpec {
     /// Containers.
     pub containers: Vec<Container>,
@@ -59,7 +61,7 @@ pub struct PodSpec {
 }
 
 /// A Pod.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pod {
     /// Name, namespace, labels, annotations.
     pub meta: Meta,
@@ -80,7 +82,7 @@ pub struct Pod {
 }
 
 /// The pod template of a Deployment, DaemonSet or StatefulSet.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Template {
     /// Name, namespace, labels, annotations of the object itself.
     pub meta: Meta,

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::meta::Meta;
 use super::read::Cursor;
 use crate::gateway::model::Protocol;
@@ -11,7 +13,7 @@ use crate::gateway::model::Protocol;
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// Where a Service port leads in a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetPort {
     /// A number.
     Number(u16),
@@ -20,7 +22,7 @@ pub enum TargetPort {
 }
 
 /// One port of a Service. Ports of other protocols than TCP and UDP are left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Name; empty where there is none.
     pub name: String,
@@ -47,7 +49,7 @@ impl ServicePort {
 }
 
 /// A Service.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
     /// Name, namespace, labels, annotations.
     pub meta: Meta,

@@ -93,6 +93,7 @@ fn built(gateways: Vec<Gateway>, policy: AuthorizationPolicy) -> Built {
         policies,
         true,
         &Settings::default(),
+        &BTreeSet::new(),
     )
 }
 

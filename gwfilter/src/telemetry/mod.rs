@@ -21,10 +21,12 @@ pub enum LogFormat {
     Json,
 }
 
+/// What is logged without `RUST_LOG`. Of the libraries nothing: what fails in them is told by whoever called them.
+const FILTER: &str = "info,netlink_proto=error,netlink_packet_route=error,kube_client=off,kube_runtime=off";
+
 /// Sends the log of this process to standard error. `RUST_LOG` chooses levels; without it, `info` and above.
 pub fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,netlink_proto=error,netlink_packet_route=error"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

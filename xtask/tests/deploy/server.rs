@@ -101,6 +101,7 @@ fn rights(cluster: &Cluster) {
     for (may, question) in [
         (true, "list authorizationpolicies.security.istio.io -A"),
         (true, "watch wasmplugins.extensions.istio.io -A"),
+        (true, "watch trafficextensions.extensions.istio.io -A"),
         (true, "watch pods -A"),
         (true, "create events -A"),
         (true, "get configmaps/istio -n istio-system"),

@@ -2,6 +2,7 @@
 
 mod chains;
 mod client_address;
+mod cluster;
 mod faults;
 mod identity;
 mod mesh;

@@ -1,0 +1,303 @@
+//! Keeps one kind in step: finds the version that is served, lists, watches, and lists again when history is gone.
+//!
+//! What fails is tried again for ever. It changes nothing that is known; it is told once it lasts.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::pin::pin;
+
+use ::kube::api::{ApiResource, DynamicObject};
+use ::kube::runtime::watcher::{self, Event, watcher};
+use ::kube::{Api, Client, Error};
+use futures_util::StreamExt;
+use serde_json::Value;
+use tokio::sync::mpsc::Sender;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::kinds::Watched;
+use super::pace::Pace;
+use super::{Change, Update};
+use crate::diagnostic::Diagnostic;
+use crate::object::{self, Key, Object};
+use crate::telemetry::chain;
+
+/// What one attempt failed at.
+struct Failure {
+    /// As RBAC names it.
+    verb: &'static str,
+    /// HTTP status, where the server answered.
+    status: Option<u16>,
+    text: String,
+}
+
+impl Failure {
+    fn new(verb: &'static str, error: &Error) -> Self {
+        let (status, text) = match error {
+            Error::Api(status) => (Some(status.code), status.message.clone()),
+            _ => (None, chain(error)),
+        };
+        Self { verb, status, text }
+    }
+
+    fn of_watch(error: &watcher::Error) -> Self {
+        match error {
+            watcher::Error::InitialListFailed(e) => Self::new("list", e),
+            watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => Self::new("watch", e),
+            watcher::Error::WatchError(status) => Self {
+                verb: "watch",
+                status: Some(status.code),
+                text: status.message.clone(),
+            },
+            watcher::Error::NoResourceVersion => Self {
+                verb: "list",
+                status: None,
+                text: error.to_string(),
+            },
+        }
+    }
+
+    /// What failed, and what to do.
+    fn told(&self, watched: &Watched) -> String {
+        let (verb, resource, text) = (self.verb, watched.resource(), self.text.trim());
+        match self.status {
+            Some(403) => format!(
+                "the API server forbids (403) to {verb} {resource}; allow it in the agent's ClusterRole or Role, \
+                 as deploy/base/rbac.yaml does: {text}"
+            ),
+            Some(401) => format!(
+                "the API server does not know (401) the agent's token, so it cannot {verb} {resource}; see that its \
+                 ServiceAccount exists: {text}"
+            ),
+            Some(status) => format!("cannot {verb} {resource}: status {status}: {text}"),
+            None => format!("cannot {verb} {resource}: {text}"),
+        }
+    }
+}
+
+/// The receiver is gone.
+struct Closed;
+
+struct Follower {
+    client: Client,
+    watched: Watched,
+    updates: Sender<Update>,
+    pace: Pace,
+    start: Instant,
+    /// It was read once.
+    known: bool,
+    /// Why it cannot be read, as the index knows.
+    said: Option<String>,
+    /// It was found missing, and that was told.
+    absent: bool,
+    spread: RandomState,
+}
+
+/// Keeps one kind in step until nobody listens any more.
+pub(super) async fn follow(client: Client, watched: Watched, updates: Sender<Update>) {
+    let mut follower = Follower {
+        client,
+        watched,
+        updates,
+        pace: Pace::default(),
+        start: Instant::now(),
+        known: false,
+        said: None,
+        absent: false,
+        spread: RandomState::new(),
+    };
+    while follower.round().await.is_ok() {}
+}
+
+impl Follower {
+    /// Finds the resource and watches it as long as that goes well.
+    async fn round(&mut self) -> Result<(), Closed> {
+        match self.find().await {
+            Ok(Some(resource)) => self.watch(&resource).await,
+            Ok(None) => {
+                if !self.absent {
+                    self.reset(Vec::new(), Vec::new()).await?;
+                    info!(
+                        resource = self.watched.resource(),
+                        "the cluster does not have this kind; it is used once it is there"
+                    );
+                    self.absent = true;
+                }
+                let spread = self.spread();
+                sleep(self.pace.absent(spread)).await;
+                Ok(())
+            }
+            Err(failure) => self.fail(failure).await,
+        }
+    }
+
+    /// The best version that is served; `None`: the server is ready and has none.
+    async fn find(&self) -> Result<Option<ApiResource>, Failure> {
+        let watched = &self.watched;
+        let resource = |version: &str| ApiResource {
+            group: watched.group.to_owned(),
+            version: version.to_owned(),
+            api_version: if watched.group.is_empty() {
+                version.to_owned()
+            } else {
+                format!("{}/{version}", watched.group)
+            },
+            kind: watched.kind.name().to_owned(),
+            plural: watched.plural.to_owned(),
+        };
+        if !watched.custom {
+            return Ok(watched.versions.first().map(|version| resource(version)));
+        }
+        // A server that starts does not have its CRDs at first: only one that is ready is believed that something is not there.
+        for sure in [false, true] {
+            if sure && !self.ready().await? {
+                return Err(Failure {
+                    verb: "discover",
+                    status: None,
+                    text: "the API server is not ready".to_owned(),
+                });
+            }
+            for version in watched.versions {
+                let resource = resource(version);
+                match self.client.list_api_group_resources(&resource.api_version).await {
+                    Ok(list) if list.resources.iter().any(|r| r.name == watched.plural) => {
+                        return Ok(Some(resource));
+                    }
+                    Ok(_) => {}
+                    Err(Error::Api(status)) if status.code == 404 => {}
+                    Err(e) => return Err(Failure::new("discover", &e)),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn ready(&self) -> Result<bool, Failure> {
+        let request = http::Request::get("/readyz").body(Vec::new());
+        let request = request.map_err(|e| Failure::new("discover", &Error::HttpError(e)))?;
+        let answer = self.client.request_text(request).await;
+        answer
+            .map(|text| text.trim() == "ok")
+            .map_err(|e| Failure::new("discover", &e))
+    }
+
+    /// Watches until a trouble lasts or the kind is not there any more: then all is begun anew, so that its end is
+    /// seen.
+    async fn watch(&mut self, resource: &ApiResource) -> Result<(), Closed> {
+        let scope = &self.watched.scope;
+        let api: Api<DynamicObject> = match &scope.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
+        };
+        let config = watcher::Config {
+            field_selector: scope.fields.clone(),
+            label_selector: scope.labels.clone(),
+            ..watcher::Config::default()
+        };
+        let mut events = pin!(watcher(api, config));
+        let mut listed = (Vec::new(), Vec::new());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Init) => listed = (Vec::new(), Vec::new()),
+                Ok(Event::InitApply(object)) => {
+                    let (objects, diagnostics) = self.decode(object, resource);
+                    listed.0.extend(objects);
+                    listed.1.extend(diagnostics);
+                }
+                Ok(Event::InitDone) => {
+                    let (objects, diagnostics) = std::mem::take(&mut listed);
+                    self.reset(objects, diagnostics).await?;
+                    self.absent = false;
+                }
+                Ok(Event::Apply(object)) => {
+                    let key = self.key(&object);
+                    let (mut objects, diagnostics) = self.decode(object, resource);
+                    let change = match objects.pop() {
+                        Some(object) => Change::Apply {
+                            object: Box::new(object),
+                            diagnostics,
+                        },
+                        None => Change::Delete(key),
+                    };
+                    self.send(change).await?;
+                }
+                Ok(Event::Delete(object)) => self.send(Change::Delete(self.key(&object))).await?,
+                Err(e) => {
+                    let failure = Failure::of_watch(&e);
+                    let gone = failure.status == Some(404);
+                    self.fail(failure).await?;
+                    if gone || self.pace.is_told() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a failure, tells it if it is time, and rests.
+    async fn fail(&mut self, failure: Failure) -> Result<(), Closed> {
+        // History that is gone is listed anew: that is how watches go.
+        if failure.status == Some(410) {
+            return Ok(());
+        }
+        let ripe = self.pace.failed(self.start.elapsed());
+        let why = failure.told(&self.watched);
+        if ripe {
+            warn!(
+                source = self.watched.source,
+                reason = why,
+                "cannot be read; what is known of it stays in force, and it is tried again"
+            );
+        }
+        if (ripe || !self.known) && self.said.as_ref() != Some(&why) {
+            self.said = Some(why.clone());
+            self.send(Change::Unreadable(why)).await?;
+        }
+        sleep(self.pace.pause(self.spread())).await;
+        Ok(())
+    }
+
+    async fn reset(&mut self, objects: Vec<Object>, diagnostics: Vec<Diagnostic>) -> Result<(), Closed> {
+        if self.pace.worked() {
+            info!(source = self.watched.source, "can be read again");
+        }
+        self.known = true;
+        self.said = None;
+        self.send(Change::Reset { objects, diagnostics }).await
+    }
+
+    async fn send(&self, change: Change) -> Result<(), Closed> {
+        let source = self.watched.source.clone();
+        let sent = self.updates.send(Update { source, change }).await;
+        sent.map_err(|_| Closed)
+    }
+
+    /// Items of a list state neither apiVersion nor kind. Who wrote which field is of no interest, and large.
+    fn decode(&self, mut object: DynamicObject, resource: &ApiResource) -> (Vec<Object>, Vec<Diagnostic>) {
+        object.metadata.managed_fields = None;
+        let mut value = match serde_json::to_value(object) {
+            Ok(Value::Object(map)) => map,
+            _ => serde_json::Map::new(),
+        };
+        value.insert("apiVersion".to_owned(), resource.api_version.as_str().into());
+        value.insert("kind".to_owned(), resource.kind.as_str().into());
+        let (mut objects, diagnostics) = object::decode(&Value::Object(value));
+        objects.retain(|object| self.watched.takes(object));
+        (objects, diagnostics)
+    }
+
+    fn key(&self, object: &DynamicObject) -> Key {
+        let meta = &object.metadata;
+        Key {
+            kind: self.watched.kind,
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+        }
+    }
+
+    fn spread(&self) -> u8 {
+        let [first, ..] = self.spread.hash_one(self.start.elapsed()).to_ne_bytes();
+        first
+    }
+}
