@@ -1,8 +1,12 @@
 use core::net::{IpAddr, SocketAddr};
 use std::vec::Vec;
 
+use proptest::prelude::*;
+
 use super::{Header, Parsed, parse, v1, v2, version};
 use crate::read::SliceReader;
+use crate::testing::headers;
+use crate::testing::mutate::Random;
 use crate::testing::proxy::{self, Reading};
 use crate::wire::Family;
 
@@ -411,4 +415,61 @@ fn other_payload_then_no_header() {
         proxy::property(payload);
     }
     assert_eq!(version(&SliceReader(b"PRO"), 0, 3), None);
+}
+
+#[test]
+fn generated_headers_then_both_readers_agree() {
+    let mut random = Random(1);
+    let mut taken = 0;
+    for _ in 0..200_000 {
+        let mut stream = headers::header(&mut random);
+        if random.below(4) > 0 {
+            stream.extend(b"GET / HTTP/1.1\r\n\r\n");
+        }
+        proxy::property(&stream);
+        taken += usize::from(matches!(proxy::envoy(&stream).0, Reading::Ends(..)));
+    }
+    assert!(taken > 50_000, "{taken}");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_then_both_readers_agree(stream: Vec<u8>) {
+        proxy::property(&stream);
+    }
+
+    #[test]
+    fn any_text_behind_the_magic_then_both_readers_agree(text in "PROXY (TCP4|TCP6|UNKNOWN)[ -~\t\r\n]{0,40}\r\n") {
+        proxy::property(text.as_bytes());
+    }
+
+    #[test]
+    fn any_address_text_then_both_readers_agree(text in "[0-9a-f:.]{1,24}", six: bool) {
+        let (name, other) = if six { ("TCP6", "::1") } else { ("TCP4", "1.2.3.4") };
+        proxy::property(std::format!("PROXY {name} {text} {other} 1 2\r\n").as_bytes());
+        proxy::property(std::format!("PROXY {name} {other} {text} 1 2\r\n").as_bytes());
+    }
+
+    #[test]
+    fn any_header_that_is_written_then_read_back(v4: bool, source: u128, destination: u128, ports: (u16, u16)) {
+        let ip = |bits: u128| if v4 { IpAddr::from(((bits >> 96) as u32).to_be_bytes()) } else { IpAddr::from(bits.to_be_bytes()) };
+        let (source, destination) = (SocketAddr::new(ip(source), ports.0), SocketAddr::new(ip(destination), ports.1));
+        let text = std::format!(
+            "PROXY TCP{} {} {} {} {}\r\n",
+            if v4 { 4 } else { 6 }, source.ip(), destination.ip(), source.port(), destination.port(),
+        );
+        let usable = |ip: IpAddr| !ip.is_unspecified() && !ip.is_multicast() && ip != core::net::Ipv4Addr::BROADCAST;
+        let expected = |len| {
+            if usable(source.ip()) && usable(destination.ip()) { header(source, destination, len) } else { Parsed::Invalid }
+        };
+        prop_assert_eq!(read(text.as_bytes()), expected(text.len()));
+        let width = if v4 { 4 } else { 16 };
+        let mut rest = bytes(source.ip()).1[..width].to_vec();
+        rest.extend(&bytes(destination.ip()).1[..width]);
+        rest.extend(ports.0.to_be_bytes());
+        rest.extend(ports.1.to_be_bytes());
+        let declared = u16::try_from(rest.len()).unwrap();
+        let stream = binary(0x21, if v4 { 0x11 } else { 0x21 }, declared, &rest);
+        prop_assert_eq!(read(&stream), expected(stream.len()));
+    }
 }

@@ -16,6 +16,7 @@ use crate::decide::{RootTable, Source, Tables};
 use crate::wire::Family;
 
 pub mod cases;
+pub mod headers;
 mod lengths;
 pub mod mutate;
 pub mod property;
