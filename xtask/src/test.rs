@@ -25,7 +25,7 @@ pub(crate) enum Group {
     Unit,
     /// Programs loaded into the running kernel, and real sockets in namespaces; root.
     Kernel,
-    /// The differential test against real Envoys; root.
+    /// The differential tests against real Envoys; root.
     Oracle,
     /// The agent in a cluster: a real API server, network namespaces as nodes; root.
     Kube,
@@ -41,6 +41,9 @@ pub(crate) struct Options {
     /// How many random policy sets the oracle tries.
     #[arg(long, value_name = "N")]
     cases: Option<u32>,
+    /// How many random PROXY headers the oracle tries.
+    #[arg(long, value_name = "N")]
+    headers: Option<u32>,
     /// How long each fuzz target runs.
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     fuzz_seconds: u32,
@@ -117,10 +120,15 @@ fn run_group(group: Group, options: &Options) -> Result<Tally> {
             rights::require_root()?;
             setup::ensure(&[Part::Ebpf, Part::Lab, Part::Envoy], Voice::Changes)?;
             build_ebpf::build_if_stale()?;
-            let cases = options
-                .cases
-                .map(|cases| ("GWFILTER_ORACLE_CASES", cases.to_string()));
-            featured("gwfilter", "oracle-tests", cases.as_slice())
+            let sizes = [
+                ("GWFILTER_ORACLE_CASES", options.cases),
+                ("GWFILTER_ORACLE_HEADERS", options.headers),
+            ];
+            let sizes: Vec<_> = sizes
+                .into_iter()
+                .filter_map(|(key, size)| Some((key, size?.to_string())))
+                .collect();
+            featured("gwfilter", "oracle-tests", &sizes)
         }
         Group::Kube => {
             rights::require_root()?;

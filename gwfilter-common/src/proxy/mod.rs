@@ -100,4 +100,6 @@ const fn unicast6(high: u64, low: u64) -> bool {
 }
 
 #[cfg(test)]
+mod compare;
+#[cfg(test)]
 mod tests;

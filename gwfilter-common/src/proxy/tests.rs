@@ -432,6 +432,27 @@ fn generated_headers_then_both_readers_agree() {
     assert!(taken > 50_000, "{taken}");
 }
 
+#[test]
+fn fuzz_seeds_and_regressions_then_both_readers_agree() {
+    let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+    let mut replayed = 0;
+    for (target, property) in [
+        ("proxy_v1", proxy::lines as fn(&[u8])),
+        ("proxy_v2", proxy::binaries),
+    ] {
+        for folder in ["seeds", "regressions"] {
+            for entry in std::fs::read_dir(fuzz.join(folder).join(target)).unwrap() {
+                let input = std::fs::read(entry.unwrap().path()).unwrap();
+                for cut in 0..=input.len() {
+                    property(&input[..cut]);
+                }
+                replayed += 1;
+            }
+        }
+    }
+    assert!(replayed >= 20, "only {replayed} inputs");
+}
+
 proptest! {
     #[test]
     fn any_bytes_then_both_readers_agree(stream: Vec<u8>) {

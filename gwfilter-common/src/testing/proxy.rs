@@ -276,3 +276,22 @@ pub fn property(stream: &[u8]) {
         );
     }
 }
+
+/// The property, over lines: the first byte chooses what goes before the others, so that a fuzzer need not find it.
+pub fn lines(input: &[u8]) {
+    let Some((choice, rest)) = input.split_first() else {
+        return;
+    };
+    let before: &[u8] = match choice {
+        b'4' => b"PROXY TCP4 ",
+        b'6' => b"PROXY TCP6 ",
+        b'U' => b"PROXY UNKNOWN",
+        _ => b"",
+    };
+    property(&[before, rest].concat());
+}
+
+/// The property, over what stands behind the binary signature.
+pub fn binaries(input: &[u8]) {
+    property(&[b"\r\n\r\n\0\r\nQUIT\n", input].concat());
+}
