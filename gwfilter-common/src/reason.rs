@@ -37,11 +37,27 @@ pub enum Reason {
     /// The source would be refused, but the packet opens no connection and the destination is an address of this node: it
     /// may be a reply to a connection of the node whose source port, picked by SNAT, equals the tuple's port.
     MaybeReply = 14,
+    /// A segment to a gateway in PROXY mode that does not begin like a PROXY header: data, or nothing.
+    NoHeader = 15,
+    /// It begins like a PROXY header, but where its stream begins is not known: the SYN was not seen, or is forgotten.
+    FirstSegmentUnknown = 16,
+    /// It begins like a PROXY header, but is not the first of its stream: payload that looks like one.
+    NotFirstSegment = 17,
+    /// The first segment holds only a part of the PROXY header.
+    HeaderIncomplete = 18,
+    /// A PROXY header of the balancer for itself (version 2, LOCAL): a health check.
+    HeaderLocal = 19,
+    /// A PROXY header that names no client (version 1, UNKNOWN), or one whose version this kernel cannot read.
+    HeaderUnknown = 20,
+    /// What begins like a PROXY header is none that Envoy takes.
+    HeaderInvalid = 21,
+    /// The PROXY header comes from a peer that is not among the trusted proxies, and its client is let in.
+    UntrustedProxy = 22,
 }
 
 impl Reason {
     /// Every reason, in order of its code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 23] = [
         Self::NotAGateway,
         Self::NoPolicy,
         Self::Allowed,
@@ -57,6 +73,14 @@ impl Reason {
         Self::OddSource,
         Self::Observed,
         Self::MaybeReply,
+        Self::NoHeader,
+        Self::FirstSegmentUnknown,
+        Self::NotFirstSegment,
+        Self::HeaderIncomplete,
+        Self::HeaderLocal,
+        Self::HeaderUnknown,
+        Self::HeaderInvalid,
+        Self::UntrustedProxy,
     ];
 
     /// The public kebab-case name.
@@ -78,6 +102,14 @@ impl Reason {
             Self::OddSource => "odd-source",
             Self::Observed => "observed",
             Self::MaybeReply => "maybe-reply",
+            Self::NoHeader => "no-header",
+            Self::FirstSegmentUnknown => "first-segment-unknown",
+            Self::NotFirstSegment => "not-first-segment",
+            Self::HeaderIncomplete => "header-incomplete",
+            Self::HeaderLocal => "header-local",
+            Self::HeaderUnknown => "header-unknown",
+            Self::HeaderInvalid => "header-invalid",
+            Self::UntrustedProxy => "untrusted-proxy",
         }
     }
 

@@ -29,7 +29,7 @@ fn add(tally: Option<*mut Tally>, decision: &Decision) {
     let tally = unsafe { &mut *tally };
     match decision.action {
         Action::Drop => tally.dropped += 1,
-        Action::Pass => tally.passed += 1,
+        Action::Pass | Action::Look => tally.passed += 1,
     }
     tally.would_drop += u64::from(decision.would_drop);
 }

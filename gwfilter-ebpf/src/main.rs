@@ -1,11 +1,12 @@
 //! gwfilter's kernel side: one decision, `gwfilter_common::decide`, at two hooks.
 //!
-//! Nothing is decided here. [`xdp`] and [`tc`] turn a decision into the hook's return value, [`reader`] reads packets,
+//! Nothing is decided here. [`xdp`], [`tc`] and [`header`] turn a decision into the hook's return value, [`reader`] reads packets,
 //! [`maps`] looks up, [`count`] and [`packet_log`] tell.
 #![no_std]
 #![no_main]
 
 mod count;
+mod header;
 mod maps;
 mod packet_log;
 mod reader;

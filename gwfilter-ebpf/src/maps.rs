@@ -1,12 +1,18 @@
 //! The maps of [`gwfilter_common::abi`] and, over them, the [`Tables`] that the decision asks.
 
+use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LpmTrie, PerCpuArray};
-use aya_ebpf::macros::btf_map;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::ProgramArray;
 use gwfilter_common::abi::{
-    Leaf, LogLimit, MAX_LISTENERS, MAX_RULES, REASONS, ROOT_LEN, Slot, TABLE_SLOTS, Tally,
+    Leaf, LogLimit, MAX_LISTENERS, MAX_RULES, REASONS, ROOT_LEN, SYN_ENTRIES, Slot, SynEntry, SynKey,
+    TABLE_SLOTS, Tally,
 };
-use gwfilter_common::decide::{RootTable, Source, Tables};
+use gwfilter_common::decide::{RootTable, Source, Streams, Tables};
+
+use crate::header::SCRATCH_WORDS;
 
 /// `max_entries` of an inner trie is its own; this is the template's.
 const TRIE_TEMPLATE: usize = 1;
@@ -31,6 +37,14 @@ pub(crate) static GWF_COUNT: PerCpuArray<Tally, { (MAX_LISTENERS * REASONS) as u
 pub(crate) static GWF_RULES: PerCpuArray<Tally, { MAX_RULES as usize }> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static GWF_LOGLIM: PerCpuArray<LogLimit, 1> = PerCpuArray::new();
+
+#[btf_map]
+static GWF_SYN: LruHashMap<SynKey, SynEntry, { SYN_ENTRIES as usize }> = LruHashMap::new();
+#[btf_map]
+pub(crate) static GWF_SCRATCH: PerCpuArray<[u64; SCRATCH_WORDS], 1> = PerCpuArray::new();
+/// Element 0: the program that looks into payloads. Not a BTF map: the kernel refuses types of keys and values for this kind.
+#[map]
+pub(crate) static GWF_HEADER: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// The maps of this object.
 pub(crate) struct Maps;
@@ -71,6 +85,27 @@ impl Tables for Maps {
     #[inline(always)]
     fn never6(&self, table: u32, addr: [u8; 16]) -> Option<bool> {
         covers(&GWF_NEVER6, table, addr)
+    }
+}
+
+impl Streams for Maps {
+    #[inline(always)]
+    fn syn_seen(&self, key: &SynKey, entry: &SynEntry) {
+        // What is not remembered is not judged: nothing to do if it fails.
+        let _ = GWF_SYN.insert(key, entry, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn syn(&self, key: &SynKey) -> Option<SynEntry> {
+        // SAFETY: the element may be given to another connection while it is copied; its sequence number then fits this one's segment by
+        // chance only, once in 2^32, and only the segment that it fits is judged, by its own header.
+        unsafe { GWF_SYN.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_ns() }
     }
 }
 

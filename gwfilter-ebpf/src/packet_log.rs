@@ -12,10 +12,12 @@ use aya_log_ebpf::macro_support::{Argument, IpFormatter};
 use gwfilter_common::abi;
 use gwfilter_common::decide::{Action, Decision};
 use gwfilter_common::logline;
+use gwfilter_common::read::PacketRead;
 use gwfilter_common::reason::Reason;
-use gwfilter_common::wire::{Family, Flow};
+use gwfilter_common::wire::{Family, Flow, flow};
 
 use crate::maps::GWF_LOGLIM;
+use crate::reader::Interface;
 
 /// [`abi::PACKET_LOG_GLOBAL`].
 #[unsafe(no_mangle)]
@@ -33,15 +35,30 @@ struct Line {
     destination: [u64; 2],
 }
 
-/// Writes the line of a decision, if it is to be logged and the budget of this CPU allows it. `flow` and `interface`
-/// are asked only then.
+/// Where a packet came in, and who speaks to whom.
+pub(crate) trait Ends {
+    /// The index of the interface.
+    fn ifindex(&self) -> u32;
+    /// The ends of the packet.
+    fn flow(&self) -> Option<Flow>;
+}
+
+impl<R: PacketRead + Interface> Ends for R {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        Interface::ifindex(self)
+    }
+
+    #[inline(always)]
+    fn flow(&self) -> Option<Flow> {
+        flow(self)
+    }
+}
+
+/// Writes the line of a decision, if it is to be logged and the budget of this CPU allows it. No closures: one that is not inlined has a
+/// signature that the kernel refuses as type information.
 #[inline(always)]
-pub(crate) fn log(
-    decision: &Decision,
-    hook: u32,
-    flow: impl FnOnce() -> Option<Flow>,
-    interface: impl FnOnce() -> u32,
-) {
+pub(crate) fn log<P: Ends>(decision: &Decision, hook: u32, packet: &P) {
     let wanted = GWF_PACKET_LOG.load();
     if wanted == abi::PACKET_LOG_OFF || decision.reason == Reason::NotAGateway {
         return;
@@ -49,7 +66,7 @@ pub(crate) fn log(
     let verdict = match decision.action {
         Action::Drop => logline::VERDICT_DROPPED,
         Action::Pass if decision.would_drop => logline::VERDICT_WOULD_DROP,
-        Action::Pass => logline::VERDICT_PASSED,
+        Action::Pass | Action::Look => logline::VERDICT_PASSED,
     };
     if wanted != abi::PACKET_LOG_ALL && verdict == logline::VERDICT_PASSED {
         return;
@@ -59,13 +76,13 @@ pub(crate) fn log(
     if !within_budget(now) {
         return;
     }
-    let Some(flow) = flow() else { return };
+    let Some(flow) = packet.flow() else { return };
     // As `wire::hide` does: the verifier need not walk through all that follows once for each reason and verdict.
     let hide = |word: u64| black_box(word ^ now) ^ now;
     let family = u64::from(flow.family == Family::V6);
     let line = Line {
         about: hide(
-            u64::from(interface())
+            u64::from(packet.ifindex())
                 | u64::from(flow.protocol) << 32
                 | u64::from(decision.reason.code()) << 40
                 | u64::from(verdict) << 48

@@ -13,6 +13,36 @@ use gwfilter_common::read::PacketRead;
 /// No header that is read starts beyond this; the verifier needs a bound on variable offsets.
 const MAX_OFFSET: u32 = 0x1fff;
 
+/// Where a frame came in.
+pub(crate) trait Interface {
+    /// The index of the interface.
+    fn ifindex(&self) -> u32;
+}
+
+impl Interface for XdpReader<'_> {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is this program's.
+        unsafe { (*self.0.ctx).ingress_ifindex }
+    }
+}
+
+impl Interface for XdpFragsReader<'_> {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is this program's.
+        unsafe { (*self.0.ctx).ingress_ifindex }
+    }
+}
+
+impl Interface for TcReader<'_> {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is this program's.
+        unsafe { (*self.0.skb.skb).ifindex }
+    }
+}
+
 /// `N` bytes at `data + off` if they end before `data_end`.
 ///
 /// The bounds are loaded anew for each read: a pointer that lived on would carry, in the verifier's eyes, what was proven of it on the

@@ -3,31 +3,65 @@
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use gwfilter_common::decide::{Action, decide};
+use gwfilter_common::decide::{Action, Decision, Scope, decide_in};
 use gwfilter_common::logline::HOOK_TC;
-use gwfilter_common::wire::flow;
+use gwfilter_common::reason::Reason;
 
 use crate::count::count;
-use crate::maps::Maps;
+use crate::maps::{GWF_HEADER, Maps};
 use crate::packet_log;
 use crate::reader::TcReader;
 
-/// For interfaces without native XDP.
+/// For interfaces without XDP.
 #[classifier]
 fn gwf_tc(ctx: TcContext) -> i32 {
-    let packet = TcReader(&ctx);
-    let decision = decide(&packet, &Maps);
-    count(&decision);
-    // SAFETY: the context is this program's.
-    packet_log::log(
-        &decision,
-        HOOK_TC,
-        || flow(&packet),
-        || unsafe { (*ctx.skb.skb).ifindex },
-    );
+    run(&ctx, Scope::All)
+}
+
+/// For interfaces where XDP judges what it can.
+#[classifier]
+fn gwf_tc_proxy(ctx: TcContext) -> i32 {
+    run(&ctx, Scope::BesideXdp)
+}
+
+#[inline(always)]
+fn run(ctx: &TcContext, scope: Scope) -> i32 {
+    let packet = TcReader(ctx);
+    let decision = decide_in(&packet, &Maps, scope);
+    if decision.action == Action::Look {
+        // SAFETY: the context is this program's.
+        unsafe { GWF_HEADER.tail_call(ctx, 0) };
+        // Only if the program is not there.
+        let lost = Decision {
+            action: Action::Pass,
+            reason: Reason::TableMissing,
+            ..decision
+        };
+        count(&lost);
+        return TC_ACT_UNSPEC;
+    }
+    finish(&packet, &decision)
+}
+
+/// A map is not as it should be: nothing can be told, so nothing is judged.
+pub(crate) const fn lost() -> i32 {
+    TC_ACT_UNSPEC
+}
+
+/// Tells of a decision and carries it out.
+#[inline(always)]
+fn finish(packet: &TcReader<'_>, decision: &Decision) -> i32 {
+    count(decision);
+    packet_log::log(decision, HOOK_TC, packet);
+    action(decision)
+}
+
+/// The hook's return value.
+#[inline(always)]
+pub(crate) fn action(decision: &Decision) -> i32 {
     match decision.action {
         Action::Drop => TC_ACT_SHOT,
         // The same number as `TCX_NEXT`.
-        Action::Pass => TC_ACT_UNSPEC,
+        Action::Pass | Action::Look => TC_ACT_UNSPEC,
     }
 }

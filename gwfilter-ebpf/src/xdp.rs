@@ -3,41 +3,34 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use gwfilter_common::decide::{Action, decide};
+use gwfilter_common::decide::{Action, Scope, decide_in};
 use gwfilter_common::logline::HOOK_XDP;
 use gwfilter_common::read::PacketRead;
-use gwfilter_common::wire::flow;
 
 use crate::count::count;
 use crate::maps::Maps;
 use crate::packet_log;
-use crate::reader::{XdpFragsReader, XdpReader};
+use crate::reader::{Interface, XdpFragsReader, XdpReader};
 
 /// For drivers that take multi-buffer frames.
 #[xdp(frags)]
 fn gwf_xdp_frags(ctx: XdpContext) -> u32 {
-    run(&ctx, &XdpFragsReader(&ctx))
+    run(&XdpFragsReader(&ctx))
 }
 
 /// For kernels or drivers that refuse the frags flag.
 #[xdp]
 fn gwf_xdp(ctx: XdpContext) -> u32 {
-    run(&ctx, &XdpReader(&ctx))
+    run(&XdpReader(&ctx))
 }
 
 #[inline(always)]
-fn run<R: PacketRead>(ctx: &XdpContext, packet: &R) -> u32 {
-    let decision = decide(packet, &Maps);
+fn run<R: PacketRead + Interface>(packet: &R) -> u32 {
+    let decision = decide_in(packet, &Maps, Scope::Xdp);
     count(&decision);
-    packet_log::log(
-        &decision,
-        HOOK_XDP,
-        || flow(packet),
-        // SAFETY: the context is this program's.
-        || unsafe { (*ctx.ctx).ingress_ifindex },
-    );
+    packet_log::log(&decision, HOOK_XDP, packet);
     match decision.action {
         Action::Drop => XDP_DROP,
-        Action::Pass => XDP_PASS,
+        Action::Pass | Action::Look => XDP_PASS,
     }
 }

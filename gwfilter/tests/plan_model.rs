@@ -80,6 +80,7 @@ fn ask(image: &Image, q: Query) -> Decision {
     decide(
         &SliceReader(packet.build().expect("a packet of one family").bytes()),
         image,
+        &(),
     )
 }
 

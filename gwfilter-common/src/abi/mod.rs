@@ -42,6 +42,8 @@ pub const RULES_MAP: &str = "GWF_RULES";
 pub const LOGLIM_MAP: &str = "GWF_LOGLIM";
 /// LRU hash from [`SynKey`] to [`SynEntry`]: where the streams of recent connections to PROXY tuples begin.
 pub const SYN_MAP: &str = "GWF_SYN";
+/// Program array of length 1: [`TC_HEADER_PROGRAM`] or its twin. Pinned, or the kernel empties it when the agent ends.
+pub const HEADER_MAP: &str = "GWF_HEADER";
 /// Per-CPU array of length 1: [`LogLimit`], the budget of resets that are sent to peers.
 pub const RSTLIM_MAP: &str = "GWF_RSTLIM";
 
@@ -53,10 +55,10 @@ pub const XDP_PROGRAM: &str = "gwf_xdp";
 pub const TC_PROGRAM: &str = "gwf_tc";
 /// TC, for interfaces where XDP judges: only tuples with [`TUPLE_PROXY`] or [`TUPLE_RESET`], which XDP passes on.
 pub const TC_PROXY_PROGRAM: &str = "gwf_tc_proxy";
-/// [`TC_PROGRAM`] for kernels without `bpf_loop` (before 5.17): headers of PROXY version 1 are not read.
-pub const TC_V2ONLY_PROGRAM: &str = "gwf_tc_v2only";
-/// [`TC_PROXY_PROGRAM`] for the same kernels.
-pub const TC_PROXY_V2ONLY_PROGRAM: &str = "gwf_tc_proxy_v2only";
+/// What both TC programs go on to where the payload has to be looked into.
+pub const TC_HEADER_PROGRAM: &str = "gwf_tc_header";
+/// [`TC_HEADER_PROGRAM`] for kernels without `bpf_loop` (before 5.17): headers of PROXY version 1 are not read.
+pub const TC_HEADER_V2ONLY_PROGRAM: &str = "gwf_tc_header_v2only";
 
 /// Global: the object's [`ABI_VERSION`].
 pub const ABI_GLOBAL: &str = "GWF_ABI";
@@ -278,7 +280,7 @@ impl Header {
     /// The header in a slot.
     #[inline(always)]
     #[must_use]
-    pub fn from_slot(s: &Slot) -> Self {
+    pub const fn from_slot(s: &Slot) -> Self {
         let &[w0, w1, w2, r0, r1, r2, r3, r4] = s;
         let (abi_version, seed) = split(w0);
         let (flags, tuples) = split(w2);
@@ -334,7 +336,7 @@ impl Tuple {
     /// The tuple in a slot.
     #[inline(always)]
     #[must_use]
-    pub fn from_slot(s: &Slot) -> Self {
+    pub const fn from_slot(s: &Slot) -> Self {
         let &[w0, w1, w2, w3, w4, w5, w6, w7] = s;
         let [a0, a1, a2, a3, a4, a5, a6, a7] = w0.to_ne_bytes();
         let [b0, b1, b2, b3, b4, b5, b6, b7] = w1.to_ne_bytes();
@@ -380,7 +382,7 @@ impl Tuple {
 
 /// The two 32-bit fields that share a word of a `#[repr(C)]` struct.
 #[inline(always)]
-fn split(word: u64) -> (u32, u32) {
+const fn split(word: u64) -> (u32, u32) {
     let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
     (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
 }

@@ -122,7 +122,7 @@ impl Proxy {
     /// The element in a slot.
     #[inline(always)]
     #[must_use]
-    pub fn from_slot(s: &Slot) -> Self {
+    pub const fn from_slot(s: &Slot) -> Self {
         let &[w0, w1, w2, w3, w4, w5, w6, since_ms] = s;
         let ((peer4, peer6), (client4, client6), (dest4, dest6)) = (split(w0), split(w1), split(w2));
         let ((ports, verdicts), (never4, never6), (trusted4, trusted6)) = (split(w3), split(w4), split(w5));

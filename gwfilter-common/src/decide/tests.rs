@@ -8,11 +8,11 @@ use crate::read::SliceReader;
 use crate::reason::Reason;
 use crate::testing::cases::{self, Want};
 use crate::testing::mutate::{Random, mutate};
-use crate::testing::{Image, property, root_table, tuple};
+use crate::testing::{Connections, Image, property, proxied, root_table, tuple};
 use crate::wire::l4;
 
 fn run(image: &Image, frame: &[u8]) -> Want {
-    decide(&SliceReader(frame), image).into()
+    decide(&SliceReader(frame), image, &()).into()
 }
 
 #[test]
@@ -157,4 +157,14 @@ fn fuzz_seeds_and_regressions_then_the_property_holds() {
         }
     }
     assert!(ran > 20, "{ran}");
+}
+
+#[test]
+fn each_segment_to_a_proxy_tuple_then_what_its_row_says() {
+    let image = proxied::image(0);
+    let connections = Connections::default();
+    for step in proxied::steps() {
+        let got: Want = decide(&SliceReader(&step.frame), &image, &connections).into();
+        assert_eq!(got, step.want, "{}", step.name);
+    }
 }

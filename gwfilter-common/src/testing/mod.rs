@@ -7,12 +7,13 @@
     reason = "test support: a fixture that cannot be made is a bug of the test"
 )]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
 
-use crate::abi::{self, Header, Leaf, Slot, Tuple};
-use crate::decide::{RootTable, Source, Tables};
+use crate::abi::{self, Header, Leaf, Slot, SynEntry, SynKey, Tuple};
+use crate::decide::{RootTable, Source, Streams, Tables};
 use crate::wire::Family;
 
 pub mod cases;
@@ -20,6 +21,7 @@ pub mod headers;
 mod lengths;
 pub mod mutate;
 pub mod property;
+pub mod proxied;
 pub mod proxy;
 pub mod tables;
 
@@ -39,6 +41,28 @@ pub struct Image {
     pub never4: BTreeMap<u32, Trie<4, Leaf>>,
     /// IPv6 never-drop tables by index.
     pub never6: BTreeMap<u32, Trie<16, Leaf>>,
+}
+
+/// The kernel's memory of connections, without a bound, and a clock that the test sets.
+#[derive(Clone, Debug, Default)]
+pub struct Connections {
+    syns: RefCell<BTreeMap<SynKey, SynEntry>>,
+    /// What [`Streams::now_ns`] says.
+    pub now_ns: u64,
+}
+
+impl Streams for Connections {
+    fn syn_seen(&self, key: &SynKey, entry: &SynEntry) {
+        self.syns.borrow_mut().insert(*key, *entry);
+    }
+
+    fn syn(&self, key: &SynKey) -> Option<SynEntry> {
+        self.syns.borrow().get(key).copied()
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
 }
 
 /// A root table of an [`Image`].

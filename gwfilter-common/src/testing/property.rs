@@ -14,7 +14,7 @@ use crate::wire::{self, Family, Flow, l4};
 #[expect(clippy::panic, reason = "the report of a fuzz target and of tests")]
 pub fn packet(image: &Image, frame: &[u8]) {
     let reader = SliceReader(frame);
-    let decision = decide(&reader, image);
+    let decision = decide(&reader, image, &());
     let flow = wire::flow(&reader);
     let broken = |what: &str| panic!("{what}: {decision:?}, {flow:?}, {frame:02x?}");
     let dropping = matches!(decision.reason, Reason::DeniedByRule | Reason::NoRuleAllows);

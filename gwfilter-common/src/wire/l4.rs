@@ -18,6 +18,8 @@ pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 /// TCP flag.
 pub const ACK: u8 = 0x10;
+/// TCP flag.
+pub const URG: u8 = 0x20;
 
 /// The flags of the TCP segment at `l4` in a packet that ends at `end`; `None` if the header is not whole, as in
 /// `tcp_v4_rcv()` of Linux: a data offset below five words, or beyond the segment.

@@ -21,6 +21,18 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// 4 or 6.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 6,
+        }
+    }
+}
+
 /// Where the transport header of a packet is. Offsets count from the start of the frame, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transport {

@@ -115,7 +115,7 @@ impl Explainer {
         let judged = !owners.is_empty() && query.protocol == Protocol::Tcp;
         Ok(Answer {
             verdict: match decision.action {
-                Action::Pass => "pass",
+                Action::Pass | Action::Look => "pass",
                 Action::Drop => "drop",
             },
             reason: reason.name(),
@@ -138,7 +138,7 @@ impl Explainer {
             source_ip: query.source,
             dest: query.dest,
         })?;
-        Ok(decide(&SliceReader(frame.bytes()), &self.image))
+        Ok(decide(&SliceReader(frame.bytes()), &self.image, &()))
     }
 
     /// The rule that refuses, or would.

@@ -175,7 +175,7 @@ fn plan_given_more_rules_than_counters_then_the_rest_drop_uncounted() {
         let frame = Packet::syn(source, SocketAddr::new(key(1).addr, 443))
             .build()
             .unwrap();
-        let decision = decide(&SliceReader(frame.bytes()), &image);
+        let decision = decide(&SliceReader(frame.bytes()), &image, &());
         assert_eq!(
             (decision.action, decision.rule == 0),
             (Action::Drop, n >= MAX_RULES - 1),

@@ -15,6 +15,7 @@ use gwfilter_common::testing::{Image, root_table};
 
 mod log;
 mod object;
+mod proxied;
 
 use object::{Counters, Hook, Object, Scan, root_map};
 
@@ -38,7 +39,7 @@ impl Expected {
         let add = |tally: &mut Tally| {
             match want.action {
                 Action::Drop => tally.dropped += 1,
-                Action::Pass => tally.passed += 1,
+                Action::Pass | Action::Look => tally.passed += 1,
             }
             tally.would_drop += u64::from(want.would_drop);
         };
@@ -93,7 +94,7 @@ fn each_case_then_the_action_and_counters_of_its_row() {
 #[test]
 fn observe_in_the_header_then_would_drop_is_counted_and_nothing_drops() {
     run_cases(abi::HEADER_OBSERVE, |want| match want.action {
-        Action::Pass => want,
+        Action::Pass | Action::Look => want,
         Action::Drop => Want {
             action: Action::Pass,
             reason: Reason::Observed,
@@ -146,7 +147,7 @@ fn random_bad_packets_then_the_kernel_says_what_the_host_says() {
             if !hook.takes(&frame) {
                 continue;
             }
-            let want = Want::from(decide(&SliceReader(&frame), &image));
+            let want = Want::from(decide(&SliceReader(&frame), &image, &()));
             assert_eq!(
                 object.run(hook, &frame).unwrap(),
                 want.action,
@@ -182,7 +183,7 @@ fn header_beyond_the_linear_part_then_judged_all_the_same() {
             .run_with(Hook::XdpFrags, denied.bytes(), Some(&ctx), 1)
             .unwrap();
         assert_eq!(action, Action::Drop, "{linear} bytes linear");
-        expected.add(decide(&SliceReader(denied.bytes()), &image).into());
+        expected.add(decide(&SliceReader(denied.bytes()), &image, &()).into());
     }
     expected.assert_counted(&mut object, Scan::Cases, "multi-buffer");
     // A frame above one page is in several buffers in any case.
@@ -204,7 +205,7 @@ fn no_root_table_then_everything_passes_under_its_name() {
     for hook in Hook::ALL {
         let mut expected = Expected::default();
         assert_eq!(object.run(hook, denied.bytes()).unwrap(), Action::Pass);
-        expected.add(decide(&SliceReader(denied.bytes()), &Image::default()).into());
+        expected.add(decide(&SliceReader(denied.bytes()), &Image::default(), &()).into());
         expected.assert_counted(&mut object, Scan::Whole, hook.program());
     }
 }

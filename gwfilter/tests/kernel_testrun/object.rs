@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, ArrayOfMaps, MapData, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions};
 use gwfilter_common::abi::{self, Leaf, Slot, Tally};
@@ -19,17 +19,25 @@ use gwfilter_common::testing::{Image, Trie};
 pub(crate) enum Hook {
     XdpFrags,
     Xdp,
+    /// TC without XDP.
     Tc,
+    /// TC beside XDP.
+    TcProxy,
 }
 
 impl Hook {
     pub(crate) const ALL: [Self; 3] = [Self::XdpFrags, Self::Xdp, Self::Tc];
+
+    pub(crate) fn is_tc(self) -> bool {
+        matches!(self, Self::Tc | Self::TcProxy)
+    }
 
     pub(crate) fn program(self) -> &'static str {
         match self {
             Self::XdpFrags => abi::XDP_FRAGS_PROGRAM,
             Self::Xdp => abi::XDP_PROGRAM,
             Self::Tc => abi::TC_PROGRAM,
+            Self::TcProxy => abi::TC_PROXY_PROGRAM,
         }
     }
 
@@ -40,14 +48,14 @@ impl Hook {
             Some([0x86, 0xdd]) => 40,
             _ => 0,
         };
-        frame.len() >= if self == Self::Tc { 14 + ip } else { 14 }
+        frame.len() >= if self.is_tc() { 14 + ip } else { 14 }
     }
 
     fn action(self, code: u32) -> Result<Action> {
         // XDP_DROP and XDP_PASS; TC_ACT_SHOT and TC_ACT_UNSPEC. Nothing else may be returned.
         match (self, code) {
-            (Self::XdpFrags | Self::Xdp, 1) | (Self::Tc, 2) => Ok(Action::Drop),
-            (Self::XdpFrags | Self::Xdp, 2) | (Self::Tc, u32::MAX) => Ok(Action::Pass),
+            (Self::XdpFrags | Self::Xdp, 1) | (Self::Tc | Self::TcProxy, 2) => Ok(Action::Drop),
+            (Self::XdpFrags | Self::Xdp, 2) | (Self::Tc | Self::TcProxy, u32::MAX) => Ok(Action::Pass),
             _ => bail!("{} returned {code}", self.program()),
         }
     }
@@ -68,6 +76,9 @@ pub(crate) enum Scan {
 /// The loaded object.
 pub(crate) struct Object {
     pub(crate) ebpf: Ebpf,
+    /// Emptied by the kernel when nobody holds it.
+    #[expect(dead_code, reason = "held, not used")]
+    headers: ProgramArray<MapData>,
 }
 
 /// Where the object is; an error that says how to make it if it is not there.
@@ -92,15 +103,20 @@ impl Object {
             .override_global(abi::LOG_RATE_GLOBAL, &log_rate, true)
             .load_file(&path)
             .with_context(|| format!("load {}", path.display()))?;
-        for hook in Hook::ALL {
+        for hook in [Hook::XdpFrags, Hook::Xdp, Hook::Tc, Hook::TcProxy] {
             let program = ebpf.program_mut(hook.program()).context(hook.program())?;
             match hook {
-                Hook::Tc => <&mut SchedClassifier>::try_from(program)?.load(),
+                Hook::Tc | Hook::TcProxy => <&mut SchedClassifier>::try_from(program)?.load(),
                 _ => <&mut Xdp>::try_from(program)?.load(),
             }
             .with_context(|| format!("load {}", hook.program()))?;
         }
-        Ok(Self { ebpf })
+        let mut headers = ProgramArray::try_from(ebpf.take_map(abi::HEADER_MAP).context(abi::HEADER_MAP)?)?;
+        let name = abi::TC_HEADER_PROGRAM;
+        let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
+        program.load().with_context(|| format!("load {name}"))?;
+        headers.set(0, program.fd()?, 0)?;
+        Ok(Self { ebpf, headers })
     }
 
     /// What the kernel knows of a program.
@@ -133,7 +149,7 @@ impl Object {
             ..TestRunOptions::default()
         };
         let result = match hook {
-            Hook::Tc => <&SchedClassifier>::try_from(program)?.test_run(options),
+            Hook::Tc | Hook::TcProxy => <&SchedClassifier>::try_from(program)?.test_run(options),
             _ => <&Xdp>::try_from(program)?.test_run(options),
         }
         .with_context(|| format!("TEST_RUN of {} over {} bytes", hook.program(), frame.len()))?;

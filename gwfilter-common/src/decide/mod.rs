@@ -3,10 +3,13 @@
 //! Every path that is not a proven refusal ends in pass. The order is that of the cost on a card whose packets are mostly for no
 //! gateway: ports, bitmap, tuple; only then the rest of the packet, the never-drop sources and the source table.
 
-use crate::abi::{self, Header, Leaf, Slot, Tuple};
+pub mod proxy;
+
+use crate::abi::{self, Header, Leaf, Slot, SynEntry, SynKey, Tuple};
 use crate::read::PacketRead;
 use crate::reason::Reason;
 use crate::wire::{self, Family, Located, Transport, ipv4, ipv6, l4};
+pub use proxy::Look;
 
 /// What happens to the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +18,54 @@ pub enum Action {
     Pass,
     /// Gone.
     Drop,
+    /// A segment to a PROXY tuple that opens a connection or begins like a header: [`decide_header`] has the word. Not to be counted.
+    Look,
+}
+
+/// Which destinations a hook judges; the others it passes without a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// TC where there is no XDP: all.
+    All,
+    /// XDP: those judged by the packet's source and refused in silence. It cannot read a payload, nor answer.
+    Xdp,
+    /// TC beside XDP: what XDP leaves ([`abi::TUPLE_PROXY`], [`abi::TUPLE_RESET`]).
+    BesideXdp,
+}
+
+impl Scope {
+    #[inline(always)]
+    const fn takes(self, tuple_flags: u32) -> bool {
+        let left_to_tc = tuple_flags & (abi::TUPLE_PROXY | abi::TUPLE_RESET) != 0;
+        match self {
+            Self::All => true,
+            Self::Xdp => !left_to_tc,
+            Self::BesideXdp => left_to_tc,
+        }
+    }
+}
+
+/// Where recent streams to PROXY tuples begin: the kernel's LRU map, or an image of it.
+pub trait Streams {
+    /// Notes the SYN of a connection.
+    fn syn_seen(&self, key: &SynKey, entry: &SynEntry);
+    /// The last SYN of a connection, if it is still known.
+    fn syn(&self, key: &SynKey) -> Option<SynEntry>;
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    fn now_ns(&self) -> u64;
+}
+
+/// Knows of no SYN: no segment is the first of its stream, so none is judged by a header.
+impl Streams for () {
+    fn syn_seen(&self, _: &SynKey, _: &SynEntry) {}
+
+    fn syn(&self, _: &SynKey) -> Option<SynEntry> {
+        None
+    }
+
+    fn now_ns(&self) -> u64 {
+        0
+    }
 }
 
 /// The root table of one generation.
@@ -66,6 +117,21 @@ pub struct Decision {
     pub rule: u32,
     /// Passed, but only for observe mode.
     pub would_drop: bool,
+    /// Dropped, and both ends are to be told ([`abi::TUPLE_RESET`]).
+    pub reset: bool,
+    /// The client that a PROXY header names, where one was read and judged.
+    pub client: Option<Client>,
+}
+
+/// The source in a PROXY header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Family of the header, whatever the packet's.
+    pub family: Family,
+    /// Network order; IPv4 in the first four bytes, the rest zero.
+    pub address: [u8; 16],
+    /// Host order.
+    pub port: u16,
 }
 
 impl Decision {
@@ -77,6 +143,8 @@ impl Decision {
             listener,
             rule: 0,
             would_drop: false,
+            reset: false,
+            client: None,
         }
     }
 
@@ -92,39 +160,125 @@ impl Decision {
     }
 }
 
-/// Decides one frame.
+/// Decides one frame: what XDP and TC do together.
 #[inline(always)]
-pub fn decide<R: PacketRead, T: Tables>(packet: &R, tables: &T) -> Decision {
-    let at = match wire::locate(packet) {
-        Located::Transport(at) => at,
-        Located::Other => return Decision::untouched(),
-        Located::Unclear(reason) => return Decision::unattributed(reason),
+pub fn decide<R: PacketRead, T: Tables, S: Streams>(packet: &R, tables: &T, streams: &S) -> Decision {
+    let decision = decide_in(packet, tables, Scope::All);
+    match decision.action {
+        Action::Look => decide_header(packet, tables, streams),
+        Action::Pass | Action::Drop => decision,
+    }
+}
+
+/// Decides one frame as far as that goes without looking into its payload, and no further than `scope`.
+#[inline(always)]
+pub fn decide_in<R: PacketRead, T: Tables>(packet: &R, tables: &T, scope: Scope) -> Decision {
+    let (at, ports) = match transport(packet) {
+        Ok(found) => found,
+        // What cannot be attributed is counted by one hook.
+        Err(_) if scope == Scope::BesideXdp => return Decision::untouched(),
+        Err(decision) => return decision,
     };
-    let Some((_, port)) = at.ports(packet) else {
-        return Decision::unattributed(Reason::Unparseable);
+    let found = match lookup(packet, tables, &at, ports.1) {
+        Ok(found) => found,
+        Err(_) if scope == Scope::BesideXdp => return Decision::untouched(),
+        Err(decision) => return decision,
     };
-    let Some(root) = tables.root() else {
-        return Decision::unattributed(Reason::TableMissing);
-    };
-    let (slot, word, mask) = abi::port_bit(port);
-    let Some(bits) = root.slot(slot).and_then(|s| s.get(word)) else {
-        return Decision::unattributed(Reason::TableMissing);
-    };
-    if bits & mask == 0 {
+    if !scope.takes(found.tuple.flags) {
         return Decision::untouched();
     }
-    let Some((source, destination)) = at.addresses(packet) else {
-        return Decision::unattributed(Reason::Unparseable);
+    let tcp_flags = match judgeable(packet, &at, &found.tuple) {
+        Ok(flags) => flags,
+        Err(decision) => return decision,
     };
-    let Some(header) = root.slot(0).map(Header::from_slot) else {
-        return Decision::unattributed(Reason::TableMissing);
-    };
-    if header.abi_version != abi::ABI_VERSION {
-        return Decision::unattributed(Reason::TableMissing);
+    if scope != Scope::Xdp && found.tuple.flags & abi::TUPLE_PROXY != 0 {
+        return proxy::glance(packet, &at, &found.tuple, tcp_flags);
     }
-    match find(&root, header.seed, &at, &destination, port) {
-        Some(tuple) => judge(packet, tables, &at, header.flags, &tuple, source),
-        None => Decision::untouched(),
+    judge(
+        tables,
+        &at,
+        found.header_flags,
+        &found.tuple,
+        found.source,
+        tcp_flags,
+    )
+}
+
+/// Decides a frame that [`decide_in`] wants to be looked at. The kernel takes the same steps, one function for each.
+pub fn decide_header<R: PacketRead, T: Tables, S: Streams>(packet: &R, tables: &T, streams: &S) -> Decision {
+    let mut look = Look::new();
+    if let Some(decision) = proxy::begin(packet, tables, streams, &mut look) {
+        return decision;
+    }
+    let (payload, end) = look.payload();
+    let parsed = crate::proxy::parse(packet, payload, end);
+    proxy::read(parsed, &mut look).unwrap_or_else(|| proxy::judge(tables, &look))
+}
+
+/// A destination that is judged, and what is needed to judge it.
+struct Found<Root> {
+    root: Root,
+    header_flags: u32,
+    tuple: Tuple,
+    source: [u8; 16],
+}
+
+#[inline(always)]
+fn transport<R: PacketRead>(packet: &R) -> Result<(Transport, (u16, u16)), Decision> {
+    let at = match wire::locate(packet) {
+        Located::Transport(at) => at,
+        Located::Other => return Err(Decision::untouched()),
+        Located::Unclear(reason) => return Err(Decision::unattributed(reason)),
+    };
+    match at.ports(packet) {
+        Some(ports) => Ok((at, ports)),
+        None => Err(Decision::unattributed(Reason::Unparseable)),
+    }
+}
+
+/// The tuple of a packet to `port`.
+#[inline(always)]
+fn lookup<'a, R: PacketRead, T: Tables>(
+    packet: &R,
+    tables: &'a T,
+    at: &Transport,
+    port: u16,
+) -> Result<Found<T::Root<'a>>, Decision> {
+    let missing = || Decision::unattributed(Reason::TableMissing);
+    let root = tables.root().ok_or_else(missing)?;
+    let (slot, word, mask) = abi::port_bit(port);
+    let bits = root.slot(slot).and_then(|s| s.get(word)).ok_or_else(missing)?;
+    if bits & mask == 0 {
+        return Err(Decision::untouched());
+    }
+    let Some((source, destination)) = at.addresses(packet) else {
+        return Err(Decision::unattributed(Reason::Unparseable));
+    };
+    let header = root.slot(0).map(Header::from_slot).ok_or_else(missing)?;
+    if header.abi_version != abi::ABI_VERSION {
+        return Err(missing());
+    }
+    let Some(tuple) = find(&root, header.seed, at, &destination, port) else {
+        return Err(Decision::untouched());
+    };
+    if tuple.listener == abi::NO_LISTENER || tuple.listener >= abi::MAX_LISTENERS {
+        return Err(missing());
+    }
+    Ok(Found {
+        root,
+        header_flags: header.flags,
+        tuple,
+        source,
+    })
+}
+
+/// The TCP flags of a segment that may be judged.
+#[inline(always)]
+fn judgeable<R: PacketRead>(packet: &R, at: &Transport, tuple: &Tuple) -> Result<u8, Decision> {
+    match at.judgeable(packet) {
+        None => Err(Decision::pass(Reason::Unparseable, tuple.listener)),
+        Some(_) if at.protocol != l4::TCP => Err(Decision::pass(Reason::LeftToGateway, tuple.listener)),
+        Some(tcp_flags) => Ok(tcp_flags),
     }
 }
 
@@ -161,25 +315,15 @@ fn find<T: RootTable>(
 
 /// What the tuple's tables say.
 #[inline(always)]
-fn judge<R: PacketRead, T: Tables>(
-    packet: &R,
+fn judge<T: Tables>(
     tables: &T,
     at: &Transport,
     header_flags: u32,
     tuple: &Tuple,
     source: [u8; 16],
+    tcp_flags: u8,
 ) -> Decision {
-    let listener = tuple.listener;
-    if listener == abi::NO_LISTENER || listener >= abi::MAX_LISTENERS {
-        return Decision::pass(Reason::TableMissing, abi::NO_LISTENER);
-    }
-    let pass = |reason| Decision::pass(reason, listener);
-    let Some(tcp_flags) = at.judgeable(packet) else {
-        return pass(Reason::Unparseable);
-    };
-    if at.protocol != l4::TCP {
-        return pass(Reason::LeftToGateway);
-    }
+    let pass = |reason| Decision::pass(reason, tuple.listener);
     if let Some(reason) = never_judged(tables, tuple.never_table, at.family, source) {
         return pass(reason);
     }
@@ -228,6 +372,7 @@ fn judge<R: PacketRead, T: Tables>(
     Decision {
         action: Action::Drop,
         rule: leaf.rule,
+        reset: tuple.flags & abi::TUPLE_RESET != 0,
         ..pass(reason)
     }
 }
