@@ -113,6 +113,21 @@ pub struct Matrix {
     pub verdicts: Arc<BTreeMap<u32, Outcome>>,
 }
 
+impl Matrix {
+    /// Entries of all of its tables.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.peers4.len()
+            + self.peers6.len()
+            + self.clients4.len()
+            + self.clients6.len()
+            + self.dests4.len()
+            + self.dests6.len()
+            + self.ports.len()
+            + self.verdicts.len()
+    }
+}
+
 /// What is asked where the client stands in a PROXY header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyTables {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::desired::{Desired, Judge, SourceTables, Target};
+use crate::desired::{Desired, Judge, Matrix, ProxyTables, SourceTables, Target};
 use crate::diagnostic::{Diagnostic, ObjectRef};
-use crate::gateway::model::{Gateway, Listener, Mesh, TupleKey, Why};
+use crate::gateway::model::{ClientAddress, Gateway, Listener, Mesh, TupleKey, Why};
 use crate::gateway::{self, Found, find};
 use crate::node::NodeFacts;
 use crate::policy::{self, CompiledListener, Policy};
@@ -222,6 +222,34 @@ struct Claim<'a> {
     listener: &'a Listener,
     tables: Option<&'a CompiledListener>,
     node_address: bool,
+    peer_known: bool,
+}
+
+impl<'a> Claim<'a> {
+    /// The PROXY header names the client.
+    fn by_header(&self) -> bool {
+        self.gateway.client_address == ClientAddress::ProxyHeader
+    }
+
+    fn matrix(&self) -> Option<&'a Arc<Matrix>> {
+        let tables = self.tables?;
+        if self.peer_known {
+            tables.matrix.as_ref()
+        } else {
+            tables.matrix_without_peer.as_ref()
+        }
+    }
+
+    /// Whether both judge alike.
+    fn agrees(&self, other: &Self) -> bool {
+        let sources = |c: &Self| c.tables.map(|t| (&t.table4, &t.table6));
+        self.by_header() == other.by_header()
+            && if self.by_header() {
+                self.matrix() == other.matrix()
+            } else {
+                sources(self) == sources(other)
+            }
+    }
 }
 
 /// The sets of sources that are never dropped, by family.
@@ -237,6 +265,7 @@ impl<'a> Claims<'a> {
             .collect();
         let mut never: BTreeMap<Vec<usize>, Never> = BTreeMap::new();
         let mut names: BTreeMap<Owner, Arc<str>> = BTreeMap::new();
+        let mut proxies: BTreeMap<(Owner, bool, Vec<usize>), Arc<ProxyTables>> = BTreeMap::new();
         for (key, claims) in self.by_destination() {
             let Some(first) = claims.first().copied() else {
                 continue;
@@ -255,24 +284,45 @@ impl<'a> Claims<'a> {
             let mut gateways: Vec<usize> = claims.iter().map(|c| c.owner.gateway).collect();
             gateways.dedup();
             let (never4, never6) = never
-                .entry(gateways)
+                .entry(gateways.clone())
                 .or_insert_with_key(|gateways| self.never(gateways))
                 .clone();
             let listener = names
                 .entry(first.owner)
                 .or_insert_with(|| format!("{}:{}", first.gateway.id(), first.listener.name).into())
                 .clone();
-            let target = Target {
-                listener,
-                judge: Judge::Source(SourceTables {
+            let by_header = first.by_header();
+            let judge = if by_header {
+                let trusted = self.trusted(&claims);
+                let shared = proxies.entry((first.owner, first.peer_known, gateways.clone()));
+                let tables = shared.or_insert_with(|| {
+                    Arc::new(ProxyTables {
+                        matrix: first.matrix().cloned(),
+                        never4,
+                        never6,
+                        trusted4: trusted.as_ref().map(|(v4, _)| v4.clone()),
+                        trusted6: trusted.as_ref().map(|(_, v6)| v6.clone()),
+                    })
+                });
+                Judge::Proxy(tables.clone())
+            } else {
+                Judge::Source(SourceTables {
                     table4: first.tables.and_then(|t| t.table4.clone()),
                     table6: first.tables.and_then(|t| t.table6.clone()),
                     never4,
                     never6,
-                }),
+                })
+            };
+            let target = Target {
+                listener,
+                judge,
                 observe: self.observe || claims.iter().any(|c| c.gateway.observe.is_some()),
                 node_address: claims.iter().any(|c| c.node_address),
-                reset: self.refuse.resets_by_source(),
+                reset: if by_header {
+                    self.refuse.resets_by_header()
+                } else {
+                    self.refuse.resets_by_source()
+                },
             };
             settled.desired.tuples.insert(key, target);
             settled
@@ -281,6 +331,9 @@ impl<'a> Claims<'a> {
         }
         for (index, gateway) in self.gateways.iter().enumerate() {
             for key in &gateway.rewritten {
+                if settled.desired.tuples.contains_key(key) {
+                    continue;
+                }
                 let text = "packets to this destination may reach the gateway with another source address \
                             (externalTrafficPolicy: Cluster); set it to Local to have them judged here";
                 settled.unjudged.entry(*key).or_insert_with(|| Unjudged {
@@ -330,6 +383,7 @@ impl<'a> Claims<'a> {
                         listener,
                         tables,
                         node_address: tuple.node_address,
+                        peer_known: tuple.peer_known,
                     };
                     all.entry(tuple.key).or_default().push(claim);
                 }
@@ -338,24 +392,34 @@ impl<'a> Claims<'a> {
         all
     }
 
+    /// Whose headers all of the gateways expect; `None` where one has no such list.
+    fn trusted(&self, claims: &[Claim<'_>]) -> Option<Never> {
+        let lists: Option<Vec<_>> = claims
+            .iter()
+            .map(|c| c.gateway.trusted_proxies.as_ref())
+            .collect();
+        Some(by_family(lists?.into_iter().flatten()))
+    }
+
     /// What any of these gateways never drops.
     fn never(&self, gateways: &[usize]) -> Never {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for net in gateways
-            .iter()
-            .filter_map(|g| self.gateways.get(*g))
-            .flat_map(|g| &g.never_drop)
-        {
-            match net {
-                IpNet::V4(n) => v4.push(n.trunc()),
-                IpNet::V6(n) => v6.push(n.trunc()),
-            }
-        }
-        (
-            Arc::new(Ipv4Net::aggregate(&v4)),
-            Arc::new(Ipv6Net::aggregate(&v6)),
-        )
+        let gateways = gateways.iter().filter_map(|g| self.gateways.get(*g));
+        by_family(gateways.flat_map(|g| &g.never_drop))
     }
+}
+
+fn by_family<'n>(nets: impl Iterator<Item = &'n IpNet>) -> Never {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for net in nets {
+        match net {
+            IpNet::V4(n) => v4.push(n.trunc()),
+            IpNet::V6(n) => v6.push(n.trunc()),
+        }
+    }
+    (
+        Arc::new(Ipv4Net::aggregate(&v4)),
+        Arc::new(Ipv6Net::aggregate(&v6)),
+    )
 }
 
 /// Why a destination may not be judged, with the diagnostic where nothing else speaks of it.
@@ -381,7 +445,7 @@ fn objection(
             why.code
         ));
     }
-    if rewritten.contains(key) {
+    if rewritten.contains(key) && !claims.iter().all(Claim::by_header) {
         return conflict(format!(
             "{key} is also reached with rewritten source addresses (externalTrafficPolicy: Cluster): it is not judged; set every Service of it to Local"
         ));
@@ -391,7 +455,10 @@ fn objection(
         let code = "no-receiver";
         return Some((Why { code, text }, None));
     }
-    if claims.iter().any(|c| c.tables != first.tables) {
+    if let Some(left) = claims.iter().find_map(|c| c.tables?.left.as_ref()) {
+        return Some((left.clone(), None));
+    }
+    if !claims.iter().all(|c| c.agrees(first)) {
         return conflict(format!(
             "{key} is a destination of {}, whose policies differ: it is not judged; give them destinations of their own or the same policies",
             names(claims)

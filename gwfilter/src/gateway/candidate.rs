@@ -290,7 +290,9 @@ impl<'a> Candidate<'a> {
                 let local = world.is_local(endpoint.node.as_deref());
                 // A cluster's agent sees the pods of its own node only. What it does not see there and does not receive is
                 // gone, or not there yet; what it does not see elsewhere is no concern of this node.
-                let of_no_concern = if local { !endpoint.receives() } else { is_here };
+                // Where a PROXY header names the client, this node judges for them too.
+                let elsewhere = is_here && !self.service.is_some_and(super::client_address::states_header);
+                let of_no_concern = if local { !endpoint.receives() } else { elsewhere };
                 if of_no_concern && !world.settings.from_files {
                     continue;
                 }

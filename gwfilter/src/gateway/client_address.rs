@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use super::annotations::Annotations;
 use super::candidate::Candidate;
 use super::envoy_filter::{self, Effect};
+use super::listeners::Header;
 use super::mesh;
 use super::missing;
 use super::model::{ClientAddress, Tri, Why};
@@ -17,7 +18,7 @@ use super::world::World;
 use crate::diagnostic::Diagnostic;
 use crate::manifest;
 use crate::object::mesh_config::Topology;
-use crate::object::pod::{EnvValue, PodSpec};
+use crate::object::pod::{EnvValue, Pod, PodSpec};
 use crate::object::read::{Cursor, Faults};
 
 /// What was found.
@@ -26,6 +27,8 @@ pub(super) struct Found {
     pub(super) mode: ClientAddress,
     /// Why the gateway is not enforced, if so.
     pub(super) not_enforced: Option<Why>,
+    /// Which of its pods certainly read a PROXY header before all else.
+    pub(super) header: Header,
     /// Findings.
     pub(super) diagnostics: Vec<Diagnostic>,
     /// Remarks.
@@ -37,6 +40,10 @@ pub(super) struct Found {
 struct Evidence {
     /// The gateway's own configuration says so: (what says it, whether it certainly applies).
     proxy_header: Vec<(String, bool)>,
+    /// The same of the mesh's default, which is what new pods of the gateway will say.
+    proxy_header_by_default: bool,
+    /// Running pods whose own configuration does not speak of it.
+    without_header: Vec<String>,
     forwarded_for: Vec<(String, bool)>,
     doubts: Vec<Why>,
 }
@@ -54,7 +61,8 @@ pub(super) fn find(
     siblings: &[(&Candidate<'_>, &Annotations)],
 ) -> Found {
     let mut evidence = Evidence::default();
-    topology(world, candidate, &mut evidence);
+    let here = candidate.local_pods(world).collect();
+    topology(world, candidate, here, &mut evidence);
     envoy_filters(world, candidate, &mut evidence);
     plugins(world, candidate, &mut evidence);
     evidence.doubts.extend(missing::of_client_address(world));
@@ -88,6 +96,7 @@ fn conclude(
     let mut found = Found {
         mode: ClientAddress::PacketSource,
         not_enforced: None,
+        header: Header::None,
         diagnostics: Vec::new(),
         remarks: Vec::new(),
     };
@@ -124,6 +133,7 @@ fn conclude(
                 ));
             }
         }
+        Some(ClientAddress::ProxyHeader) => header_stated(world, candidate, evidence, &mut found),
         Some(stated) => {
             found.mode = stated;
             found.not_enforced = Some(unsupported(
@@ -135,7 +145,7 @@ fn conclude(
         None => {
             if let Some(doubt) = evidence.doubts.into_iter().next() {
                 found.mode = ClientAddress::Unknown;
-                let mend = state_it(candidate);
+                let mend = state_it(candidate, ClientAddress::PacketSource);
                 let text = format!(
                     "{}. If the packet's source is what your policies mean, {mend}",
                     doubt.text
@@ -150,7 +160,15 @@ fn conclude(
                 found.not_enforced = Some(unsupported(candidate, ClientAddress::XForwardedFor, sign));
             } else if let Some((sign, _)) = evidence.proxy_header.first() {
                 found.mode = ClientAddress::ProxyHeader;
-                found.not_enforced = Some(unsupported(candidate, ClientAddress::ProxyHeader, sign));
+                let certain = evidence.proxy_header.iter().any(|(_, certain)| *certain)
+                    || (world.settings.from_files && evidence.proxy_header_by_default);
+                if !certain {
+                    found.not_enforced = Some(unsupported(candidate, ClientAddress::ProxyHeader, sign));
+                } else if everywhere(world, candidate) {
+                    found.header = Header::Everywhere;
+                } else {
+                    found.header = Header::Here;
+                }
             } else if let Some(sign) = cloud_sign(world, candidate, siblings) {
                 found.mode = ClientAddress::ProxyHeader;
                 let sign = format!("{sign}, so the load balancer writes a PROXY header");
@@ -167,19 +185,78 @@ fn conclude(
     found
 }
 
+/// The user says that a PROXY header names the client, for all pods.
+fn header_stated(world: &World<'_>, candidate: &Candidate<'_>, evidence: Evidence, found: &mut Found) {
+    found.mode = ClientAddress::ProxyHeader;
+    if let Some((sign, _)) = evidence.forwarded_for.iter().find(|(_, certain)| *certain) {
+        let text = format!(
+            "gwfilter.io/client-address says proxy-header, but {sign}: X-Forwarded-For wins there. Change the one that is wrong"
+        );
+        found.mode = ClientAddress::Unknown;
+        let code = "client-address-contradicted";
+        found
+            .diagnostics
+            .push(Diagnostic::error(code, reference(candidate), text.clone()));
+        found.not_enforced = Some(Why { code, text });
+        return;
+    }
+    // Pods on other nodes are known from files, and where the Service itself says so.
+    let by_service = candidate.service.is_some_and(states_header);
+    found.header = if world.settings.from_files || by_service {
+        Header::Everywhere
+    } else {
+        Header::Here
+    };
+    let nothing = evidence.proxy_header.is_empty() && evidence.doubts.is_empty();
+    let without = evidence.without_header.into_iter().filter(|_| nothing);
+    let signs = evidence.forwarded_for.into_iter().map(|(sign, _)| sign);
+    let doubts = evidence.doubts.into_iter().map(|doubt| doubt.text);
+    for sign in signs.chain(doubts).chain(without) {
+        let text = format!("proxy-header is taken from gwfilter.io/client-address, although: {sign}");
+        let code = "client-address-assumed";
+        found
+            .diagnostics
+            .push(Diagnostic::warning(code, reference(candidate), text));
+    }
+}
+
+/// Whether the Service itself carries `gwfilter.io/client-address: proxy-header`.
+pub(super) fn states_header(service: &crate::object::service::Service) -> bool {
+    let stated = Annotations::read(&service.meta.annotations).client_address;
+    stated.flatten() == Some(ClientAddress::ProxyHeader)
+}
+
+/// Whether the pods on other nodes certainly read the header too. A cluster's agent does not know those.
+fn everywhere(world: &World<'_>, candidate: &Candidate<'_>) -> bool {
+    if !world.settings.from_files {
+        return false;
+    }
+    let mut evidence = Evidence::default();
+    topology(world, candidate, candidate.pods.clone(), &mut evidence);
+    let by_filter = {
+        let mut evidence = Evidence::default();
+        envoy_filters(world, candidate, &mut evidence);
+        evidence.proxy_header.iter().any(|(_, certain)| *certain)
+    };
+    // One that differs from another is a doubt already.
+    evidence.doubts.is_empty() && (by_filter || !evidence.proxy_header.is_empty())
+}
+
 fn reference(candidate: &Candidate<'_>) -> crate::diagnostic::ObjectRef {
     super::reference(candidate)
 }
 
 /// How to state the mode by hand.
-fn state_it(candidate: &Candidate<'_>) -> String {
+fn state_it(candidate: &Candidate<'_>, mode: ClientAddress) -> String {
+    let mode = mode.name();
     match candidate.service {
         Some(service) => format!(
-            "state it: kubectl -n {} annotate service {} gwfilter.io/client-address=packet-source",
+            "state it: kubectl -n {} annotate service {} gwfilter.io/client-address={mode}",
             service.meta.namespace, service.meta.name
         ),
-        None => "state it: put the annotation gwfilter.io/client-address: packet-source on the pod template"
-            .to_owned(),
+        None => {
+            format!("state it: put the annotation gwfilter.io/client-address: {mode} on the pod template")
+        }
     }
 }
 
@@ -191,25 +268,31 @@ fn unsupported(candidate: &Candidate<'_>, mode: ClientAddress, sign: &str) -> Wh
         ),
         _ => (
             "proxy-header-not-enforced",
-            "the PROXY protocol header, which this release does not read",
+            "the PROXY protocol header, but it is not certain that all pods of the gateway read one",
         ),
     };
-    let text = format!(
-        "the client address comes from {what} ({sign}): its policies are left to the gateway. If that is not so, {}",
-        state_it(candidate)
-    );
+    let text = match mode {
+        ClientAddress::XForwardedFor => format!(
+            "the client address comes from {what} ({sign}): its policies are left to the gateway. If that is not so, {}",
+            state_it(candidate, ClientAddress::PacketSource)
+        ),
+        _ => format!(
+            "the client address comes from {what} ({sign}): its policies are left to the gateway. If they do, {}",
+            state_it(candidate, ClientAddress::ProxyHeader)
+        ),
+    };
     Why { code, text }
 }
 
-/// The effective gatewayTopology of every pod.
-fn topology(world: &World<'_>, candidate: &Candidate<'_>, evidence: &mut Evidence) {
+/// The effective gatewayTopology of every one of these pods, or of what will make some.
+fn topology(world: &World<'_>, candidate: &Candidate<'_>, pods: Vec<&Pod>, evidence: &mut Evidence) {
     let (default, source) = mesh_default(world, candidate, evidence);
     let operator = world.operator_gateways(candidate);
     let patched = operator.iter().any(|(_, gateway)| gateway.patches_proxy);
     let mut seen: BTreeSet<(u32, bool)> = BTreeSet::new();
     // (spec, annotations, name, certain)
     let mut holders: Vec<(Option<&PodSpec>, Option<String>, String)> = Vec::new();
-    for pod in candidate.local_pods(world) {
+    for pod in pods {
         let config = pod.meta.annotations.get(PROXY_CONFIG_ANNOTATION).cloned();
         holders.push((Some(&pod.spec), config, format!("Pod {}", pod.meta.name)));
     }
@@ -286,12 +369,18 @@ fn topology(world: &World<'_>, candidate: &Candidate<'_>, evidence: &mut Evidenc
             (None, None) => {
                 seen.insert((default.trusted_proxies.unwrap_or(0), default.proxy_protocol));
                 note(evidence, default, &source, false);
+                evidence.proxy_header_by_default |= default.proxy_protocol;
                 continue;
             }
         };
         match read_topology(&text) {
             Ok(own) => {
                 let effective = base.overlaid(own);
+                if !effective.proxy_protocol && env.is_some() {
+                    evidence
+                        .without_header
+                        .push(format!("{what} does not set gatewayTopology.proxyProtocol"));
+                }
                 seen.insert((effective.trusted_proxies.unwrap_or(0), effective.proxy_protocol));
                 note(evidence, effective, &what, true);
             }

@@ -90,8 +90,15 @@ fn is_proxy_listener(value: &Value) -> bool {
             .all(|f| is_proxy_filter(f) || is_filter(f, "tls_inspector", "TlsInspector"))
 }
 
+/// One that reads both versions. A version that is disallowed is the payload to Envoy where requests without a header are allowed.
 fn is_proxy_filter(filter: &Value) -> bool {
-    is_filter(filter, "proxy_protocol", "ProxyProtocol")
+    let config = filter.get("typed_config").or_else(|| filter.get("typedConfig"));
+    let narrowed = |c: &Value| {
+        c.get("disallowed_versions")
+            .or(c.get("disallowedVersions"))
+            .is_some()
+    };
+    is_filter(filter, "proxy_protocol", "ProxyProtocol") && !config.is_some_and(narrowed)
 }
 
 /// By the old or the new name, or by the type of its configuration.

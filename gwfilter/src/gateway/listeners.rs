@@ -3,6 +3,9 @@
 //! Judged are load-balancer and external addresses and nodePorts where the Service keeps the client's address
 //! (`externalTrafficPolicy: Local`), and always pod addresses and host ports, since nothing is rewritten on the way to
 //! them. Cluster addresses never: what comes from outside the cluster is rewritten there.
+//!
+//! A PROXY header survives what rewrites addresses: where that names the client, load-balancer and external addresses and nodePorts are
+//! judged under either policy and wherever the pods are, only that under Cluster the gateway's peer is not known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,10 +30,23 @@ pub(super) struct Found {
 /// Workloads and ports.
 type Receivers = BTreeSet<(usize, u16)>;
 
+/// Whether a PROXY header names the client, and what is certain then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Header {
+    /// None: the packet's source is the client.
+    #[default]
+    None,
+    /// The gateway's pods here read it; what those on other nodes do is not known.
+    Here,
+    /// All its pods read it.
+    Everywhere,
+}
+
 /// One destination on its way to becoming a tuple.
 struct Claim {
     origin: &'static str,
     node_address: bool,
+    peer_known: bool,
     receivers: Receivers,
     /// Name of the listener, and what to add where that is taken.
     label: String,
@@ -45,11 +61,18 @@ struct Builder {
     chains: BTreeMap<(usize, u16, Protocol), BTreeSet<Chain>>,
     addresses: BTreeMap<(usize, u16, Protocol), Option<BTreeSet<IpAddr>>>,
     node_addresses: BTreeSet<IpAddr>,
+    header: Header,
 }
 
 /// All tuples of a candidate on this node.
-pub(super) fn find(world: &World<'_>, candidate: &Candidate<'_>, others: &BTreeSet<TupleKey>) -> Found {
+pub(super) fn find(
+    world: &World<'_>,
+    candidate: &Candidate<'_>,
+    others: &BTreeSet<TupleKey>,
+    header: Header,
+) -> Found {
     let mut builder = Builder {
+        header,
         node_addresses: world.node_addresses(candidate),
         ..Builder::default()
     };
@@ -118,9 +141,12 @@ impl Builder {
         hint: &str,
     ) {
         let node_address = self.node_addresses.contains(&key.addr);
+        // kube-proxy comes before anything else that has the same destination.
+        let peer_known = !self.rewritten.contains(&key);
         let claim = self.claims.entry(key).or_insert_with(|| Claim {
             origin,
             node_address,
+            peer_known,
             receivers: Receivers::new(),
             label: label.to_owned(),
             hint: hint.to_owned(),
@@ -194,7 +220,7 @@ impl Builder {
             return;
         }
         for (member, target) in &receivers {
-            if member.local {
+            if member.local || self.header != Header::None {
                 self.receiver(world, candidate, member, *target, port.protocol);
             }
         }
@@ -216,8 +242,22 @@ impl Builder {
     ) {
         let label = port.label();
         let front = front(service, port, &self.node_addresses);
-        if !service.local_policy {
-            if !front.is_empty() {
+        if !service.local_policy && self.header == Header::Everywhere {
+            self.rewritten.extend(front.iter().map(|(key, _)| *key));
+        } else if !service.local_policy {
+            if !front.is_empty() && self.header == Header::Here {
+                self.rewritten.extend(front.into_iter().map(|(key, _)| key));
+                let (namespace, name) = (&service.meta.namespace, &service.meta.name);
+                let text = format!(
+                    "with externalTrafficPolicy Cluster any pod of the Service may receive what comes by load-balancer, external and \
+                     node addresses, and whether those on other nodes read the PROXY header is not known here: it is left to the \
+                     gateway. State it: kubectl -n {namespace} annotate service {name} gwfilter.io/client-address=proxy-header"
+                );
+                self.remarks.push(Why {
+                    code: "proxy-header-elsewhere",
+                    text,
+                });
+            } else if !front.is_empty() {
                 self.rewritten.extend(front.into_iter().map(|(key, _)| key));
                 let (namespace, name) = (&service.meta.namespace, &service.meta.name);
                 let text = format!(
@@ -234,9 +274,14 @@ impl Builder {
             return;
         }
         // A pod that gets no new connections, as one that terminates, may have old ones: what is dropped must hold for it too.
-        let here: Vec<_> = receivers.iter().filter(|(member, _)| member.local).collect();
-        if !here.iter().any(|(member, _)| member.receives) {
-            if candidate.pods_known && !front.is_empty() {
+        let all = self.header != Header::None;
+        let anywhere = !service.local_policy;
+        let here: Vec<_> = receivers
+            .iter()
+            .filter(|(member, _)| member.local || all)
+            .collect();
+        if !here.iter().any(|(m, _)| m.receives && (m.local || anywhere)) {
+            if candidate.pods_known && !front.is_empty() && !anywhere {
                 let text =
                     "no pod of it on this node is ready, so kube-proxy drops what comes by load-balancer, \
                             external and node addresses; nothing is judged there"
@@ -354,7 +399,8 @@ impl Builder {
                 foreign.push(*key);
             }
             // kube-proxy comes before a host port on the same address.
-            !NEVER.contains(&key.port) && !is_health(key) && !rewritten.contains(key) && !others.contains(key)
+            let rewritten = rewritten.contains(key) && self.header != Header::Everywhere;
+            !NEVER.contains(&key.port) && !is_health(key) && !rewritten && !others.contains(key)
         });
         if let Some(key) = foreign.first() {
             let text = format!("{key} also belongs to a Service that is no gateway; it is not judged");
@@ -400,6 +446,7 @@ impl Builder {
                     key,
                     origin: claim.origin,
                     node_address: claim.node_address,
+                    peer_known: claim.peer_known && !self.rewritten.contains(&key),
                 })
                 .collect();
             listeners.push(Listener {

@@ -102,8 +102,8 @@ fn gateway(
     others: &BTreeSet<model::TupleKey>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Gateway {
-    let mut found = listeners::find(world, candidate, others);
     let client = client_address::find(world, candidate, annotations, siblings);
+    let mut found = listeners::find(world, candidate, others, client.header);
     diagnostics.extend(client.diagnostics);
     let mut not_enforced = client.not_enforced;
     let mut client_address = client.mode;
@@ -170,8 +170,9 @@ fn gateway(
         workloads: candidate.workloads.clone(),
         listeners: found.listeners,
         rewritten: found.rewritten,
-        never_drop: never_drop::find(world, candidate, annotations),
-        probe_sources_known: never_drop::probes_known(world, candidate, annotations),
+        never_drop: never_drop::find(world, candidate, annotations, client_address),
+        trusted_proxies: annotations.trusted_proxies.clone(),
+        probe_sources_known: never_drop::probes_known(world, candidate, annotations, client_address),
         not_enforced,
         observe,
         remarks,

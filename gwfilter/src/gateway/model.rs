@@ -150,6 +150,9 @@ pub struct Tuple {
     pub origin: &'static str,
     /// The destination address is one of this node's own, so a segment to it may be a reply to a connection of the node.
     pub node_address: bool,
+    /// The packet's source is the peer that the gateway's socket has. False where something between rewrites it
+    /// (`externalTrafficPolicy: Cluster`); such a tuple exists only where the PROXY header names the client.
+    pub peer_known: bool,
 }
 
 /// Tuples whose packets end at the same receivers.
@@ -190,6 +193,8 @@ pub struct Gateway {
     pub rewritten: Vec<TupleKey>,
     /// Sources that are never dropped.
     pub never_drop: Vec<IpNet>,
+    /// Peers whose PROXY headers are expected (`gwfilter.io/trusted-proxies`); `None`: not stated.
+    pub trusted_proxies: Option<Vec<IpNet>>,
     /// Whether default-deny may be enforced: the sources of health probes are known, or the user vouches for them.
     pub probe_sources_known: bool,
     /// `Some` if the gateway is not enforced at all (client address unknown, unreadable annotation, …): not compiled to tables.

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 
 use super::annotations::Annotations;
 use super::candidate::Candidate;
+use super::model::ClientAddress;
 use super::world::World;
 
 /// A cloud whose probes come from published ranges.
@@ -32,8 +33,14 @@ impl Provider {
     }
 }
 
-/// Nodes, pods, probes, and what the user names; merged and sorted.
-pub(super) fn find(world: &World<'_>, candidate: &Candidate<'_>, annotations: &Annotations) -> Vec<IpNet> {
+/// Nodes, pods, probes, and what the user names; merged and sorted. Where a PROXY header names the client, balancers too: one that
+/// names itself there is probing.
+pub(super) fn find(
+    world: &World<'_>,
+    candidate: &Candidate<'_>,
+    annotations: &Annotations,
+    mode: ClientAddress,
+) -> Vec<IpNet> {
     let mut nets: Vec<IpNet> = world.settings.never_drop.clone();
     for node in &world.snapshot.nodes {
         nets.extend(node.addresses.iter().copied().map(IpNet::from));
@@ -49,6 +56,9 @@ pub(super) fn find(world: &World<'_>, candidate: &Candidate<'_>, annotations: &A
             .map(IpNet::from),
     );
     nets.extend(annotations.never_drop.iter().flatten());
+    if mode == ClientAddress::ProxyHeader {
+        nets.extend(annotations.trusted_proxies.iter().flatten());
+    }
     if let Some(provider) = provider(world, candidate) {
         nets.extend(
             provider
@@ -63,12 +73,30 @@ pub(super) fn find(world: &World<'_>, candidate: &Candidate<'_>, annotations: &A
 }
 
 /// Whether default-deny cannot cut off health probes, or the user vouches that it does not.
-pub(super) fn probes_known(world: &World<'_>, candidate: &Candidate<'_>, annotations: &Annotations) -> bool {
+///
+/// Behind a PROXY header, probes without a header and those that say LOCAL always pass. What is left are balancers that probe with a
+/// header that names themselves: those whose addresses the user states are known, and AWS's network load balancer says LOCAL.
+pub(super) fn probes_known(
+    world: &World<'_>,
+    candidate: &Candidate<'_>,
+    annotations: &Annotations,
+    mode: ClientAddress,
+) -> bool {
+    let by_header = mode == ClientAddress::ProxyHeader
+        && (annotations.trusted_proxies.is_some() || says_local(candidate));
     world.settings.from_files
         || !world.settings.never_drop.is_empty()
         || annotations.never_drop.is_some()
         || annotations.client_address.flatten().is_some()
         || provider(world, candidate).is_some()
+        || by_header
+}
+
+/// Whether the Service's balancer is AWS's network load balancer, whose probes carry a header with the command LOCAL.
+fn says_local(candidate: &Candidate<'_>) -> bool {
+    let annotations = candidate.service.map(|s| &s.meta.annotations);
+    let kind = annotations.and_then(|a| a.get("service.beta.kubernetes.io/aws-load-balancer-type"));
+    kind.is_some_and(|kind| matches!(kind.as_str(), "nlb" | "nlb-ip" | "external"))
 }
 
 /// By the Service's annotations, else by what the nodes say of themselves, if they agree.

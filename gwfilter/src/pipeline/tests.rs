@@ -25,6 +25,7 @@ fn gateway(name: &str, ports: &[u16]) -> Gateway {
             key: key(*p),
             origin: "load-balancer",
             node_address: false,
+            peer_known: true,
         })
         .collect();
     let receiver = Receiver {
@@ -53,6 +54,7 @@ fn gateway(name: &str, ports: &[u16]) -> Gateway {
         }],
         rewritten: Vec::new(),
         never_drop: Vec::new(),
+        trusted_proxies: None,
         probe_sources_known: true,
         not_enforced: None,
         observe: None,

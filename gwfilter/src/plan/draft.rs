@@ -5,18 +5,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gwfilter_common::abi::{
-    MAX_LISTENERS, MAX_RULES, MAX_TUPLES, TUPLE_MAYBE_REPLY, TUPLE_NEW_ONLY, TUPLE_OBSERVE, Tuple,
+    MAX_LISTENERS, MAX_RULES, MAX_TUPLES, TUPLE_MAYBE_REPLY, TUPLE_NEW_ONLY, TUPLE_OBSERVE, TUPLE_PROXY,
+    TUPLE_RESET, Tuple,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::drain::{Group, Memory};
 use super::names::{Indices, ListenerName, Names};
 use super::op::{Op, PlanError};
+use super::proxied::{self, Elements, Pools};
 use super::ranges::Prefix;
 use super::root::RootImage;
 use super::slots::{Finished, Next};
 use super::{Plan, Settings, State, leaves};
-use crate::desired::{Desired, Outcome, SourceTables, Target, Verdict};
+use crate::desired::{Desired, Outcome, ProxyTables, SourceTables, Target, Verdict};
 use crate::gateway::model::{Protocol, TupleKey};
 
 /// What all tuples with the same past and the same target share.
@@ -49,6 +51,7 @@ pub(super) struct Draft<'a> {
     never6: Next<'a, Ipv6Net>,
     groups: BTreeMap<Group, usize>,
     placed: BTreeMap<PlacedKey, Placed>,
+    elements: Elements,
 }
 
 impl<'a> Draft<'a> {
@@ -66,7 +69,7 @@ impl<'a> Draft<'a> {
         let judged: Vec<_> = desired
             .tuples
             .iter()
-            .filter(|(k, t)| t.source().is_some() && rewritten.get(k) != Some(&None))
+            .filter(|(k, t)| t.source().is_none() || rewritten.get(k) != Some(&None))
             .map(|(k, t)| (*k, t))
             .collect();
         if judged.len() > MAX_TUPLES {
@@ -109,6 +112,7 @@ impl<'a> Draft<'a> {
             never6: Next::after(&before.never6),
             groups: BTreeMap::new(),
             placed: BTreeMap::new(),
+            elements: Elements::default(),
         })
     }
 
@@ -118,6 +122,11 @@ impl<'a> Draft<'a> {
         let mut deadlines: Vec<u64> = Vec::new();
         for (key, target) in std::mem::take(&mut self.judged) {
             let mut tuple = self.tuple(&key, target);
+            if let (Protocol::Tcp, Some(tables)) = (key.protocol, target.proxy()) {
+                let placed = self.place_proxy(key, tables, target.observe);
+                tuple.proxy = placed.element;
+                tuple.flags |= TUPLE_PROXY | if placed.new_only { TUPLE_NEW_ONLY } else { 0 };
+            }
             // UDP is never dropped, so it has neither tables nor a past.
             if let (Protocol::Tcp, Some(tables)) = (key.protocol, target.source()) {
                 let left = self.rewritten.get(&key).copied().flatten();
@@ -131,7 +140,9 @@ impl<'a> Draft<'a> {
             tuples.push(tuple);
         }
         let seed = self.before.root.header().seed;
-        let root = RootImage::build(&tuples, seed, self.generation, 0)?;
+        let root = RootImage::build(&tuples, self.elements.finish()?, seed, self.generation, 0)?;
+        let windows = self.elements.pasts.values().map(|past| past.until_ms);
+        deadlines.extend(windows.filter(|until| *until > self.now_ms));
         let mut groups: Vec<(usize, Group)> = self.groups.into_iter().map(|(g, i)| (i, g)).collect();
         groups.sort_unstable_by_key(|(i, _)| *i);
         let groups: Vec<Group> = groups.into_iter().map(|(_, g)| g).collect();
@@ -149,6 +160,7 @@ impl<'a> Draft<'a> {
             // Equal roots name equal tables, so nothing is to be built or cleared either.
             let next = Arc::new(State {
                 memory,
+                proxied: self.elements.pasts,
                 ..self.before.clone()
             });
             let generation = self.before.generation;
@@ -194,6 +206,7 @@ impl<'a> Draft<'a> {
             rules: self.rules,
             names,
             memory,
+            proxied: self.elements.pasts,
         };
         Ok(Plan {
             ops,
@@ -213,8 +226,12 @@ impl<'a> Draft<'a> {
             }
             IpAddr::V6(a) => (a.octets(), 6),
         };
+        // A segment by the PROXY header is judged only if its connection's SYN came in here: it is no reply.
+        let maybe_reply = target.node_address && target.proxy().is_none();
+        let reset = target.reset && key.protocol == Protocol::Tcp;
         let flags = if target.observe { TUPLE_OBSERVE } else { 0 }
-            | if target.node_address { TUPLE_MAYBE_REPLY } else { 0 };
+            | if maybe_reply { TUPLE_MAYBE_REPLY } else { 0 }
+            | if reset { TUPLE_RESET } else { 0 };
         Tuple {
             addr,
             port: key.port,
@@ -227,6 +244,25 @@ impl<'a> Draft<'a> {
             proxy: 0,
             _reserved: [0; 6],
         }
+    }
+
+    fn place_proxy(&mut self, key: TupleKey, tables: &Arc<ProxyTables>, observe: bool) -> proxied::Placed {
+        let mut pools = Pools {
+            source4: &mut self.source4,
+            source6: &mut self.source6,
+            never4: &mut self.never4,
+            never6: &mut self.never6,
+        };
+        self.elements.place(
+            key,
+            tables,
+            observe,
+            self.before.proxied.get(&key),
+            self.now_ms,
+            self.settings.drain_ms,
+            &self.rules,
+            &mut pools,
+        )
     }
 
     /// The tables of a TCP tuple. `all_new`: only new connections may be refused, whatever the source.
@@ -342,6 +378,10 @@ fn rule_names(judged: &[(TupleKey, &Target)]) -> BTreeSet<Arc<str>> {
     let mut seen: BTreeSet<usize> = BTreeSet::new();
     let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
     let tcp = judged.iter().filter(|(k, _)| k.protocol == Protocol::Tcp);
+    let matrices = tcp.clone().filter_map(|(_, t)| t.proxy()?.matrix.as_ref());
+    for matrix in matrices.filter(|m| seen.insert(address(Some(*m)))) {
+        names.extend(matrix.verdicts.values().filter_map(refusing_rule));
+    }
     for tables in tcp.filter_map(|(_, t)| t.source()) {
         if let Some(table) = &tables.table4
             && seen.insert(address(Some(table)))

@@ -82,7 +82,7 @@ pub(super) fn never<N: Prefix>(prefixes: &[N]) -> Arc<Vec<(N, Leaf)>> {
 }
 
 /// `refusing` is the verdict of a refusal.
-fn leaf(outcome: &Outcome, refusing: u8, rules: &Indices) -> Leaf {
+pub(super) fn leaf(outcome: &Outcome, refusing: u8, rules: &Indices) -> Leaf {
     let reason = outcome.reason.code();
     match outcome.verdict {
         Verdict::Pass => Leaf {

@@ -17,11 +17,13 @@ mod image;
 mod leaves;
 mod names;
 mod op;
+mod proxied;
 mod ranges;
 mod root;
 mod slots;
 mod withdraw;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -33,9 +35,11 @@ pub use root::RootImage;
 pub use withdraw::withdraw;
 
 use crate::desired::Desired;
+use crate::gateway::model::TupleKey;
 use draft::Draft;
 use drain::Memory;
 use names::Indices;
+use proxied::Past;
 use slots::Pool;
 
 /// The windows, in milliseconds.
@@ -69,6 +73,8 @@ struct State {
     rules: Indices,
     names: Names,
     memory: Memory,
+    /// Destinations that are judged by the PROXY header. Without it (after a restart) every one of them counts as changed.
+    proxied: BTreeMap<TupleKey, Past>,
 }
 
 /// What to do next.
@@ -100,6 +106,7 @@ impl Planner {
             rules: Indices::default(),
             names: Names::default(),
             memory: Memory::default(),
+            proxied: BTreeMap::new(),
         };
         Self {
             settings,

@@ -121,6 +121,16 @@ pub enum PlanError {
         /// Limit for both generations.
         max: u32,
     },
+    /// More ways to judge PROXY headers than elements.
+    #[error(
+        "{wanted} different sets of tables for PROXY headers, but a generation holds {max}: fewer gateway listeners with policies of their own are needed"
+    )]
+    TooManyProxies {
+        /// Wanted.
+        wanted: usize,
+        /// Limit.
+        max: u32,
+    },
     /// No seed spreads the destinations well enough.
     #[error(
         "{tuples} gateway destinations do not fit the destination table with any of {seeds} hash seeds: remove a gateway, port or address from this node"

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use gwfilter_common::abi::{self, ABI_VERSION, Header, MAX_PROBES, MAX_TUPLES, ROOT_LEN, Slot, Tuple};
+use gwfilter_common::abi::{
+    self, ABI_VERSION, Header, MAX_PROBES, MAX_TUPLES, PROXY_START, ROOT_LEN, Slot, Tuple,
+};
 
 use super::op::PlanError;
 
@@ -44,11 +46,17 @@ impl RootImage {
             && self.slots.range(1..).eq(other.slots.range(1..))
     }
 
-    /// Lays out `tuples` (distinct destinations), starting the search for a seed at `seed`.
+    /// Lays out `tuples` (distinct destinations) and the elements that those with a PROXY header name, starting the search for a seed at `seed`.
     ///
     /// # Errors
     /// [`PlanError::TooManyTuples`] and [`PlanError::NoSeed`].
-    pub(super) fn build(tuples: &[Tuple], seed: u32, generation: u64, flags: u32) -> Result<Self, PlanError> {
+    pub(super) fn build(
+        tuples: &[Tuple],
+        proxies: &[Slot],
+        seed: u32,
+        generation: u64,
+        flags: u32,
+    ) -> Result<Self, PlanError> {
         if tuples.len() > MAX_TUPLES {
             return Err(PlanError::TooManyTuples {
                 tuples: tuples.len(),
@@ -69,6 +77,7 @@ impl RootImage {
                     _reserved: [0; 5],
                 };
                 slots.insert(0, header.to_slot());
+                slots.extend((PROXY_START..).zip(proxies.iter().copied()));
                 Some(Self { slots })
             })
             .ok_or(PlanError::NoSeed {
@@ -126,18 +135,18 @@ mod tests {
             .collect();
         assert_eq!(crowd.len(), MAX_PROBES as usize + 1);
         assert!(place(&crowd, 0).is_none());
-        let root = RootImage::build(&crowd, 0, 1, 0).unwrap();
+        let root = RootImage::build(&crowd, &[], 0, 1, 0).unwrap();
         assert_ne!(root.header().seed, 0);
     }
 
     #[test]
     fn build_given_as_many_tuples_as_allowed_then_it_fits_and_one_more_is_refused() {
         let most: Vec<Tuple> = (0..4096).map(tuple).collect();
-        let root = RootImage::build(&most, 0, 1, 0).unwrap();
+        let root = RootImage::build(&most, &[], 0, 1, 0).unwrap();
         assert_eq!(root.slots().len(), 1 + 1 + 4096);
         let more: Vec<Tuple> = (0..4097).map(tuple).collect();
         assert_eq!(
-            RootImage::build(&more, 0, 1, 0),
+            RootImage::build(&more, &[], 0, 1, 0),
             Err(PlanError::TooManyTuples {
                 tuples: 4097,
                 max: 4096

@@ -16,11 +16,23 @@ pub(super) struct Place<'a> {
     /// The kind is assumed, not known.
     pub(super) assumed: bool,
     pub(super) tls: ChainTls,
+    /// What the node has before it.
+    pub(super) sight: Sight,
+}
+
+/// What the node has before it when it judges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Sight {
+    /// A packet whose source is both the peer and the client of the gateway.
+    Packet,
+    /// A PROXY header: client and destination stand in it. `peer`: the packet's source is the peer of the gateway's socket; else
+    /// nothing is known of that peer.
+    Header { peer: bool },
 }
 
 impl<'a> Place<'a> {
     /// Every reading of a receiver's chains; `None` if one of them has no RBAC, so that nothing may be dropped.
-    pub(super) fn all(mesh: &'a Mesh, receiver: &'a Receiver) -> Option<Vec<Self>> {
+    pub(super) fn all(mesh: &'a Mesh, receiver: &'a Receiver, sight: Sight) -> Option<Vec<Self>> {
         let mut places = Vec::new();
         for chain in &receiver.chains {
             let place = |http, assumed| Self {
@@ -29,6 +41,7 @@ impl<'a> Place<'a> {
                 http,
                 assumed,
                 tls: chain.tls,
+                sight,
             };
             match chain.kind {
                 ChainKind::Http => places.push(place(true, false)),
@@ -41,19 +54,23 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Which address a field compares. Where no proxy stands in front, both are the packet's source.
+/// What a field compares, of what the node sees. Where no proxy stands in front, peer and client are the packet's source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Input {
     /// The peer of the gateway's socket.
     Peer,
     /// The client that the gateway takes it for.
     Client,
+    /// The address that the gateway's socket claims to have: the destination in a PROXY header.
+    Destination,
+    /// Its port.
+    Port,
 }
 
 /// What a field says at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Atom {
-    /// It compares this address; [`Field::negated`] is not applied.
+    /// It compares this address or port; [`Field::negated`] is not applied.
     Address(Input),
     /// The answer for IPv4 and for IPv6 sources; [`Field::negated`] is applied.
     Fixed(Tri, Tri),
@@ -73,10 +90,19 @@ impl Atom {
         };
         // Without a client certificate an identity matches nothing; without an inspector there is no server name.
         let no_certificate = matches!(place.tls, ChainTls::Plain | ChainTls::Simple);
+        let header = matches!(place.sight, Sight::Header { .. });
         match (field.attribute, &field.values) {
+            (Attribute::SourceIp, _) if place.sight == (Sight::Header { peer: false }) => same(Tri::Unknown),
             (Attribute::SourceIp, _) => Self::Address(Input::Peer),
-            (Attribute::RemoteIp, _) if place.mesh.unread => Self::Fixed(Tri::Unknown, Tri::Unknown),
+            // What cannot be read may hold what makes Envoy take these from elsewhere.
+            (Attribute::RemoteIp, _) if place.mesh.unread => same(Tri::Unknown),
+            (Attribute::DestinationIp | Attribute::DestinationPort, _) if header && place.mesh.unread => {
+                same(Tri::Unknown)
+            }
             (Attribute::RemoteIp, _) => Self::Address(Input::Client),
+            // Envoy restores both from the header.
+            (Attribute::DestinationIp, _) if header => Self::Address(Input::Destination),
+            (Attribute::DestinationPort, _) if header => Self::Address(Input::Port),
             (Attribute::DestinationPort, Values::Ports(ports)) => {
                 same(Tri::of(ports.contains(&place.receiver.port)))
             }

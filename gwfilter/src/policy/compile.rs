@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use gwfilter_common::reason::Reason;
 
-use super::atoms::Place;
+use super::atoms::{Place, Sight};
 use super::attach::attaches;
 use super::flatten::{Rank, Segments};
 use super::interval::{Address, Set};
-use super::report;
-use super::rules::{Cache, Known, RuleSets};
+use super::rules::{self, Cache, Known, Reading, RuleSets};
 use super::spec::{Action, Policy};
-use crate::desired::{Outcome, Table4, Table6, Verdict};
+use super::{proxy, report};
+use crate::desired::{Matrix, Outcome, Table4, Table6, Verdict};
 use crate::diagnostic::Diagnostic;
-use crate::gateway::model::{ClientAddress, Gateway, Listener, Mesh, Tri};
+use crate::gateway::model::{ClientAddress, Gateway, Listener, Mesh, Tri, Why};
 use crate::report::GatewayReport;
 
 /// The tables of one listener.
@@ -25,6 +25,26 @@ pub struct CompiledListener {
     pub table4: Option<Arc<Table4>>,
     /// IPv6 sources.
     pub table6: Option<Arc<Table6>>,
+    /// Verdicts by PROXY header for tuples where the packet's source is the gateway's peer
+    /// ([`peer_known`](crate::gateway::model::Tuple::peer_known)).
+    pub matrix: Option<Arc<Matrix>>,
+    /// The same for the other tuples.
+    pub matrix_without_peer: Option<Arc<Matrix>>,
+    /// Why nothing of it can be judged, although policies speak of it.
+    pub left: Option<Why>,
+}
+
+impl CompiledListener {
+    /// What both say: each for the tuples that it was compiled for.
+    fn or(self, other: Self) -> Self {
+        Self {
+            table4: self.table4.or(other.table4),
+            table6: self.table6.or(other.table6),
+            matrix: self.matrix.or(other.matrix),
+            matrix_without_peer: self.matrix_without_peer.or(other.matrix_without_peer),
+            left: self.left.or(other.left),
+        }
+    }
 }
 
 /// What a gateway compiles to.
@@ -44,10 +64,21 @@ pub struct Compiled {
 #[must_use]
 pub fn compile(mesh: &Mesh, policies: &[Policy], gateway: &Gateway, complete: bool) -> Compiled {
     let mut compiler = Compiler::new(mesh, policies, gateway, complete);
-    let judged: Vec<JudgedListener<'_>> = gateway.listeners.iter().map(|l| compiler.listener(l)).collect();
+    let mut judged = Vec::with_capacity(gateway.listeners.len());
+    let mut listeners = Vec::with_capacity(gateway.listeners.len());
+    for listener in &gateway.listeners {
+        let parts = if gateway.client_address == ClientAddress::ProxyHeader {
+            proxy::listeners(&mut compiler, listener)
+        } else {
+            vec![compiler.listener(listener)]
+        };
+        let tables = parts.iter().map(|p| p.tables.clone());
+        listeners.push(tables.fold(CompiledListener::default(), CompiledListener::or));
+        judged.extend(parts);
+    }
     let (report, diagnostics) = report::make(&compiler, &judged);
     Compiled {
-        listeners: judged.into_iter().map(|j| j.tables).collect(),
+        listeners,
         report,
         diagnostics,
     }
@@ -55,7 +86,11 @@ pub fn compile(mesh: &Mesh, policies: &[Policy], gateway: &Gateway, complete: bo
 
 /// Whether tables are compiled for a gateway at all.
 pub(super) fn enforceable(gateway: &Gateway) -> bool {
-    gateway.not_enforced.is_none() && gateway.client_address == ClientAddress::PacketSource
+    let read = matches!(
+        gateway.client_address,
+        ClientAddress::PacketSource | ClientAddress::ProxyHeader
+    );
+    gateway.not_enforced.is_none() && read
 }
 
 /// What the policies say at one place, for one family.
@@ -110,7 +145,32 @@ pub(super) struct JudgedListener<'a> {
     pub(super) dropped6: Rc<Set<u128>>,
 }
 
-type PlaceKey = Vec<(usize, bool, Vec<usize>)>;
+impl<'a> JudgedListener<'a> {
+    pub(super) fn new(listener: &'a Listener) -> Self {
+        Self {
+            listener,
+            tables: CompiledListener::default(),
+            no_rbac: false,
+            places: Vec::new(),
+            dropped4: Rc::new(Set::empty()),
+            dropped6: Rc::new(Set::empty()),
+        }
+    }
+}
+
+/// Which policies bear on a place, and how each of their rules reads there. Places with equal keys are judged alike.
+pub(super) type PlaceKey = Vec<(usize, bool, Vec<Reading>)>;
+
+/// The policies that bear on a place, by index.
+#[derive(Debug, Default)]
+pub(super) struct Bearing {
+    /// All that count and apply or may apply; whether they certainly apply.
+    pub(super) policies: Vec<(usize, bool)>,
+    /// ALLOW policies that certainly apply.
+    pub(super) allowing: Vec<usize>,
+    /// What may admit anything.
+    pub(super) holes: Vec<usize>,
+}
 
 #[derive(Clone, Debug)]
 struct Flat {
@@ -133,7 +193,8 @@ pub(super) struct Compiler<'a> {
     outcomes: Vec<Outcome>,
     ranks: BTreeMap<Outcome, Rank>,
     cache: Cache,
-    place_keys: BTreeMap<PlaceKey, usize>,
+    place_keys: BTreeMap<Vec<(usize, bool, Vec<usize>)>, usize>,
+    pub(super) matrices: proxy::Cache,
     flat: BTreeMap<Vec<usize>, Flat>,
 }
 
@@ -159,6 +220,7 @@ impl<'a> Compiler<'a> {
             ranks,
             cache: Cache::default(),
             place_keys: BTreeMap::new(),
+            matrices: proxy::Cache::default(),
             flat: BTreeMap::new(),
         }
     }
@@ -168,26 +230,63 @@ impl<'a> Compiler<'a> {
         self.complete && self.gateway.probe_sources_known
     }
 
-    fn listener(&mut self, listener: &'a Listener) -> JudgedListener<'a> {
-        let mut result = JudgedListener {
-            listener,
-            tables: CompiledListener::default(),
-            no_rbac: false,
-            places: Vec::new(),
-            dropped4: Rc::new(Set::empty()),
-            dropped6: Rc::new(Set::empty()),
-        };
+    /// Every outcome that refuses, in order of precedence: what ranks are indices of.
+    pub(super) fn outcomes(&self) -> &[Outcome] {
+        &self.outcomes
+    }
+
+    /// The places behind a listener, without those of receivers that have no RBAC or of which nothing is known.
+    pub(super) fn places(&self, listener: &'a Listener, sight: Sight, no_rbac: &mut bool) -> Vec<Place<'a>> {
+        let mut all = Vec::new();
         for receiver in &listener.receivers {
-            // A receiver of which nothing is known is treated as one without RBAC.
             let known = self.gateway.workloads.get(receiver.workload).is_some();
-            let Some(places) = Place::all(self.mesh, receiver).filter(|_| known) else {
-                result.no_rbac = true;
-                continue;
-            };
-            for place in places {
-                let judged = self.place(&place);
-                result.places.push((place, judged));
+            match Place::all(self.mesh, receiver, sight).filter(|_| known) {
+                Some(places) => all.extend(places),
+                None => *no_rbac = true,
             }
+        }
+        all
+    }
+
+    /// What bears on a place.
+    pub(super) fn at(&self, place: &Place<'_>) -> Bearing {
+        let mut bearing = Bearing::default();
+        let attached = self.attached.get(place.receiver.workload);
+        for (at, policy) in self.policies.iter().enumerate() {
+            let attached = attached.and_then(|a| a.get(at)).copied().unwrap_or(Tri::Unknown);
+            if attached == Tri::False || !counts(policy) {
+                continue;
+            }
+            let certain = attached == Tri::True;
+            if policy.undecodable.is_some() {
+                if policy.action != Action::Deny {
+                    bearing.holes.push(at);
+                }
+            } else if policy.action == Action::Allow && certain {
+                bearing.allowing.push(at);
+            }
+            bearing.policies.push((at, certain));
+        }
+        bearing
+    }
+
+    /// The key of a place.
+    pub(super) fn place_key(&self, place: &Place<'_>) -> PlaceKey {
+        let bearing = self.at(place);
+        let readings = |at: usize| {
+            let policy = self.policies.get(at).filter(|p| p.undecodable.is_none());
+            let rules = policy.map(|p| p.rules.as_slice()).unwrap_or_default();
+            rules.iter().map(|rule| rules::reading(rule, place)).collect()
+        };
+        let all = bearing.policies.into_iter();
+        all.map(|(at, certain)| (at, certain, readings(at))).collect()
+    }
+
+    fn listener(&mut self, listener: &'a Listener) -> JudgedListener<'a> {
+        let mut result = JudgedListener::new(listener);
+        for place in self.places(listener, Sight::Packet, &mut result.no_rbac) {
+            let judged = self.place(&place);
+            result.places.push((place, judged));
         }
         let speaks = result
             .places
@@ -210,6 +309,7 @@ impl<'a> Compiler<'a> {
         result.tables = CompiledListener {
             table4: Some(flat.table4),
             table6: Some(flat.table6),
+            ..CompiledListener::default()
         };
         (result.dropped4, result.dropped6) = (flat.dropped4, flat.dropped6);
         result
@@ -232,25 +332,16 @@ impl<'a> Compiler<'a> {
 
     /// The index of what the policies say at a place; equal places share it.
     fn place(&mut self, place: &Place<'_>) -> usize {
-        let mut key = PlaceKey::new();
+        let mut key = Vec::new();
         let mut rules = Vec::new();
-        let (mut allowing, mut holes) = (Vec::new(), Vec::new());
-        let attached = self.attached.get(place.receiver.workload);
-        for (at, policy) in self.policies.iter().enumerate() {
-            let attached = attached.and_then(|a| a.get(at)).copied().unwrap_or(Tri::Unknown);
-            if attached == Tri::False || !counts(policy) {
-                continue;
-            }
-            let certain = attached == Tri::True;
+        let Bearing {
+            policies,
+            allowing,
+            holes,
+        } = self.at(place);
+        for (at, certain) in policies {
             let mut numbers = Vec::new();
-            if policy.undecodable.is_some() {
-                if policy.action != Action::Deny {
-                    holes.push(at);
-                }
-            } else {
-                if policy.action == Action::Allow && certain {
-                    allowing.push(at);
-                }
+            if let Some(policy) = self.policies.get(at).filter(|p| p.undecodable.is_none()) {
                 for (index, rule) in policy.rules.iter().enumerate() {
                     let (number, sets) = self.cache.sets((at, index), policy.action, rule, place);
                     numbers.push(number);
@@ -282,7 +373,7 @@ impl<'a> Compiler<'a> {
         at
     }
 
-    fn side<A: Address>(
+    pub(super) fn side<A: Address>(
         &self,
         rules: &[JudgedRule],
         allowing: &[usize],
@@ -332,7 +423,9 @@ impl<'a> Compiler<'a> {
     }
 }
 
-fn refused_by_all<'s, A: Address + 's>(mut sides: impl Iterator<Item = &'s Side<A>>) -> Segments<A> {
+pub(super) fn refused_by_all<'s, A: Address + 's>(
+    mut sides: impl Iterator<Item = &'s Side<A>>,
+) -> Segments<A> {
     let first = sides
         .next()
         .map(|s| s.refused.clone())

@@ -3,7 +3,7 @@
 //! It shares nothing with the compiler but the decoded policies. The section numbers are those of `docs/reference/policy.md`'s sources: Istio's
 //! `pilot/pkg/security/authz/{builder,model}`, `pilot/pkg/model/policyattachment.go` and Envoy's RBAC engine.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use gwfilter_common::reason::Reason;
@@ -26,12 +26,74 @@ pub fn evaluate(
     complete: bool,
     source: IpAddr,
 ) -> Outcome {
+    let seen = Seen::Packet(source);
+    answer(
+        ClientAddress::PacketSource,
+        mesh,
+        policies,
+        gateway,
+        listener,
+        complete && gateway.probe_sources_known,
+        &seen,
+    )
+}
+
+/// A connection that begins with a PROXY header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The peer of the gateway's socket, where that is known to be the packet's source.
+    pub peer: Option<IpAddr>,
+    /// The source in the header.
+    pub client: IpAddr,
+    /// The destination in the header.
+    pub destination: SocketAddr,
+}
+
+/// As [`evaluate`], for a gateway that takes the client address from the PROXY header. The clients that are never refused are not looked at.
+#[must_use]
+pub fn evaluate_header(
+    mesh: &Mesh,
+    policies: &[Policy],
+    gateway: &Gateway,
+    listener: &Listener,
+    complete: bool,
+    header: &Header,
+) -> Outcome {
+    let seen = Seen::Header(*header);
+    answer(
+        ClientAddress::ProxyHeader,
+        mesh,
+        policies,
+        gateway,
+        listener,
+        complete && gateway.probe_sources_known,
+        &seen,
+    )
+}
+
+/// What there is to see of a connection.
+#[derive(Clone, Copy, Debug)]
+enum Seen {
+    /// A packet from this source, with no proxy in front.
+    Packet(IpAddr),
+    Header(Header),
+}
+
+fn answer(
+    mode: ClientAddress,
+    mesh: &Mesh,
+    policies: &[Policy],
+    gateway: &Gateway,
+    listener: &Listener,
+    default_deny: bool,
+    seen: &Seen,
+) -> Outcome {
     let pass = |reason| Outcome {
         verdict: Verdict::Pass,
         reason,
         rule: None,
     };
-    if gateway.not_enforced.is_some() || gateway.client_address != ClientAddress::PacketSource {
+    if gateway.not_enforced.is_some() || gateway.client_address != mode {
         return pass(Reason::NoPolicy);
     }
     // Every way in which the gateway may come to judge this connection.
@@ -57,7 +119,7 @@ pub fn evaluate(
                     receiver,
                     http,
                     tls: chain.tls,
-                    source,
+                    seen,
                 });
             }
         }
@@ -72,7 +134,6 @@ pub fn evaluate(
         return pass(Reason::NoPolicy);
     }
     // A drop must hold for all of them.
-    let default_deny = complete && gateway.probe_sources_known;
     let refusals: Option<Vec<Outcome>> = judges.iter().map(|j| j.refusal(policies, default_deny)).collect();
     refusals
         .and_then(|r| r.into_iter().min())
@@ -86,7 +147,7 @@ struct Judge<'a> {
     receiver: &'a Receiver,
     http: bool,
     tls: ChainTls,
-    source: IpAddr,
+    seen: &'a Seen,
 }
 
 impl Judge<'_> {
@@ -306,13 +367,34 @@ impl Judge<'_> {
         let has_one = match field.attribute {
             // An input that could not be read may hold what puts a proxy in front.
             Attribute::RemoteIp if self.mesh.unread => Tri::Unknown,
-            // No proxy in front: peer and client are the packet's source.
-            Attribute::SourceIp | Attribute::RemoteIp => known(self.source_in(&field.values)),
-            Attribute::DestinationPort => match &field.values {
-                Values::Ports(ports) => known(ports.contains(&self.receiver.port)),
+            Attribute::SourceIp => match self.seen {
+                Seen::Packet(source) => known(within(*source, &field.values)),
+                Seen::Header(header) => match header.peer {
+                    Some(peer) => known(within(peer, &field.values)),
+                    None => Tri::Unknown,
+                },
+            },
+            Attribute::RemoteIp => match self.seen {
+                // No proxy in front: the client is the packet's source too.
+                Seen::Packet(source) => known(within(*source, &field.values)),
+                Seen::Header(header) => known(within(header.client, &field.values)),
+            },
+            Attribute::DestinationPort | Attribute::DestinationIp
+                if self.mesh.unread && matches!(self.seen, Seen::Header(_)) =>
+            {
+                Tri::Unknown
+            }
+            Attribute::DestinationPort => match (&field.values, self.seen) {
+                (Values::Ports(ports), Seen::Packet(_)) => known(ports.contains(&self.receiver.port)),
+                (Values::Ports(ports), Seen::Header(header)) => {
+                    known(ports.contains(&header.destination.port()))
+                }
                 _ => Tri::Unknown,
             },
-            Attribute::DestinationIp => self.destination_in(&field.values),
+            Attribute::DestinationIp => match self.seen {
+                Seen::Packet(source) => self.destination_in(*source, &field.values),
+                Seen::Header(header) => known(within(header.destination.ip(), &field.values)),
+            },
             Attribute::Sni
                 if self.tls == ChainTls::Plain && field.values == (Values::Text { has_empty: false }) =>
             {
@@ -338,19 +420,12 @@ impl Judge<'_> {
         }
     }
 
-    fn source_in(&self, values: &Values) -> bool {
-        match values {
-            Values::Ranges(ranges) => ranges.iter().any(|range| inside(self.source, range)),
-            _ => false,
-        }
-    }
-
     /// The socket's local address is of the source's family; which of the pods' it is, is not known.
-    fn destination_in(&self, values: &Values) -> Tri {
+    fn destination_in(&self, source: IpAddr, values: &Values) -> Tri {
         let Values::Ranges(ranges) = values else {
             return Tri::Unknown;
         };
-        let same_family = |a: &IpAddr| a.is_ipv4() == self.source.is_ipv4();
+        let same_family = |a: &IpAddr| a.is_ipv4() == source.is_ipv4();
         let of_family: Vec<&IpNet> = ranges.iter().filter(|r| same_family(&r.addr())).collect();
         if of_family.is_empty() {
             return Tri::False;
@@ -376,6 +451,13 @@ impl Judge<'_> {
 
 fn known(value: bool) -> Tri {
     if value { Tri::True } else { Tri::False }
+}
+
+fn within(address: IpAddr, values: &Values) -> bool {
+    match values {
+        Values::Ranges(ranges) => ranges.iter().any(|range| inside(address, range)),
+        _ => false,
+    }
 }
 
 fn is_http_only(field: &Field) -> bool {

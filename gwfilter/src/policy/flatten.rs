@@ -78,6 +78,11 @@ impl<A: Address> Segments<A> {
         result
     }
 
+    /// The intervals in order.
+    pub(super) fn list(&self) -> &[(A, A, Rank)] {
+        &self.list
+    }
+
     /// Appends an interval that lies behind all others.
     fn push(&mut self, low: A, high: A, rank: Rank) {
         match self.list.last_mut() {

@@ -10,6 +10,7 @@ mod decode;
 pub mod evaluate;
 mod flatten;
 mod interval;
+mod proxy;
 mod report;
 mod rules;
 pub mod spec;
@@ -17,5 +18,5 @@ mod tri;
 pub mod value;
 
 pub use compile::{Compiled, CompiledListener, compile};
-pub use evaluate::evaluate;
+pub use evaluate::{evaluate, evaluate_header};
 pub use spec::{Policy, decode};

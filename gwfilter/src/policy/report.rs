@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::atoms::{Atom, Place};
+use super::atoms::{Atom, Place, Sight};
 use super::compile::{Compiler, Judged, JudgedListener, JudgedRule, Side, counts, enforceable};
 use super::interval::{Address, Set};
 use super::rules::Known;
@@ -87,6 +87,7 @@ fn reasons(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> Vec<Str
     let gateway = compiler.gateway;
     let mut why: Vec<String> = whole(gateway).into_iter().collect();
     why.extend(gateway.observe.iter().chain(&gateway.remarks).map(text));
+    why.extend(listeners.iter().filter_map(|l| l.tables.left.as_ref()).map(text));
     for listener in listeners.iter().filter(|l| l.no_rbac) {
         why.push(format!(
             "no-rbac: listener {} may be served by a chain that Envoy does not apply policies to (AUTO_PASSTHROUGH), or by pods of which nothing is known: \
@@ -114,10 +115,7 @@ fn whole(gateway: &Gateway) -> Option<String> {
         return Some(text(why));
     }
     let what = match gateway.client_address {
-        ClientAddress::PacketSource => return None,
-        ClientAddress::ProxyHeader => {
-            "the gateway takes the client address from the PROXY protocol header, not from the packet"
-        }
+        ClientAddress::PacketSource | ClientAddress::ProxyHeader => return None,
         ClientAddress::XForwardedFor => {
             "the gateway takes the client address from X-Forwarded-For, which is inside the HTTP request"
         }
@@ -170,6 +168,10 @@ fn figures(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> PrefixF
         }
         if let Some(table) = &listener.tables.table6 {
             count(Arc::as_ptr(table).cast(), table.len());
+        }
+        let matrices = [&listener.tables.matrix, &listener.tables.matrix_without_peer];
+        for matrix in matrices.into_iter().flatten() {
+            count(Arc::as_ptr(matrix).cast(), matrix.entries());
         }
     }
     figures
@@ -344,6 +346,9 @@ impl View<'_> {
 
     /// What the node cannot see of a rule here.
     fn explain(&self, policy: &Policy, rule: &JudgedRule, why: &mut BTreeSet<String>) {
+        if let Some(left) = &self.listener.tables.left {
+            why.insert(text(left));
+        }
         if self.listener.no_rbac {
             why.insert(format!(
                 "listener {} may also be served by a chain that policies do not apply to, so nothing is dropped there",
@@ -386,6 +391,7 @@ impl View<'_> {
 
     fn unseen(&self, field: &Field) -> String {
         let name = &field.name;
+        let headless = self.place.sight == (Sight::Header { peer: false });
         let port = self.place.receiver.port;
         let what = match field.attribute {
             Attribute::Request => "is in the HTTP request, which the node does not see",
@@ -401,6 +407,13 @@ impl View<'_> {
             }
             Attribute::RemoteIp => {
                 "is the client address, which some object in the input that cannot be read may make the gateway take from a header"
+            }
+            Attribute::SourceIp if headless => {
+                "is the load balancer's address as the gateway sees it, which is rewritten on the way by some destinations \
+                 (externalTrafficPolicy: Cluster)"
+            }
+            Attribute::DestinationPort => {
+                "is the port in the PROXY header, unless some object in the input that cannot be read changes that"
             }
             _ => "is data of another filter, which the node does not see",
         };
@@ -493,7 +506,8 @@ fn policy_report(
 
 /// Whether some destinations are not judged as their packets' sources are rewritten on the way.
 fn rewritten(gateway: &Gateway) -> bool {
-    gateway.rewritten.iter().any(|key| key.protocol == Protocol::Tcp)
+    gateway.client_address == ClientAddress::PacketSource
+        && gateway.rewritten.iter().any(|key| key.protocol == Protocol::Tcp)
 }
 
 /// What is dropped at the node is dropped at some destinations only.

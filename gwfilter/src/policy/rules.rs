@@ -1,9 +1,9 @@
-//! One rule at one place as sets of addresses: where it certainly matches and where it may match.
+//! One rule at one place as sets of addresses (or of numbered cells): where it certainly matches and where it may match.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::atoms::{Atom, Place};
+use super::atoms::{Atom, Input, Place};
 use super::interval::{Address, Set};
 use super::spec::{Action, Entry, Field, Rule, Values};
 use crate::gateway::model::Tri;
@@ -33,6 +33,16 @@ impl<A: Address> Known<A> {
                 maybe: Set::full(),
             },
         }
+    }
+
+    /// Everywhere.
+    pub(super) fn all() -> Self {
+        Self::fixed(Tri::True)
+    }
+
+    /// Nowhere.
+    pub(super) fn none() -> Self {
+        Self::fixed(Tri::False)
     }
 
     fn exact(set: Set<A>) -> Self {
@@ -65,7 +75,7 @@ pub(super) struct RuleSets {
 }
 
 /// What the rule's fields say at a place, in the rule's order: rules that read alike have equal sets.
-type Reading = Vec<Atom>;
+pub(super) type Reading = Vec<Atom>;
 
 /// The sets of rules, each computed once for each way in which a place can read it.
 #[derive(Debug, Default)]
@@ -82,48 +92,94 @@ impl Cache {
         rule: &Rule,
         place: &Place<'_>,
     ) -> (usize, Rc<RuleSets>) {
-        let entries = rule.from.iter().chain(&rule.to);
-        let fields = entries.flat_map(|e| &e.fields).chain(&rule.when);
-        let reading: Reading = fields.map(|field| Atom::read(field, place)).collect();
+        let reading = reading(rule, place);
         let number = self.known.len();
         let (number, sets) = self
             .known
             .entry((at.0, at.1, reading))
-            .or_insert_with_key(|(_, _, reading)| (number, Rc::new(sets(action, rule, reading, place))));
+            .or_insert_with(|| (number, Rc::new(sets(action, rule, place))));
         (*number, Rc::clone(sets))
     }
 }
 
-fn sets(action: Action, rule: &Rule, reading: &[Atom], place: &Place<'_>) -> RuleSets {
-    if !rule.faults.is_empty() {
-        return RuleSets {
-            v4: Known::fixed(Tri::Unknown),
-            v6: Known::fixed(Tri::Unknown),
-        };
+/// All fields of a rule in order.
+pub(super) fn fields(rule: &Rule) -> impl Iterator<Item = &Field> {
+    let entries = rule.from.iter().chain(&rule.to);
+    entries.flat_map(|e| &e.fields).chain(&rule.when)
+}
+
+/// How a rule reads at a place.
+pub(super) fn reading(rule: &Rule, place: &Place<'_>) -> Reading {
+    fields(rule).map(|field| Atom::read(field, place)).collect()
+}
+
+/// From what fields compare to sets.
+pub(super) trait Lift<A> {
+    /// Where an input has one of these values; `None` if that cannot be told.
+    fn set(&self, input: Input, values: &Values) -> Option<Set<A>>;
+    /// The answer of a field that has one for each family of the packet.
+    fn fixed(&self, v4: Tri, v6: Tri) -> Tri;
+}
+
+/// Sets of packet sources: without a proxy in front, the peer and the client are both that.
+struct Sources;
+
+impl<A: Address> Lift<A> for Sources {
+    fn set(&self, input: Input, values: &Values) -> Option<Set<A>> {
+        match (input, values) {
+            (Input::Peer | Input::Client, Values::Ranges(ranges)) => Some(Set::from_nets(ranges)),
+            _ => None,
+        }
     }
-    // Istio fails to generate an ALLOW rule of a TCP chain that has any field of HTTP, with all its sources and operations.
-    if action != Action::Deny && reading.contains(&Atom::Vanishes) {
-        return RuleSets {
-            v4: Known::fixed(Tri::False),
-            v6: Known::fixed(Tri::False),
-        };
-    }
-    RuleSets {
-        v4: family(rule, place),
-        v6: family(rule, place),
+
+    fn fixed(&self, v4: Tri, v6: Tri) -> Tri {
+        if A::BITS == 32 { v4 } else { v6 }
     }
 }
 
-fn family<A: Address>(rule: &Rule, place: &Place<'_>) -> Known<A> {
+/// Nothing can be told.
+pub(super) struct Unseen;
+
+impl<A: Address> Lift<A> for Unseen {
+    fn set(&self, _: Input, _: &Values) -> Option<Set<A>> {
+        None
+    }
+
+    fn fixed(&self, v4: Tri, v6: Tri) -> Tri {
+        if v4 == v6 { v4 } else { Tri::Unknown }
+    }
+}
+
+fn sets(action: Action, rule: &Rule, place: &Place<'_>) -> RuleSets {
+    RuleSets {
+        v4: known(action, rule, place, &Sources),
+        v6: known(action, rule, place, &Sources),
+    }
+}
+
+/// Where a rule matches.
+pub(super) fn known<A: Address>(
+    action: Action,
+    rule: &Rule,
+    place: &Place<'_>,
+    lift: &impl Lift<A>,
+) -> Known<A> {
+    if !rule.faults.is_empty() {
+        return Known::fixed(Tri::Unknown);
+    }
+    // Istio fails to generate an ALLOW rule of a TCP chain that has any field of HTTP, with all its sources and operations.
+    if action != Action::Deny && fields(rule).any(|f| Atom::read(f, place) == Atom::Vanishes) {
+        return Known::none();
+    }
     let any = |entries: &[Entry]| {
         if entries.is_empty() {
-            return Known::fixed(Tri::True);
+            return Known::all();
         }
         let all: Vec<Known<A>> = entries
             .iter()
             .map(|entry| {
                 if entry.unknown.is_empty() {
-                    every(&entry.fields, place)
+                    every(&entry.fields, place, lift)
                 } else {
                     Known::fixed(Tri::Unknown)
                 }
@@ -131,20 +187,20 @@ fn family<A: Address>(rule: &Rule, place: &Place<'_>) -> Known<A> {
             .collect();
         Known::any(&all)
     };
-    any(&rule.from).and(&any(&rule.to)).and(&every(&rule.when, place))
+    any(&rule.from)
+        .and(&any(&rule.to))
+        .and(&every(&rule.when, place, lift))
 }
 
-fn every<A: Address>(fields: &[Field], place: &Place<'_>) -> Known<A> {
-    fields.iter().fold(Known::fixed(Tri::True), |all, field| {
-        let one = match (Atom::read(field, place), &field.values) {
-            // Without a proxy in front, the peer and the client are both the packet's source.
-            (Atom::Address(_), Values::Ranges(ranges)) => {
-                let set = Set::from_nets(ranges);
-                Known::exact(if field.negated { set.not() } else { set })
-            }
-            (Atom::Fixed(v4, v6), _) => Known::fixed(if A::BITS == 32 { v4 } else { v6 }),
-            (Atom::Vanishes, _) => return all,
-            (Atom::Address(_), _) => Known::fixed(Tri::Unknown),
+fn every<A: Address>(fields: &[Field], place: &Place<'_>, lift: &impl Lift<A>) -> Known<A> {
+    fields.iter().fold(Known::all(), |all, field| {
+        let one = match Atom::read(field, place) {
+            Atom::Address(input) => match lift.set(input, &field.values) {
+                Some(set) => Known::exact(if field.negated { set.not() } else { set }),
+                None => Known::fixed(Tri::Unknown),
+            },
+            Atom::Fixed(v4, v6) => Known::fixed(lift.fixed(v4, v6)),
+            Atom::Vanishes => return all,
         };
         all.and(&one)
     })

@@ -171,7 +171,7 @@ impl Attribute {
 }
 
 /// The values of a field.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Values {
     /// Address ranges, host bits masked.
     Ranges(Vec<IpNet>),

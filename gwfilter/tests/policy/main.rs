@@ -4,6 +4,7 @@ mod attachment;
 #[path = "../support/policies.rs"]
 mod policies;
 mod properties;
+mod proxied;
 mod reference;
 mod rules;
 #[path = "../support/world.rs"]

@@ -151,6 +151,7 @@ pub(crate) fn gateway(listeners: Vec<Vec<Receiver>>) -> Gateway {
             .collect(),
         rewritten: Vec::new(),
         never_drop: Vec::new(),
+        trusted_proxies: None,
         probe_sources_known: true,
         not_enforced: None,
         observe: None,
