@@ -36,8 +36,12 @@ enum Kind {
     Mixed,
     /// What Istio's webhook refuses: such policies compile to less enforcement, and nothing but soundness is asked.
     Invalid,
-    /// The PROXY protocol brings the client's address. That mode is not enforced yet: nothing but soundness is asked.
-    Proxy,
+    /// The PROXY protocol brings the client's address; addresses and ports only.
+    ProxyAddressOnly,
+    /// The same with what the node does not see.
+    ProxyMixed,
+    /// The same with what Istio's webhook refuses.
+    ProxyInvalid,
 }
 
 impl Kind {
@@ -46,7 +50,9 @@ impl Kind {
         match self {
             Self::AddressOnly => 99_900,
             Self::Mixed => 97_500,
-            Self::Invalid | Self::Proxy => 0,
+            Self::ProxyAddressOnly => 99_900,
+            Self::ProxyMixed => 97_000,
+            Self::Invalid | Self::ProxyInvalid => 0,
         }
     }
 }
@@ -54,7 +60,9 @@ impl Kind {
 impl Set {
     fn kind(&self) -> Result<Kind> {
         match (self.mode.as_str(), self.invalid.is_empty(), self.ip_only) {
-            ("proxy", _, _) => Ok(Kind::Proxy),
+            ("proxy", false, _) => Ok(Kind::ProxyInvalid),
+            ("proxy", true, true) => Ok(Kind::ProxyAddressOnly),
+            ("proxy", true, false) => Ok(Kind::ProxyMixed),
             ("local", false, _) => Ok(Kind::Invalid),
             ("local", true, true) => Ok(Kind::AddressOnly),
             ("local", true, false) => Ok(Kind::Mixed),
@@ -171,7 +179,7 @@ fn envoy_lets_something_through_then_the_node_passes_and_most_refusals_are_dropp
         wrong.len(),
         wrong.join("\n")
     );
-    assert_eq!(counts.len(), 4);
+    assert_eq!(counts.len(), 6);
     for (kind, count) in &counts {
         let shown: Vec<&str> = count.left.iter().take(20).map(String::as_str).collect();
         assert!(

@@ -141,6 +141,9 @@ fn text(query: &Query, answer: &Answer, out: &mut impl Write) -> io::Result<()> 
     let word = if answer.verdict == "drop" { "DROP" } else { "pass" };
     writeln!(out, "{word}: {} ({})", headline(answer), answer.reason)?;
     writeln!(out, "  packet          {} -> {}", query.source, query.key())?;
+    if let Some((client, destination)) = query.proxy {
+        writeln!(out, "  PROXY header    {client} -> {destination}")?;
+    }
     writeln!(
         out,
         "  gateway         {}",
@@ -155,10 +158,11 @@ fn text(query: &Query, answer: &Answer, out: &mut impl Write) -> io::Result<()> 
         answer.policy.as_deref().unwrap_or("none decides")
     )?;
     if let Some(hook) = answer.hook {
-        writeln!(
-            out,
-            "  judged in       {hook} (tc where the card's driver has no XDP)"
-        )?;
+        let note = match hook {
+            "xdp" => " (tc where the card's driver has no XDP)",
+            _ => "",
+        };
+        writeln!(out, "  judged in       {hook}{note}")?;
     }
     for note in &answer.notes {
         writeln!(out, "  - {note}")?;
@@ -175,6 +179,11 @@ fn headline(answer: &Answer) -> &'static str {
         "not-a-gateway" => "the destination is no gateway's",
         "no-policy" => "no policy speaks of this destination",
         "left-to-gateway" => "left to the gateway",
+        "no-header" => "no PROXY header to judge",
+        "header-invalid" => "the gateway refuses such a PROXY header itself",
+        "untrusted-proxy" => {
+            "nothing that the node can see refuses it, but the header comes from a peer that is not listed"
+        }
         "odd-source" => "such a source is not judged",
         _ => "nothing that the node can see refuses it",
     }

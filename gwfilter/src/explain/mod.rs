@@ -6,13 +6,12 @@
 
 mod notes;
 mod query;
+mod segments;
 mod verify;
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use gwfilter_common::decide::{Action, Decision, decide};
-use gwfilter_common::packet::Packet;
 use gwfilter_common::read::SliceReader;
 use gwfilter_common::reason::Reason;
 use serde::Serialize;
@@ -20,12 +19,12 @@ use serde::Serialize;
 pub use query::{Query, QueryError};
 pub use verify::{Disagreement, Verified};
 
+use crate::desired::ProxyTables;
 use crate::gateway::model::{Gateway, Protocol};
 use crate::pipeline::{Built, Owner};
 use crate::plan::{Image, Names, PlanError, Planner, Settings};
-
-/// The source port of the packets that are built; no verdict depends on it.
-const CLIENT_PORT: u16 = 40_000;
+use crate::policy;
+use segments::Beginnings;
 
 /// The answer for one packet. Names and order of the fields are a public contract.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -92,7 +91,7 @@ impl Explainer {
         &self.built
     }
 
-    /// What happens to the first packet of a connection.
+    /// What happens to the first packet of a connection; where a PROXY header counts, to the first segment of its stream.
     ///
     /// # Errors
     /// The query describes no packet, or tables and evaluator differ.
@@ -121,24 +120,37 @@ impl Explainer {
             reason: reason.name(),
             gateway: gateway.map(Gateway::id),
             policy: self.rule(&decision, query, owners).map(|r| r.to_string()),
-            hook: judged.then_some("xdp"),
+            hook: judged.then_some(if self.in_tc(query) { "tc" } else { "xdp" }),
             client_address: gateway.map(|g| g.client_address.name()),
             notes: self.notes(query, &decision, owners),
         })
     }
 
-    /// What the kernel would do with a packet that opens a connection.
+    /// Whether the destination is judged in TC even where XDP is attached.
+    fn in_tc(&self, query: &Query) -> bool {
+        let target = self.built.desired.tuples.get(&query.key());
+        target.is_some_and(|t| t.reset || t.proxy().is_some())
+    }
+
+    /// What the kernel would do with the packet that opens a connection; or, if that passes and a PROXY header counts there, with the
+    /// segment that carries it.
     fn decide(&self, query: &Query) -> Result<Decision, QueryError> {
-        let source = SocketAddr::new(query.source, CLIENT_PORT);
-        let packet = match query.protocol {
-            Protocol::Tcp => Packet::syn(source, query.dest),
-            Protocol::Udp => Packet::udp(source, query.dest),
-        };
-        let frame = packet.build().ok_or(QueryError::Families {
-            source_ip: query.source,
-            dest: query.dest,
-        })?;
-        Ok(decide(&SliceReader(frame.bytes()), &self.image, &()))
+        let streams = Beginnings::default();
+        let opening = segments::opening(query)?;
+        let decision = decide(&SliceReader(opening.bytes()), &self.image, &streams);
+        if decision.action == Action::Drop || self.by_header(query).is_none() {
+            return Ok(decision);
+        }
+        Ok(match segments::first(query)? {
+            Some(first) => decide(&SliceReader(first.bytes()), &self.image, &streams),
+            None => decision,
+        })
+    }
+
+    /// The tables of a destination where a PROXY header counts.
+    fn by_header(&self, query: &Query) -> Option<&Arc<ProxyTables>> {
+        let target = self.built.desired.tuples.get(&query.key())?;
+        target.proxy().filter(|_| query.protocol == Protocol::Tcp)
     }
 
     /// The rule that refuses, or would.
@@ -146,7 +158,7 @@ impl Explainer {
         let refuses = decision.action == Action::Drop || decision.would_drop;
         let named = self.names.rules.get(&decision.rule).cloned();
         // More rules than counters: the table does not name it, the evaluator does.
-        let evaluated = || self.evaluate(*owners.first()?, query.source)?.rule;
+        let evaluated = || self.evaluate(*owners.first()?, query)?.rule;
         if refuses { named.or_else(evaluated) } else { None }
     }
 
@@ -156,7 +168,7 @@ impl Explainer {
     }
 
     /// The reference evaluator's outcome at one listener.
-    fn evaluate(&self, owner: Owner, source: IpAddr) -> Option<crate::desired::Outcome> {
+    fn evaluate(&self, owner: Owner, query: &Query) -> Option<crate::desired::Outcome> {
         let (gateway, listener) = self.owner(owner)?;
         let Built {
             mesh,
@@ -164,8 +176,21 @@ impl Explainer {
             complete,
             ..
         } = &self.built;
-        Some(crate::policy::evaluate(
-            mesh, policies, gateway, listener, *complete, source,
+        if self.by_header(query).is_none() {
+            let source = query.source;
+            return Some(policy::evaluate(
+                mesh, policies, gateway, listener, *complete, source,
+            ));
+        }
+        let (client, destination) = query.proxy?;
+        let tuple = listener.tuples.iter().find(|t| t.key == query.key())?;
+        let header = policy::evaluate::Header {
+            peer: tuple.peer_known.then_some(query.source),
+            client: client.ip(),
+            destination,
+        };
+        Some(policy::evaluate_header(
+            mesh, policies, gateway, listener, *complete, &header,
         ))
     }
 }

@@ -6,7 +6,7 @@ use gwfilter_common::decide::{Action, Decision};
 use gwfilter_common::reason::Reason;
 
 use super::{Explainer, Query};
-use crate::gateway::model::Protocol;
+use crate::gateway::model::{ClientAddress, Protocol};
 use crate::pipeline::Owner;
 use crate::report::EnforcedAt;
 
@@ -32,7 +32,7 @@ impl Explainer {
                 listener.name,
                 gateway.id()
             ));
-            if query.proxy.is_some() {
+            if query.proxy.is_some() && gateway.client_address != ClientAddress::ProxyHeader {
                 notes.push(
                     "the PROXY header was not looked at: this gateway takes the client address from the packet's source".to_owned(),
                 );
@@ -48,8 +48,15 @@ impl Explainer {
         let target = self.built.desired.tuples.get(&key);
         match decision.reason {
             Reason::DeniedByRule | Reason::NoRuleAllows if decision.action == Action::Drop => {
-                notes.push("the gateway would refuse it too (403, or a closed connection); refused at the node, the client sees a timeout".to_owned());
-                if target.is_some_and(|t| t.node_address) {
+                let sees = if target.is_some_and(|t| t.reset) {
+                    "the connection is reset on both sides"
+                } else {
+                    "the client sees a timeout"
+                };
+                notes.push(format!(
+                    "the gateway would refuse it too (403, or a closed connection); refused at the node, {sees}"
+                ));
+                if target.is_some_and(|t| t.node_address && t.proxy().is_none()) {
                     notes.push(
                         "only packets that open a connection are dropped: on an address of the node others may be replies to it".to_owned(),
                     );
@@ -62,6 +69,18 @@ impl Explainer {
             Reason::LeftToGateway => notes.push("UDP is never dropped: a QUIC connection may change its address".to_owned()),
             Reason::NeverDropSource => notes.push(
                 "the source is one that is never dropped (node, pod, health probe or never-drop); the gateway judges it".to_owned(),
+            ),
+            Reason::NoHeader => notes.push(
+                "the client stands in a PROXY header, and none is asked for: what opens a connection passes, and so does what carries no header; \
+                 name one (--proxy-source and --proxy-dest, or proxy_source and proxy_dest)"
+                    .to_owned(),
+            ),
+            Reason::HeaderInvalid => {
+                notes.push("the gateway refuses a connection with such a header itself".to_owned());
+            }
+            Reason::UntrustedProxy => notes.push(
+                "the header does not come from one of gwfilter.io/trusted-proxies; the gateway takes it all the same, so it passes and is counted"
+                    .to_owned(),
             ),
             Reason::OddSource => {
                 notes.push("a loopback, unspecified or multicast source is not judged at the node".to_owned());

@@ -41,6 +41,16 @@ pub enum QueryError {
     /// One half of a PROXY header.
     #[error("proxy_source and proxy_dest belong together: state both or none")]
     HalfProxy,
+    /// No header has addresses of two families.
+    #[error(
+        "proxy_source {client} and proxy_dest {dest} are of different families (a v4-mapped address is an IPv6 address)"
+    )]
+    HeaderFamilies {
+        /// Source.
+        client: SocketAddr,
+        /// Destination.
+        dest: SocketAddr,
+    },
     /// No packet has addresses of two families.
     #[error(
         "source {source_ip} and destination {dest} are of different families (a v4-mapped address is an IPv6 address)"
@@ -101,13 +111,18 @@ impl Query {
     /// A query whose parts fit together.
     ///
     /// # Errors
-    /// [`QueryError::Families`].
+    /// [`QueryError::Families`] and [`QueryError::HeaderFamilies`].
     pub fn new(
         source: IpAddr,
         dest: SocketAddr,
         protocol: Protocol,
         proxy: Option<(SocketAddr, SocketAddr)>,
     ) -> Result<Self, QueryError> {
+        if let Some((client, dest)) = proxy
+            && client.is_ipv4() != dest.is_ipv4()
+        {
+            return Err(QueryError::HeaderFamilies { client, dest });
+        }
         if source.is_ipv4() == dest.is_ipv4() {
             Ok(Self {
                 source,
@@ -167,6 +182,10 @@ mod tests {
             (
                 r#"{"source":"10.0.0.1","dest":"192.0.2.1:80","proxy_source":"10.0.0.2:1"}"#,
                 "belong together",
+            ),
+            (
+                r#"{"source":"10.0.0.1","dest":"192.0.2.1:80","proxy_source":"10.0.0.2:1","proxy_dest":"[::1]:1"}"#,
+                "proxy_dest [::1]:1 are of different families",
             ),
             (
                 r#"{"source":"::ffff:10.0.0.1","dest":"192.0.2.1:80"}"#,

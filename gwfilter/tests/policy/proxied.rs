@@ -29,6 +29,7 @@ fn cases() -> u64 {
 }
 
 /// The longest prefix, tried one after the other.
+#[expect(clippy::indexing_slicing, reason = "three axes of addresses")]
 fn class(matrix: &Matrix, axis: usize, address: IpAddr) -> u16 {
     let four = [&matrix.peers4, &matrix.clients4, &matrix.dests4];
     let six = [&matrix.peers6, &matrix.clients6, &matrix.dests6];
@@ -101,6 +102,7 @@ impl Headers {
         }
     }
 
+    #[expect(clippy::indexing_slicing, reason = "a world has sources")]
     fn address(&mut self, like: Option<IpAddr>) -> IpAddr {
         loop {
             let address = self.addresses[self.rng.random_range(0..self.addresses.len())];
@@ -110,6 +112,7 @@ impl Headers {
         }
     }
 
+    #[expect(clippy::indexing_slicing, reason = "an index into a constant")]
     fn next(&mut self) -> (IpAddr, Header) {
         let source = self.address(None);
         let client = self.address(None);
@@ -187,6 +190,7 @@ fn proxied(policies: Vec<Value>) -> World {
     }
 }
 
+#[expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "constants of this file")]
 fn ask(
     world: &World,
     policies: &[Policy],

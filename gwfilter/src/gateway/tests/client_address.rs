@@ -24,7 +24,9 @@ fn mode(manifests: &str) -> (ClientAddress, Option<&'static str>) {
 }
 
 const PACKET: (ClientAddress, Option<&str>) = (ClientAddress::PacketSource, None);
-const PROXY: (ClientAddress, Option<&str>) = (ClientAddress::ProxyHeader, Some("proxy-header-not-enforced"));
+const PROXY: (ClientAddress, Option<&str>) = (ClientAddress::ProxyHeader, None);
+const ONE_SIDED: (ClientAddress, Option<&str>) =
+    (ClientAddress::ProxyHeader, Some("proxy-header-not-enforced"));
 const FORWARDED: (ClientAddress, Option<&str>) =
     (ClientAddress::XForwardedFor, Some("x-forwarded-for-not-enforced"));
 
@@ -220,13 +222,13 @@ fn plugins_before_authorization_then_in_doubt() {
 fn cloud_annotation_then_proxy_header_with_a_remark() {
     let service = annotated("service.beta.kubernetes.io/aws-load-balancer-proxy-protocol: \"*\"");
     let gateway = one(find_in(&format!("{service}{NODE}")));
-    assert_eq!((gateway.client_address, why(&gateway)), PROXY);
+    assert_eq!((gateway.client_address, why(&gateway)), ONE_SIDED);
     assert_eq!(remarks(&gateway), ["proxy-header-one-sided"]);
     // The same through an IstioOperator, as on Istio's page.
     let operator = "apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nmetadata: {name: o, namespace: \
                     istio-system}\nspec: {components: {ingressGateways: [{name: istio-ingressgateway, k8s: \
                     {serviceAnnotations: {service.beta.kubernetes.io/aws-load-balancer-proxy-protocol: \"*\"}}}]}}\n---\n";
-    assert_eq!(mode(&format!("{SERVICE}{NODE}{operator}")), PROXY);
+    assert_eq!(mode(&format!("{SERVICE}{NODE}{operator}")), ONE_SIDED);
     let overlay = with(
         operator,
         "k8s: {",
