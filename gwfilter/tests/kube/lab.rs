@@ -256,6 +256,32 @@ impl Lab {
         self.site.router.nft(&rules).expect("cut");
     }
 
+    /// Cuts the connections that the node has to the API server now, silently; how many.
+    pub(crate) fn cut_connections(&self) -> usize {
+        let server = xtask::cluster::API_V4;
+        let lines = self
+            .site
+            .node
+            .run("ss", &["-Htn", "state", "established", "dst", server])
+            .expect("a list of connections");
+        let port = |line: &str| {
+            let local = line.split_whitespace().nth(2)?;
+            local.rsplit_once(':').map(|(_, port)| port.to_owned())
+        };
+        let ports: Vec<String> = lines.lines().filter_map(port).collect();
+        let set = ports.join(", ");
+        let rules = format!(
+            "table ip cut {{ chain forward {{
+               type filter hook forward priority 0
+               ip daddr {server} tcp sport {{ {set} }} drop
+               ip saddr {server} tcp dport {{ {set} }} drop
+             }}
+             }}"
+        );
+        self.site.router.nft(&rules).expect("cut");
+        ports.len()
+    }
+
     /// Mends what [`Lab::cut`] cut.
     pub(crate) fn mend(&self) {
         self.site.router.nft("delete table ip cut").expect("mended");
