@@ -69,6 +69,8 @@ pub struct Built {
     pub unjudged: BTreeMap<TupleKey, Unjudged>,
     /// Whether all input could be read; if not, no default-deny is enforced.
     pub complete: bool,
+    /// Listeners whose default-deny is only counted ([`CompiledListener::observe`]).
+    pub withheld: BTreeSet<Owner>,
 }
 
 /// From objects to a generation.
@@ -110,6 +112,7 @@ fn assemble(
         reports.push(compiled.report);
         tables.push(compiled.listeners);
     }
+    let withheld = withheld(&tables);
     let settled = Claims {
         gateways: &gateways,
         tables: &tables,
@@ -129,7 +132,17 @@ fn assemble(
         owners: settled.owners,
         unjudged: settled.unjudged,
         complete,
+        withheld,
     }
+}
+
+fn withheld(tables: &[Vec<CompiledListener>]) -> BTreeSet<Owner> {
+    let mut withheld = BTreeSet::new();
+    for (gateway, listeners) in tables.iter().enumerate() {
+        let observed = listeners.iter().enumerate().filter(|(_, tables)| tables.observe);
+        withheld.extend(observed.map(|(listener, _)| Owner { gateway, listener }));
+    }
+    withheld
 }
 
 /// Sorted by severity, object and code, without repetitions.
@@ -238,7 +251,9 @@ impl<'a> Claims<'a> {
                 table6: first.tables.and_then(|t| t.table6.clone()),
                 never4,
                 never6,
-                observe: self.observe || claims.iter().any(|c| c.gateway.observe.is_some()),
+                observe: self.observe
+                    || claims.iter().any(|c| c.gateway.observe.is_some())
+                    || claims.iter().any(|c| c.tables.is_some_and(|t| t.observe)),
                 node_address: claims.iter().any(|c| c.node_address),
             };
             settled.desired.tuples.insert(key, target);

@@ -131,7 +131,7 @@ impl Enforcer {
         tables: &mut impl Apply,
     ) -> Result<(), EnforceError> {
         let built = pipeline::build(&index.snapshot(), facts, &self.settings);
-        self.tell(&built);
+        self.tell_findings(&built);
         let plan = match self.bring(&built.desired, tables) {
             Ok(plan) => plan,
             Err(e) => {
@@ -139,6 +139,7 @@ impl Enforcer {
                 return Err(e);
             }
         };
+        self.tell_gateways(&built);
         self.tell_plan(&plan, &built);
         Ok(())
     }
@@ -177,7 +178,7 @@ impl Enforcer {
     }
 
     /// Logs findings that appeared and went.
-    fn tell(&mut self, built: &Built) {
+    fn tell_findings(&mut self, built: &Built) {
         let news = self.diagnostics.update(built.diagnostics.iter().cloned());
         for d in news.new {
             let (code, object, message) = (d.code, &d.object, &d.message);
@@ -190,6 +191,10 @@ impl Enforcer {
         for d in news.over {
             info!(code = d.code, object = %d.object, "finding is over");
         }
+    }
+
+    /// Logs what became of gateways. Said once it is so: not before the kernel's tables say it too.
+    fn tell_gateways(&mut self, built: &Built) {
         let state = |r: &GatewayReport| (r.name.clone(), r.enforced, r.why.clone());
         let news = self.gateways.update(built.reports.iter().map(state));
         for (name, _, _) in &news.over {
@@ -208,6 +213,9 @@ impl Enforcer {
                 info!(gateway = name, why, "gateway is enforced");
             } else if *enforced {
                 warn!(gateway = name, why, "gateway is enforced in part");
+            } else if why.starts_with("no-local-endpoint: ") {
+                // As on most nodes of a cluster: nothing to mend.
+                info!(gateway = name, why, "gateway is not enforced");
             } else {
                 warn!(gateway = name, why, "gateway is not enforced");
             }
@@ -334,9 +342,20 @@ spec:
     #[tokio::test(start_paused = true)]
     async fn a_failure_keeps_the_generation_and_is_repeated_ever_more_slowly_until_it_works() {
         let (mut enforcer, mut fake) = (enforcer(), Fake::default());
+        fake.fails = true;
+        enforcer.try_enforce(&index(&policy("198.51.100.7")), &facts(), &mut fake);
+        let said = |enforcer: &mut Enforcer| enforcer.gateways.update(Vec::new()).over.len();
+        assert_eq!(
+            said(&mut enforcer),
+            0,
+            "nothing is enforced, so nothing is said to be"
+        );
+        fake.fails = false;
         enforcer
             .enforce(&index(&policy("198.51.100.7")), &facts(), &mut fake)
             .unwrap();
+        assert_eq!(said(&mut enforcer), 1);
+        enforcer.retry = None;
         let (generation, names) = (enforcer.planner.generation(), enforcer.names().clone());
         assert_eq!(generation, 1);
 

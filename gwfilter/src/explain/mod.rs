@@ -162,10 +162,17 @@ impl Explainer {
             mesh,
             policies,
             complete,
+            withheld,
             ..
         } = &self.built;
-        Some(crate::policy::evaluate(
-            mesh, policies, gateway, listener, *complete, source,
+        let default_deny = withheld.contains(&owner) || (*complete && gateway.probe_sources_known);
+        Some(crate::policy::evaluate_with(
+            mesh,
+            policies,
+            gateway,
+            listener,
+            default_deny,
+            source,
         ))
     }
 }

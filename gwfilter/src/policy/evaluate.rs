@@ -26,6 +26,20 @@ pub fn evaluate(
     complete: bool,
     source: IpAddr,
 ) -> Outcome {
+    let default_deny = complete && gateway.probe_sources_known;
+    evaluate_with(mesh, policies, gateway, listener, default_deny, source)
+}
+
+/// As [`evaluate`], with default-deny or without it, whatever the gateway says of health probes.
+#[must_use]
+pub fn evaluate_with(
+    mesh: &Mesh,
+    policies: &[Policy],
+    gateway: &Gateway,
+    listener: &Listener,
+    default_deny: bool,
+    source: IpAddr,
+) -> Outcome {
     let pass = |reason| Outcome {
         verdict: Verdict::Pass,
         reason,
@@ -72,7 +86,6 @@ pub fn evaluate(
         return pass(Reason::NoPolicy);
     }
     // A drop must hold for all of them.
-    let default_deny = complete && gateway.probe_sources_known;
     let refusals: Option<Vec<Outcome>> = judges.iter().map(|j| j.refusal(policies, default_deny)).collect();
     refusals
         .and_then(|r| r.into_iter().min())

@@ -17,5 +17,5 @@ mod tri;
 pub mod value;
 
 pub use compile::{Compiled, CompiledListener, compile};
-pub use evaluate::evaluate;
+pub use evaluate::{evaluate, evaluate_with};
 pub use spec::{Policy, decode};
