@@ -61,6 +61,8 @@ pub(super) struct Enforcer {
     uncounted: Told<Arc<str>>,
     /// There was no gateway at the last look, and that was told.
     idle: bool,
+    /// What was compiled last.
+    built: Option<Built>,
 }
 
 impl Enforcer {
@@ -77,7 +79,22 @@ impl Enforcer {
             gateways: Told::default(),
             uncounted: Told::default(),
             idle: false,
+            built: None,
         }
+    }
+
+    /// What was compiled last, whether or not it is in force.
+    pub(super) const fn built(&self) -> Option<&Built> {
+        self.built.as_ref()
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.planner.generation()
+    }
+
+    /// Why the wanted generation is not in force, if it is not.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
     pub(super) fn names(&self) -> &Names {
@@ -132,16 +149,16 @@ impl Enforcer {
     ) -> Result<(), EnforceError> {
         let built = pipeline::build(&index.snapshot(), facts, &self.settings);
         self.tell_findings(&built);
-        let plan = match self.bring(&built.desired, tables) {
-            Ok(plan) => plan,
-            Err(e) => {
-                self.withdraw(&built.desired, tables);
-                return Err(e);
+        let outcome = self.bring(&built.desired, tables);
+        match &outcome {
+            Ok(plan) => {
+                self.tell_gateways(&built);
+                self.tell_plan(plan, &built);
             }
-        };
-        self.tell_gateways(&built);
-        self.tell_plan(&plan, &built);
-        Ok(())
+            Err(_) => self.withdraw(&built.desired, tables),
+        }
+        self.built = Some(built);
+        outcome.map(|_| ())
     }
 
     /// Plans, applies, commits.

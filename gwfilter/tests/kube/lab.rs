@@ -295,6 +295,22 @@ impl Lab {
             .expect("unloaded")
     }
 
+    /// `gwfilter status` on the node says so of the agent, and names the gateway and what is attached.
+    #[track_caller]
+    pub(crate) fn status(&self, agent: &str) {
+        let state = self.host().disk.join("var/lib/gwfilter").display().to_string();
+        let words = ["status", "-o", "json", "--state-dir", &state];
+        let said = self.site.node.run(&binary().display().to_string(), &words);
+        let said: Value = serde_json::from_str(&said.expect("a status")).expect("JSON");
+        assert_eq!(said["agent"], agent, "{said}");
+        assert_eq!(
+            said["last"]["gateways"][0]["name"], "istio-system/istio-ingressgateway",
+            "{said}"
+        );
+        let attached = said["attached"].as_array().map(Vec::len);
+        assert_eq!(attached, Some(usize::from(agent == "running")), "{said}");
+    }
+
     /// Whether the kernel shows a program at the node's card.
     pub(crate) fn attached(&self) -> bool {
         self.site

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use xtask::http::{self, Answer};
-use xtask::site::Client;
+use xtask::site::{Client, NODE};
 
 use crate::lab::{A, Lab, SOON, vip};
 
@@ -23,6 +23,23 @@ fn the_daemonset_deleted_then_nothing_is_left_in_the_kernel() {
     assert!(!lab.attached(), "{}", agent.process.tail());
     lab.let_in(&agent, Client::A, vip());
     assert_eq!(lab.unload().trim(), "nothing to remove");
+}
+
+#[test]
+fn the_node_no_longer_selected_then_nothing_is_left_in_the_kernel() {
+    let lab = Lab::new();
+    let mut agent = lab.start();
+    lab.policy("DENY", &[A]);
+    lab.refused(&agent, Client::A, vip());
+    lab.status("running");
+    lab.kubectl(&["label", "node", NODE, "kubernetes.io/os=other", "--overwrite"]);
+    agent.process.signal(Signal::SIGTERM).expect("told to end");
+    let status = agent.process.wait_exit(SOON).expect("ended");
+    assert!(status.success(), "{status}:\n{}", agent.process.tail());
+    let log = agent.process.tail();
+    assert!(log.contains("no longer selects this node"), "{log}");
+    assert!(!lab.attached(), "{log}");
+    lab.status("not-running");
 }
 
 #[test]
