@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use ipnet::IpNet;
 
@@ -38,7 +38,7 @@ pub struct Args {
     /// Interface to serve; may be repeated. Without it: every card that is up and every device with a default route
     #[arg(long, value_name = "NAME")]
     interface: Vec<String>,
-    /// Name of this node in the cluster or the manifests; without it, a node that runs every gateway pod
+    /// Name of this node, needed in a cluster; with manifests, without it, a node that runs every gateway pod of them
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: Option<String>,
     /// What becomes of enforcement when the agent ends; auto: Ctrl-C takes it off, SIGTERM keeps it
@@ -141,18 +141,21 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         LogFormatArg::Json => LogFormat::Json,
     };
     telemetry::init(log_format);
+    let node = args.node.filter(|node| !node.is_empty());
     let from = match args.from {
         Some(origin) => From::Files(origin),
         None => From::Cluster(kube::Settings {
             kubeconfig: args.kubeconfig,
-            node: args.node.clone(),
+            node: node
+                .clone()
+                .context("in a cluster, --node (or NODE_NAME) has to say which node this is")?,
             mesh_config_map: args.mesh_configmap,
         }),
     };
     let outcome = agent::run(Settings {
         from,
         interfaces: args.interface,
-        node: args.node,
+        node,
         on_exit: match args.on_exit {
             OnExitArg::Auto => OnExit::Auto,
             OnExitArg::Keep => OnExit::Keep,

@@ -30,8 +30,8 @@ const WAITING: usize = 1024;
 pub struct Settings {
     /// `--kubeconfig`; without it, the service account of the pod.
     pub kubeconfig: Option<PathBuf>,
-    /// `--node`: only its pods are watched. `None`: all.
-    pub node: Option<String>,
+    /// `--node`: of gateways, only its pods are watched.
+    pub node: String,
     /// `--mesh-configmap`: namespace and name of the ConfigMap with the mesh configuration.
     pub mesh_config_map: (String, String),
 }
@@ -104,7 +104,7 @@ pub async fn open(settings: &Settings) -> Result<Watches, ConfigError> {
     let client = config::client(settings.kubeconfig.as_deref()).await?;
     let (sender, receiver) = mpsc::channel(WAITING);
     let (namespace, name) = &settings.mesh_config_map;
-    let all = kinds::all(settings.node.as_deref(), (namespace, name));
+    let all = kinds::all(&settings.node, (namespace, name));
     let subject = |watched: &kinds::Watched| (watched.source.clone(), watched.subject());
     let sources = all.iter().map(subject).collect();
     for watched in all {
