@@ -96,8 +96,10 @@ fn conclude(
             let signs = || evidence.forwarded_for.iter().chain(&evidence.proxy_header);
             if let Some((sign, _)) = signs().find(|(_, certain)| *certain) {
                 let text = format!(
-                    "gwfilter.io/client-address says packet-source, but {sign}: policies there judge another address. \
-                     Change the one that is wrong"
+                    "gwfilter.io/client-address says packet-source, which is what this node sees, but {sign}, so the gateway \
+                     sees another address: they do not agree. Take that setting away and restart the gateway's pods, or take \
+                     the annotation away{}",
+                    annotation_off(candidate)
                 );
                 found.mode = ClientAddress::Unknown;
                 found.diagnostics.push(Diagnostic::error(
@@ -130,6 +132,7 @@ fn conclude(
                 candidate,
                 stated,
                 "gwfilter.io/client-address says so",
+                true,
             ));
         }
         None => {
@@ -137,7 +140,8 @@ fn conclude(
                 found.mode = ClientAddress::Unknown;
                 let mend = state_it(candidate);
                 let text = format!(
-                    "{}. If the packet's source is what your policies mean, {mend}",
+                    "{}. So it is not known whether the gateway judges the address that this node sees, the packet's \
+                     source. If it does, {mend}",
                     doubt.text
                 );
                 found.not_enforced = Some(Why {
@@ -147,16 +151,18 @@ fn conclude(
             } else if let Some((sign, _)) = evidence.forwarded_for.first() {
                 // With both, X-Forwarded-For wins (Istio's page on network topologies).
                 found.mode = ClientAddress::XForwardedFor;
-                found.not_enforced = Some(unsupported(candidate, ClientAddress::XForwardedFor, sign));
+                found.not_enforced = Some(unsupported(candidate, ClientAddress::XForwardedFor, sign, false));
             } else if let Some((sign, _)) = evidence.proxy_header.first() {
                 found.mode = ClientAddress::ProxyHeader;
-                found.not_enforced = Some(unsupported(candidate, ClientAddress::ProxyHeader, sign));
+                found.not_enforced = Some(unsupported(candidate, ClientAddress::ProxyHeader, sign, false));
             } else if let Some(sign) = cloud_sign(world, candidate, siblings) {
                 found.mode = ClientAddress::ProxyHeader;
                 let sign = format!("{sign}, so the load balancer writes a PROXY header");
-                found.not_enforced = Some(unsupported(candidate, ClientAddress::ProxyHeader, &sign));
+                found.not_enforced = Some(unsupported(candidate, ClientAddress::ProxyHeader, &sign, false));
                 let text = "the load balancer is told to write a PROXY header, but nothing here tells the gateway to \
-                            read it: set gatewayTopology.proxyProtocol, or the gateway refuses every connection";
+                            read it, so it takes the header for a part of the request and refuses that as malformed. Tell it: on the pod template \
+                            proxy.istio.io/config: '{\"gatewayTopology\":{\"proxyProtocol\":{}}}', and restart the pods; or \
+                            take the load balancer's annotation away";
                 found.remarks.push(Why {
                     code: "proxy-header-one-sided",
                     text: text.to_owned(),
@@ -175,7 +181,7 @@ fn reference(candidate: &Candidate<'_>) -> crate::diagnostic::ObjectRef {
 fn state_it(candidate: &Candidate<'_>) -> String {
     match candidate.service {
         Some(service) => format!(
-            "state it: kubectl -n {} annotate service {} gwfilter.io/client-address=packet-source",
+            "state it: kubectl -n {} annotate --overwrite service {} gwfilter.io/client-address=packet-source",
             service.meta.namespace, service.meta.name
         ),
         None => "state it: put the annotation gwfilter.io/client-address: packet-source on the pod template"
@@ -183,20 +189,41 @@ fn state_it(candidate: &Candidate<'_>) -> String {
     }
 }
 
-fn unsupported(candidate: &Candidate<'_>, mode: ClientAddress, sign: &str) -> Why {
-    let (code, what) = match mode {
+/// The command that takes the annotation off.
+fn annotation_off(candidate: &Candidate<'_>) -> String {
+    candidate.service.map_or_else(String::new, |service| {
+        format!(
+            ": kubectl -n {} annotate service {} gwfilter.io/client-address-",
+            service.meta.namespace, service.meta.name
+        )
+    })
+}
+
+/// What the node sees, what the gateway sees, and what makes them agree.
+fn unsupported(candidate: &Candidate<'_>, mode: ClientAddress, sign: &str, stated: bool) -> Why {
+    let (code, gateway, node) = match mode {
         ClientAddress::XForwardedFor => (
             "x-forwarded-for-not-enforced",
-            "the header X-Forwarded-For, which no node can read",
+            "X-Forwarded-For, inside the HTTP request",
+            "the address of the proxy in front, in the packet",
         ),
         _ => (
             "proxy-header-not-enforced",
-            "the PROXY protocol header, which this release does not read",
+            "the PROXY protocol header at the start of a connection",
+            "the packet's source (of most load balancers their own address), and does not read that header in this release",
         ),
     };
-    let text = format!(
-        "the client address comes from {what} ({sign}): its policies are left to the gateway. If that is not so, {}",
+    let mend = if stated {
         state_it(candidate)
+    } else {
+        format!(
+            "take that setting away and restart the gateway's pods; or if the sign misleads, {}",
+            state_it(candidate)
+        )
+    };
+    let text = format!(
+        "the gateway takes the client address from {gateway} ({sign}); this node sees {node}: they do not agree, so every policy \
+         is left to the gateway. If no proxy in front tells the client address that way, {mend}"
     );
     Why { code, text }
 }
