@@ -23,4 +23,5 @@ pub mod policy;
 pub mod report;
 pub mod snapshot;
 pub mod source;
+pub mod status;
 pub mod telemetry;

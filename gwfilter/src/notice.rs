@@ -3,7 +3,7 @@
 //! One notice for an object at a time: what of it is left to the gateway and why, on the policy and on the Service; and that it is enforced again. Only gateways with a
 //! pod on this node are spoken of, so it is the nodes concerned that speak; they all derive the same name, so one Event comes of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 
@@ -87,11 +87,16 @@ pub fn select(built: &Built) -> Notices {
     if local.is_empty() {
         return notices;
     }
+    let mut findings: BTreeMap<&ObjectRef, Vec<&Diagnostic>> = BTreeMap::new();
+    for diagnostic in built.diagnostics.iter().filter(|d| d.severity != Severity::Info) {
+        // They come with the most severe first.
+        findings.entry(&diagnostic.object).or_default().push(diagnostic);
+    }
     for (gateway, report) in &local {
         let object = ObjectRef::new("Service", &gateway.namespace, &gateway.name);
-        let found: Vec<&Diagnostic> = about(built, &object).collect();
+        let found = findings.get(&object).into_iter().flatten();
         // The report repeats what is found of the Service itself.
-        let more = found.iter().map(|d| d.message.as_str());
+        let more = found.map(|d| d.message.as_str());
         let why = report.why.iter().map(String::as_str);
         let more = more.filter(|m| !report.why.iter().any(|w| w.contains(m)));
         let message = why.chain(more).collect::<Vec<_>>().join("; ");
@@ -108,42 +113,31 @@ pub fn select(built: &Built) -> Notices {
     for policy in local.iter().flat_map(|(_, report)| &report.policies) {
         left(&mut notices, policy);
     }
+    let here: BTreeSet<&str> = local
+        .iter()
+        .flat_map(|(_, report)| &report.policies)
+        .map(|policy| policy.name.as_str())
+        .collect();
     // What is wrong with a policy itself says more than what follows from it.
-    for diagnostic in &built.diagnostics {
-        let object = &diagnostic.object;
-        if object.kind != "AuthorizationPolicy" || diagnostic.severity == Severity::Info {
+    for (object, found) in findings {
+        let Some(first) = found.first().filter(|_| object.kind == "AuthorizationPolicy") else {
             continue;
-        }
-        let name = format!("{}/{}", object.namespace, object.name);
-        let of = |report: &GatewayReport| report.policies.iter().any(|policy| policy.name == name);
+        };
         // One that cannot be read may be for any gateway.
-        if !local.iter().any(|(_, report)| of(report))
-            && (diagnostic.code != "unreadable-object" && diagnostic.code != "unsupported-version")
-        {
-            continue;
-        }
-        let all: Vec<&str> = about(built, object).map(|d| d.message.as_str()).collect();
-        let warning = diagnostic.severity == Severity::Error;
-        let first = about(built, object).next().map_or("", |d| d.code);
-        if first == diagnostic.code {
+        let unread = matches!(first.code, "unreadable-object" | "unsupported-version");
+        if unread || here.contains(format!("{}/{}", object.namespace, object.name).as_str()) {
+            let all: Vec<&str> = found.iter().map(|d| d.message.as_str()).collect();
+            let warning = first.severity == Severity::Error;
             insert(
                 &mut notices,
                 object.clone(),
-                &camel(first),
+                &camel(first.code),
                 warning,
                 &all.join("; "),
             );
         }
     }
     notices
-}
-
-/// Errors and warnings about an object, the most severe first.
-fn about<'a>(built: &'a Built, object: &ObjectRef) -> impl Iterator<Item = &'a Diagnostic> {
-    built
-        .diagnostics
-        .iter()
-        .filter(move |d| d.object == *object && d.severity != Severity::Info)
 }
 
 fn insert(notices: &mut Notices, object: ObjectRef, reason: &str, warning: bool, message: &str) {

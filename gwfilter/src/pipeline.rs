@@ -97,6 +97,8 @@ pub struct Built {
     pub unjudged: BTreeMap<TupleKey, Unjudged>,
     /// Whether all input could be read; if not, no default-deny is enforced.
     pub complete: bool,
+    /// Listeners whose default-deny is only counted ([`CompiledListener::observe`]).
+    pub withheld: BTreeSet<Owner>,
 }
 
 /// From objects to a generation.
@@ -138,6 +140,7 @@ fn assemble(
         reports.push(compiled.report);
         tables.push(compiled.listeners);
     }
+    let withheld = withheld(&tables);
     let settled = Claims {
         gateways: &gateways,
         tables: &tables,
@@ -158,7 +161,17 @@ fn assemble(
         owners: settled.owners,
         unjudged: settled.unjudged,
         complete,
+        withheld,
     }
+}
+
+fn withheld(tables: &[Vec<CompiledListener>]) -> BTreeSet<Owner> {
+    let mut withheld = BTreeSet::new();
+    for (gateway, listeners) in tables.iter().enumerate() {
+        let observed = listeners.iter().enumerate().filter(|(_, tables)| tables.observe);
+        withheld.extend(observed.map(|(listener, _)| Owner { gateway, listener }));
+    }
+    withheld
 }
 
 /// Sorted by severity, object and code, without repetitions.
@@ -316,7 +329,9 @@ impl<'a> Claims<'a> {
             let target = Target {
                 listener,
                 judge,
-                observe: self.observe || claims.iter().any(|c| c.gateway.observe.is_some()),
+                observe: self.observe
+                    || claims.iter().any(|c| c.gateway.observe.is_some())
+                    || claims.iter().any(|c| c.tables.is_some_and(|t| t.observe)),
                 node_address: claims.iter().any(|c| c.node_address),
                 reset: if by_header {
                     self.refuse.resets_by_header()

@@ -6,27 +6,33 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// What a DaemonSet wants with a node.
+/// What becomes of a DaemonSet's pod on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// A pod on it, for all that is known.
-    Pod,
-    /// Nothing any more: it is being deleted.
-    Deleted,
-    /// Nothing: its node selector or affinity does not select the node.
+pub enum Fate {
+    /// The DaemonSet wants a pod on it, for all that is known: this is an upgrade, or a restart.
+    Stays,
+    /// The API server does not tell.
+    Unknown,
+    /// The DaemonSet is deleted.
+    Gone,
+    /// The DaemonSet is being deleted.
+    Deleting,
+    /// Its namespace is being deleted.
+    NamespaceDeleting,
+    /// Its node selector or affinity selects other nodes.
     Elsewhere,
 }
 
-/// What it wants with a node of this name, with these labels; `None`: they are not known.
+/// What becomes of the pod on a node of this name, with these labels; `None`: they are not known.
 #[must_use]
-pub fn wish(daemonset: &Value, node: &str, labels: Option<&BTreeMap<String, String>>) -> Wish {
+pub fn fate(daemonset: &Value, node: &str, labels: Option<&BTreeMap<String, String>>) -> Fate {
     if deleted(daemonset) {
-        return Wish::Deleted;
+        return Fate::Deleting;
     }
     let spec = daemonset.pointer("/spec/template/spec");
     match (spec, labels) {
-        (Some(spec), Some(labels)) if !selects(spec, node, labels) => Wish::Elsewhere,
-        _ => Wish::Pod,
+        (Some(spec), Some(labels)) if !selects(spec, node, labels) => Fate::Elsewhere,
+        _ => Fate::Stays,
     }
 }
 
@@ -106,14 +112,14 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(spec: Value, wanted: Wish) {
+    fn check(spec: Value, wanted: Fate) {
         let set = json!({"spec": {"template": {"spec": spec}}});
         let labels = [("kubernetes.io/os", "linux"), ("edge", "yes"), ("rank", "7")];
         let labels = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        assert_eq!(wish(&set, "node-1", Some(&labels)), wanted, "{set}");
+        assert_eq!(fate(&set, "node-1", Some(&labels)), wanted, "{set}");
         assert_eq!(
-            wish(&set, "node-1", None),
-            Wish::Pod,
+            fate(&set, "node-1", None),
+            Fate::Stays,
             "of labels that are not known nothing follows"
         );
     }
@@ -128,37 +134,37 @@ mod tests {
 
     #[test]
     fn a_selector_that_holds_or_not_then_a_pod_or_elsewhere() {
-        check(json!({}), Wish::Pod);
+        check(json!({}), Fate::Stays);
         check(
             json!({"nodeSelector": {"kubernetes.io/os": "linux", "edge": "yes"}}),
-            Wish::Pod,
+            Fate::Stays,
         );
         check(
             json!({"nodeSelector": {"kubernetes.io/os": "linux", "edge": "no"}}),
-            Wish::Elsewhere,
+            Fate::Elsewhere,
         );
-        check(json!({"nodeSelector": {"missing": ""}}), Wish::Elsewhere);
+        check(json!({"nodeSelector": {"missing": ""}}), Fate::Elsewhere);
         for (operator, values, wanted) in [
-            ("In", &["no", "yes"][..], Wish::Pod),
-            ("In", &["no"], Wish::Elsewhere),
-            ("NotIn", &["no"], Wish::Pod),
-            ("NotIn", &["yes"], Wish::Elsewhere),
-            ("Exists", &[], Wish::Pod),
-            ("DoesNotExist", &[], Wish::Elsewhere),
+            ("In", &["no", "yes"][..], Fate::Stays),
+            ("In", &["no"], Fate::Elsewhere),
+            ("NotIn", &["no"], Fate::Stays),
+            ("NotIn", &["yes"], Fate::Elsewhere),
+            ("Exists", &[], Fate::Stays),
+            ("DoesNotExist", &[], Fate::Elsewhere),
         ] {
             check(expression("edge", operator, values), wanted);
         }
         for (operator, limit, wanted) in [
-            ("Gt", "6", Wish::Pod),
-            ("Gt", "7", Wish::Elsewhere),
-            ("Lt", "8", Wish::Pod),
-            ("Lt", "7", Wish::Elsewhere),
-            ("Lt", "x", Wish::Elsewhere),
+            ("Gt", "6", Fate::Stays),
+            ("Gt", "7", Fate::Elsewhere),
+            ("Lt", "8", Fate::Stays),
+            ("Lt", "7", Fate::Elsewhere),
+            ("Lt", "x", Fate::Elsewhere),
         ] {
             check(expression("rank", operator, &[limit]), wanted);
         }
-        check(expression("missing", "DoesNotExist", &[]), Wish::Pod);
-        check(expression("missing", "NotIn", &["x"]), Wish::Pod);
+        check(expression("missing", "DoesNotExist", &[]), Fate::Stays);
+        check(expression("missing", "NotIn", &["x"]), Fate::Stays);
     }
 
     #[test]
@@ -167,16 +173,16 @@ mod tests {
         let no = json!({"key": "edge", "operator": "DoesNotExist"});
         check(
             affinity(json!([{"matchExpressions": [no]}, {"matchExpressions": [yes]}])),
-            Wish::Pod,
+            Fate::Stays,
         );
         check(
             affinity(json!([{"matchExpressions": [no, yes]}])),
-            Wish::Elsewhere,
+            Fate::Elsewhere,
         );
-        check(affinity(json!([{}])), Wish::Elsewhere);
+        check(affinity(json!([{}])), Fate::Elsewhere);
         let named = |name: &str| json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}]);
-        check(affinity(named("node-1")), Wish::Pod);
-        check(affinity(named("node-2")), Wish::Elsewhere);
+        check(affinity(named("node-1")), Fate::Stays);
+        check(affinity(named("node-2")), Fate::Elsewhere);
     }
 
     #[test]
@@ -188,20 +194,20 @@ mod tests {
             json!({"nodeSelector": {"a": 5}}),
             expression("edge", "Resembles", &["x"]),
         ] {
-            check(spec, Wish::Pod);
+            check(spec, Fate::Stays);
         }
         for set in [
             json!(null),
             json!({}),
             json!({"metadata": {"deletionTimestamp": null}}),
         ] {
-            assert_eq!(wish(&set, "n", Some(&BTreeMap::new())), Wish::Pod);
+            assert_eq!(fate(&set, "n", Some(&BTreeMap::new())), Fate::Stays);
         }
     }
 
     #[test]
     fn being_deleted_then_nothing() {
         let set = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
-        assert_eq!(wish(&set, "n", None), Wish::Deleted);
+        assert_eq!(fate(&set, "n", None), Fate::Deleting);
     }
 }

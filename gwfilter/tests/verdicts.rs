@@ -51,7 +51,7 @@ impl Kind {
             Self::AddressOnly => 99_900,
             Self::Mixed => 97_500,
             Self::ProxyAddressOnly => 99_900,
-            Self::ProxyMixed => 97_000,
+            Self::ProxyMixed => 99_000,
             Self::Invalid | Self::ProxyInvalid => 0,
         }
     }

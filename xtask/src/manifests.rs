@@ -60,6 +60,7 @@ apiVersion: v1
 kind: Node
 metadata:
   name: {NODE}
+  labels: {{kubernetes.io/os: linux}}
 spec:
   podCIDRs: [10.244.1.0/24, \"fd00:244::/64\"]
 status:

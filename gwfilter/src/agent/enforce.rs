@@ -53,6 +53,8 @@ pub(super) struct Enforcer {
     in_force: Desired,
     settings: pipeline::Settings,
     start: Instant,
+    /// `start` in milliseconds of CLOCK_MONOTONIC: the kernel compares the beginnings of connections with the planner's times.
+    start_ms: u64,
     deadline: Option<Instant>,
     retry: Option<(Instant, Duration)>,
     failure: Option<String>,
@@ -61,6 +63,8 @@ pub(super) struct Enforcer {
     uncounted: Told<Arc<str>>,
     /// There was no gateway at the last look, and that was told.
     idle: bool,
+    /// What was compiled last.
+    built: Option<Built>,
 }
 
 impl Enforcer {
@@ -70,6 +74,7 @@ impl Enforcer {
             in_force: Desired::default(),
             settings,
             start: Instant::now(),
+            start_ms: monotonic_ms(),
             deadline: None,
             retry: None,
             failure: None,
@@ -77,7 +82,22 @@ impl Enforcer {
             gateways: Told::default(),
             uncounted: Told::default(),
             idle: false,
+            built: None,
         }
+    }
+
+    /// What was compiled last, whether or not it is in force.
+    pub(super) const fn built(&self) -> Option<&Built> {
+        self.built.as_ref()
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.planner.generation()
+    }
+
+    /// Why the wanted generation is not in force, if it is not.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
     pub(super) fn names(&self) -> &Names {
@@ -131,25 +151,28 @@ impl Enforcer {
         tables: &mut impl Apply,
     ) -> Result<(), EnforceError> {
         let built = pipeline::build(&index.snapshot(), facts, &self.settings);
-        self.tell(&built);
-        let plan = match self.bring(&built.desired, tables) {
-            Ok(plan) => plan,
-            Err(e) => {
-                self.withdraw(&built.desired, tables);
-                return Err(e);
+        self.tell_findings(&built);
+        let outcome = self.bring(&built.desired, tables);
+        match &outcome {
+            Ok(plan) => {
+                self.tell_gateways(&built);
+                self.tell_plan(plan, &built);
             }
-        };
-        self.tell_plan(&plan, &built);
-        Ok(())
+            Err(_) => self.withdraw(&built.desired, tables),
+        }
+        self.built = Some(built);
+        outcome.map(|_| ())
     }
 
     /// Plans, applies, commits.
     fn bring(&mut self, desired: &Desired, tables: &mut impl Apply) -> Result<Plan, EnforceError> {
-        let plan = self.planner.plan(desired, millis(self.start.elapsed()))?;
+        let now_ms = self.start_ms.saturating_add(millis(self.start.elapsed()));
+        let plan = self.planner.plan(desired, now_ms)?;
         let not_freed = tables.apply(&plan.ops)?;
         self.planner.commit(&plan);
         self.in_force = desired.clone();
-        self.deadline = plan.next_deadline_ms.and_then(|ms| moment(self.start, ms));
+        let since_start = plan.next_deadline_ms.map(|ms| ms.saturating_sub(self.start_ms));
+        self.deadline = since_start.and_then(|ms| moment(self.start, ms));
         for e in not_freed {
             // The memory is in use until the index is built again; nothing else is wrong.
             warn!(error = chain(&e), "an old table could not be freed");
@@ -177,7 +200,7 @@ impl Enforcer {
     }
 
     /// Logs findings that appeared and went.
-    fn tell(&mut self, built: &Built) {
+    fn tell_findings(&mut self, built: &Built) {
         let news = self.diagnostics.update(built.diagnostics.iter().cloned());
         for d in news.new {
             let (code, object, message) = (d.code, &d.object, &d.message);
@@ -190,6 +213,10 @@ impl Enforcer {
         for d in news.over {
             info!(code = d.code, object = %d.object, "finding is over");
         }
+    }
+
+    /// Logs what became of gateways. Said once it is so: not before the kernel's tables say it too.
+    fn tell_gateways(&mut self, built: &Built) {
         let state = |r: &GatewayReport| (r.name.clone(), r.enforced, r.why.clone());
         let news = self.gateways.update(built.reports.iter().map(state));
         for (name, _, _) in &news.over {
@@ -208,6 +235,9 @@ impl Enforcer {
                 info!(gateway = name, why, "gateway is enforced");
             } else if *enforced {
                 warn!(gateway = name, why, "gateway is enforced in part");
+            } else if why.starts_with("no-local-endpoint: ") {
+                // As on most nodes of a cluster: nothing to mend.
+                info!(gateway = name, why, "gateway is not enforced");
             } else {
                 warn!(gateway = name, why, "gateway is not enforced");
             }
@@ -233,6 +263,12 @@ impl Enforcer {
             );
         }
     }
+}
+
+/// What `bpf_ktime_get_ns` counts, in milliseconds. Linux has the clock always; were it not so, no connection would be taken for an old one.
+fn monotonic_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    now.map_or(0, millis)
 }
 
 #[cfg(test)]
@@ -334,9 +370,20 @@ spec:
     #[tokio::test(start_paused = true)]
     async fn a_failure_keeps_the_generation_and_is_repeated_ever_more_slowly_until_it_works() {
         let (mut enforcer, mut fake) = (enforcer(), Fake::default());
+        fake.fails = true;
+        enforcer.try_enforce(&index(&policy("198.51.100.7")), &facts(), &mut fake);
+        let said = |enforcer: &mut Enforcer| enforcer.gateways.update(Vec::new()).over.len();
+        assert_eq!(
+            said(&mut enforcer),
+            0,
+            "nothing is enforced, so nothing is said to be"
+        );
+        fake.fails = false;
         enforcer
             .enforce(&index(&policy("198.51.100.7")), &facts(), &mut fake)
             .unwrap();
+        assert_eq!(said(&mut enforcer), 1);
+        enforcer.retry = None;
         let (generation, names) = (enforcer.planner.generation(), enforcer.names().clone());
         assert_eq!(generation, 1);
 

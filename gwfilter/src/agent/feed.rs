@@ -9,14 +9,15 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
 
 use super::{AgentError, at};
 use crate::index::Index;
-use crate::kube::{self, Change, Update};
-use crate::snapshot::unread::Subject;
+use crate::kube::{self, Change, Update, Watches};
 use crate::source::{self, Input, Origin};
 
 /// A burst of changes is over when none came for so long, …
 const REST: Duration = Duration::from_millis(10);
 /// … and is answered at the latest so long after its first one.
 const BURST: Duration = Duration::from_millis(50);
+/// As [`PATIENCE`], where there is a last good snapshot to begin with.
+const SHORT_PATIENCE: Duration = Duration::from_millis(300);
 /// The first tables wait so long for kinds that neither were listed nor failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -46,15 +47,14 @@ impl std::fmt::Display for From {
 }
 
 /// Keeps the index up to date.
-#[derive(Debug)]
 pub(super) enum Feed {
     Files { input: Input, ticks: Interval },
     Cluster(Cluster),
 }
 
 impl Feed {
-    /// Reads everything that can be read for now.
-    pub(super) async fn open(from: &From, index: &mut Index) -> Result<Self, AgentError> {
+    /// Reads everything that can be read for now. `last_good`: the index is not empty, but what was good when an agent wrote it down.
+    pub(super) async fn open(from: &From, index: &mut Index, last_good: bool) -> Result<Self, AgentError> {
         match from {
             From::Files(origin) => {
                 let mut input = Input::new(origin.clone());
@@ -68,9 +68,10 @@ impl Feed {
                 Ok(Self::Files { input, ticks })
             }
             From::Cluster(settings) => {
-                let (sources, updates) = kube::open(settings).await?;
-                let mut cluster = Cluster::new(sources, updates, index);
-                cluster.first(index).await;
+                let mut cluster = Cluster::new(kube::open(settings).await?, index);
+                cluster
+                    .first(index, if last_good { SHORT_PATIENCE } else { PATIENCE })
+                    .await;
                 Ok(Self::Cluster(cluster))
             }
         }
@@ -89,6 +90,22 @@ impl Feed {
         }
     }
 
+    /// The cluster's API server.
+    pub(super) fn client(&self) -> Option<&::kube::Client> {
+        match self {
+            Self::Files { .. } => None,
+            Self::Cluster(cluster) => Some(&cluster.client),
+        }
+    }
+
+    /// Whether anything was read that is newer than what a last good snapshot said.
+    pub(super) fn is_news(&self) -> bool {
+        match self {
+            Self::Files { .. } => true,
+            Self::Cluster(cluster) => cluster.news,
+        }
+    }
+
     /// The sources that have not been read yet.
     pub(super) fn unread(&self) -> Option<&BTreeSet<String>> {
         match self {
@@ -99,19 +116,29 @@ impl Feed {
 }
 
 /// The watches of a cluster.
-#[derive(Debug)]
 pub(super) struct Cluster {
+    client: ::kube::Client,
     updates: mpsc::Receiver<Update>,
     /// Not read yet.
     unread: BTreeSet<String>,
     /// Neither read nor failed yet.
     silent: BTreeSet<String>,
+    /// Some source was read.
+    news: bool,
     /// When the first and the last change of a burst came.
     burst: Option<(Instant, Instant)>,
 }
 
 impl Cluster {
-    fn new(sources: Vec<(String, Subject)>, updates: mpsc::Receiver<Update>, index: &mut Index) -> Self {
+    fn new(watches: Watches, index: &mut Index) -> Self {
+        let Watches {
+            client,
+            sources,
+            updates,
+        } = watches;
+        // Of a last good snapshot: what no watch speaks of any more would stay for ever.
+        let names: Vec<&str> = sources.iter().map(|(source, _)| source.as_str()).collect();
+        index.retain(&names);
         for (source, subject) in &sources {
             // A kind that was not listed is not empty: it is not known.
             index.declare(source, *subject);
@@ -119,16 +146,18 @@ impl Cluster {
         }
         let sources: BTreeSet<String> = sources.into_iter().map(|(source, _)| source).collect();
         Self {
+            client,
             updates,
             unread: sources.clone(),
             silent: sources,
+            news: false,
             burst: None,
         }
     }
 
     /// Waits until every kind has answered or failed, so that no half view comes into force for a moment.
-    async fn first(&mut self, index: &mut Index) {
-        let deadline = Instant::now() + PATIENCE;
+    async fn first(&mut self, index: &mut Index, patience: Duration) {
+        let deadline = Instant::now() + patience;
         while !self.silent.is_empty() {
             match timeout_at(deadline, self.updates.recv()).await {
                 Ok(Some(update)) => {
@@ -164,6 +193,7 @@ impl Cluster {
         self.silent.remove(&update.source);
         if matches!(update.change, Change::Reset { .. }) {
             self.unread.remove(&update.source);
+            self.news = true;
         }
         update.tell(index)
     }

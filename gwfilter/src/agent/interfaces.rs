@@ -205,6 +205,11 @@ impl Interfaces {
         each.collect::<Vec<_>>().join(" ")
     }
 
+    /// Whether something is served, or nothing is to be.
+    pub(super) fn content(&self) -> bool {
+        !self.served.is_empty() || (self.idle && self.names.is_empty())
+    }
+
     pub(super) fn name(&self, ifindex: u32) -> String {
         self.served
             .get(&ifindex)

@@ -3,13 +3,19 @@
 //! One thread and one loop, so nothing is locked and the order of things is the order of this code. What is wanted is decided by the
 //! pure modules; this one only sees to it that they are asked at the right time and that what failed is tried again.
 
+mod aside;
+mod disk;
 mod enforce;
 mod exit;
 mod feed;
+mod health;
 mod interfaces;
+mod last_good;
 mod told;
 
+use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
+pub use aside::{RUN_DIR, Settings as AsideSettings};
 pub use enforce::EnforceError;
 pub use exit::OnExit;
 pub use feed::From;
@@ -35,16 +42,20 @@ use crate::gateway;
 use crate::index::Index;
 use crate::kube;
 use crate::node::NodeFacts;
+use crate::notice;
 use crate::pipeline;
 use crate::plan;
 use crate::source;
+use crate::status::{GatewayState, Left};
 use crate::telemetry::counters::{Book, Reading};
 use crate::telemetry::packet::{self, Sink};
 use crate::telemetry::{LogFormat, chain};
 
+use aside::Aside;
 use enforce::Enforcer;
 use exit::Cause;
 use feed::Feed;
+use health::Health;
 use interfaces::Interfaces;
 
 /// After Cluster→Local, connections from before it show another peer address, and nothing drains them.
@@ -81,6 +92,8 @@ pub struct Settings {
     pub counters_every: Duration,
     /// `--log-format`.
     pub log_format: LogFormat,
+    /// Snapshot, status, health, own DaemonSet.
+    pub aside: AsideSettings,
 }
 
 /// Why the agent ended.
@@ -129,6 +142,8 @@ enum Event {
     Enforce,
     /// Time to look at the packet log.
     Packets,
+    /// Time to say and write what changed.
+    Aside,
     /// A signal to end.
     Signal(Cause),
 }
@@ -169,6 +184,8 @@ struct Agent {
     suppressed: u64,
     packet_log: Option<(EbpfLogger<Sink>, Sink)>,
     network_error: Option<String>,
+    aside: Aside,
+    health: Health,
 }
 
 impl Agent {
@@ -177,6 +194,7 @@ impl Agent {
         let interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
         let terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
         let hangup = signal(SignalKind::hangup()).map_err(AgentError::Runtime)?;
+        let health = Health::new(settings.aside.health_listen);
         let mut dataplane = Dataplane::load(settings.packet_log)?;
         let packet_log = match settings.packet_log {
             PacketLog::Off => None,
@@ -187,8 +205,15 @@ impl Agent {
             }
         };
 
-        let mut index = Index::new();
-        let feed = Feed::open(&settings.from, &mut index).await?;
+        let last_good = match (&settings.from, &settings.aside.state_dir) {
+            (From::Cluster(_), Some(dir)) => {
+                last_good::load(dir, settings.node.as_deref().unwrap_or_default())
+            }
+            _ => None,
+        };
+        let told = last_good.as_ref().map(|last| (last.age_secs, last.restarted));
+        let mut index = last_good.map_or_else(Index::new, |last| last.index);
+        let feed = Feed::open(&settings.from, &mut index, told.is_some()).await?;
 
         let (netlink, network) = Netlink::open()?;
         let world = netlink.world(settings.interfaces.is_empty()).await?;
@@ -218,10 +243,19 @@ impl Agent {
         interfaces.first(&world, &mut dataplane)?;
         if let Some(unread) = feed.unread().filter(|unread| !unread.is_empty()) {
             let sources: Vec<&str> = unread.iter().map(String::as_str).collect();
-            warn!(
-                sources = sources.join(", "),
-                "not read yet; what depends on them is left to the gateways"
-            );
+            let sources = sources.join(", ");
+            match told {
+                Some((age, restarted)) => warn!(
+                    sources,
+                    age = last_good::age(age),
+                    restarted,
+                    "not read yet; the last good snapshot is in force for them"
+                ),
+                None => warn!(
+                    sources,
+                    "not read yet; what depends on them is left to the gateways"
+                ),
+            }
         }
         info!(from = %settings.from, pins = %dataplane.pins().dir().display(), "agent runs");
         let wires = Wires {
@@ -230,6 +264,8 @@ impl Agent {
             terminate,
             hangup,
         };
+        let mut aside = Aside::start(&settings.aside, settings.node.as_deref(), feed.client());
+        aside.changed();
         let agent = Self {
             settings,
             index,
@@ -243,6 +279,8 @@ impl Agent {
             suppressed: 0,
             packet_log,
             network_error: None,
+            aside,
+            health,
         };
         Ok((agent, wires))
     }
@@ -257,7 +295,13 @@ impl Agent {
         }
         let mut network_at: Option<Instant> = None;
         loop {
-            let enforce_at = self.enforcer.due();
+            self.health.turned();
+            let ready = self.ready();
+            if ready != self.health.ready() {
+                self.health.set_ready(ready);
+                self.aside.changed();
+            }
+            let (enforce_at, aside_at) = (self.enforcer.due(), self.aside.due());
             let event = tokio::select! {
                 () = self.feed.changed(&mut self.index) => Event::Changed,
                 _ = look.tick() => Event::Pins,
@@ -266,6 +310,7 @@ impl Agent {
                 _ = counters.tick() => Event::Counters,
                 () = at(enforce_at) => Event::Enforce,
                 _ = packets.tick(), if self.packet_log.is_some() => Event::Packets,
+                () = at(aside_at) => Event::Aside,
                 _ = wires.interrupt.recv() => Event::Signal(Cause::Interrupt),
                 _ = wires.terminate.recv() => Event::Signal(Cause::Terminate),
                 _ = wires.hangup.recv() => Event::Signal(Cause::Hangup),
@@ -292,6 +337,7 @@ impl Agent {
                 }
                 Event::Enforce => self.enforce(),
                 Event::Packets => self.tell_packets(),
+                Event::Aside => self.catch_up(),
                 Event::Signal(cause) => {
                     self.tell_packets();
                     self.tell_counters();
@@ -304,6 +350,51 @@ impl Agent {
     fn enforce(&mut self) {
         self.enforcer
             .try_enforce(&self.index, &self.facts, self.dataplane.tables());
+        self.aside.changed();
+    }
+
+    /// Whether everything that is wanted is there; the error says what is missing.
+    fn ready(&self) -> Result<(), String> {
+        if let Some(failure) = self.enforcer.failure() {
+            return Err(format!("the wanted tables are not in force: {failure}"));
+        }
+        if let Some(source) = self.feed.unread().and_then(BTreeSet::first) {
+            return Err(format!("{source} was not read yet"));
+        }
+        if !self.interfaces.content() {
+            return Err("no interface is served".to_owned());
+        }
+        Ok(())
+    }
+
+    /// What `gwfilter status` shows.
+    fn left(&self) -> Left {
+        let ready = self.ready();
+        let reports = self.enforcer.built().map(|built| &built.reports);
+        let gateways = reports.into_iter().flatten().map(|report| GatewayState {
+            name: report.name.clone(),
+            client_address: report.client_address.to_owned(),
+            enforced: report.enforced,
+            why: report.why.clone(),
+        });
+        Left {
+            written_at: aside::now(),
+            from: self.settings.from.to_string(),
+            generation: self.enforcer.generation(),
+            observe: self.settings.observe,
+            ready: ready.is_ok(),
+            not_ready: ready.err(),
+            gateways: gateways.collect(),
+        }
+    }
+
+    /// Says and writes what changed.
+    fn catch_up(&mut self) {
+        let left = self.left();
+        // In force, and not only what the last one said.
+        let good = (self.enforcer.failure().is_none() && self.feed.is_news()).then_some(&self.index);
+        let notices = || self.enforcer.built().map(notice::select).unwrap_or_default();
+        self.aside.catch_up(good, &left, notices);
     }
 
     /// Looks at interfaces and addresses.
@@ -386,11 +477,24 @@ impl Agent {
         }
     }
 
-    async fn leave(self, cause: Cause) -> Result<(), AgentError> {
+    async fn leave(mut self, cause: Cause) -> Result<(), AgentError> {
         let served = self.interfaces.summary();
-        if exit::keeps(self.settings.on_exit, cause) {
+        let node = self.settings.node.as_deref();
+        let own = if exit::asks(self.settings.on_exit, cause) {
+            let nodes = self.index.snapshot().nodes;
+            let this = nodes.iter().find(|n| Some(n.meta.name.as_str()) == node);
+            self.aside.fate(node, this.map(|n| &n.meta.labels)).await
+        } else {
+            None
+        };
+        let left = self.left();
+        let good = (self.enforcer.failure().is_none() && self.feed.is_news()).then_some(&self.index);
+        self.aside.finish(good, &left).await;
+        let (keeps, why) = exit::keeps(self.settings.on_exit, cause, own);
+        if keeps {
             info!(
                 cause = cause.name(),
+                why,
                 interfaces = served,
                 "enforcement stays on without an agent, with the tables as they are; `gwfilter unload` takes it off"
             );
@@ -412,12 +516,19 @@ impl Agent {
         }
         info!(
             cause = cause.name(),
+            why,
             interfaces = served,
             "enforcement is off; `gwfilter run` puts it on again"
         );
         self.dataplane.close();
         Ok(())
     }
+}
+
+/// What an agent left in a directory for `gwfilter status`, if there is something that can be trusted.
+#[must_use]
+pub fn left(dir: &Path) -> Option<Vec<u8>> {
+    disk::read(&dir.join(aside::status_file())).ok().flatten()
 }
 
 /// Waits for a moment, or for ever.

@@ -9,7 +9,7 @@ use super::Output;
 use super::manifests::Manifests;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::explain::{Explainer, Verified};
-use crate::gateway::model::{Gateway, Protocol};
+use crate::gateway::model::{ClientAddress, Gateway, Protocol};
 use crate::pipeline::Built;
 use crate::report::{EnforcedAt, GatewayReport, PolicyReport};
 
@@ -141,7 +141,16 @@ fn one_gateway(gateway: &Gateway, report: &GatewayReport, out: &mut impl Write) 
     for why in &report.why {
         writeln!(out, "  ! {why}")?;
     }
-    writeln!(out, "  client address: {}", report.client_address)?;
+    let agree = match (gateway.client_address, gateway.rewritten.is_empty()) {
+        (ClientAddress::PacketSource, true) => {
+            " (this node and the gateway see the same: the packet's source)"
+        }
+        (ClientAddress::PacketSource, false) => {
+            " (this node and the gateway see the same at the destinations below, and not at those with externalTrafficPolicy Cluster)"
+        }
+        _ => "",
+    };
+    writeln!(out, "  client address: {}{agree}", report.client_address)?;
     writeln!(out, "  destinations:")?;
     for listener in &gateway.listeners {
         let ports: std::collections::BTreeSet<u16> = listener.receivers.iter().map(|r| r.port).collect();

@@ -6,6 +6,7 @@ pub mod duration;
 pub mod explain;
 mod manifests;
 pub mod run;
+pub mod status;
 pub mod unload;
 
 use std::io::Write;
@@ -42,6 +43,10 @@ Example:
   gwfilter run --from manifests/ --interface eth0 --observe     # first look: counts, drops nothing
 
 Exit: 0 after a signal or an unload; 1 for an error; 2 for wrong arguments.";
+const STATUS: &str = "\
+Needs root. Works without a running agent: what is attached is asked of the kernel, the rest is what the agent wrote down last.
+
+Exit: 0; 1 if what is attached cannot be read.";
 const UNLOAD: &str = "\
 Needs root. A running agent sees it and ends. Doing it again removes nothing.
 
@@ -58,6 +63,9 @@ enum Verb {
     /// Enforce: the agent
     #[command(after_help = RUN)]
     Run(run::Args),
+    /// Show what is attached on this node, whether an agent runs, and what it enforces
+    #[command(after_help = STATUS)]
+    Status(status::Args),
     /// Take all enforcement off this node: detach and unpin
     #[command(after_help = UNLOAD)]
     Unload(unload::Args),
@@ -111,6 +119,10 @@ pub fn main() -> ExitCode {
             ExitCode::from(2),
         ),
         Verb::Run(args) => (run::run(args).map(ExitCode::from), ExitCode::FAILURE),
+        Verb::Status(args) => (
+            status::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
+            ExitCode::FAILURE,
+        ),
         Verb::Unload(args) => (
             unload::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,

@@ -1,14 +1,15 @@
 //! `gwfilter run`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use ipnet::IpNet;
 
 use super::{address, duration, origin};
-use crate::agent::{self, From, OnExit, Settings};
+use crate::agent::{self, AsideSettings, From, OnExit, Settings};
 use crate::dataplane::PacketLog;
 use crate::dataplane::choice::XdpMode;
 use crate::kube;
@@ -37,7 +38,7 @@ pub struct Args {
     /// Interface to serve; may be repeated. Without it: every card that is up and every device with a default route
     #[arg(long, value_name = "NAME")]
     interface: Vec<String>,
-    /// Name of this node in the cluster or the manifests; without it, a node that runs every gateway pod
+    /// Name of this node, needed in a cluster; with manifests, without it, a node that runs every gateway pod of them
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: Option<String>,
     /// What becomes of enforcement when the agent ends; auto: Ctrl-C takes it off, SIGTERM keeps it
@@ -61,6 +62,26 @@ pub struct Args {
     /// Time between counter lines
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "30s")]
     counters_every: Duration,
+    /// Directory for the last good snapshot, with which an agent begins whose API server does not answer; none: it is not kept
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Address to answer /livez and /readyz at
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    health_listen: Option<SocketAddr>,
+    /// DaemonSet that this agent belongs to, in POD_NAMESPACE; on SIGTERM enforcement goes off if it is gone or no longer selects this node
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "GWFILTER_DAEMONSET",
+        requires = "pod_namespace"
+    )]
+    own_daemonset: Option<String>,
+    /// Namespace of this agent's pod
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", hide = true)]
+    pod_namespace: Option<String>,
+    /// Name of this agent's pod
+    #[arg(long, value_name = "NAME", env = "POD_NAME", hide = true)]
+    pod_name: Option<String>,
     /// Form of the log
     #[arg(long, value_name = "FORM", value_enum, default_value_t)]
     log_format: LogFormatArg,
@@ -120,18 +141,21 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         LogFormatArg::Json => LogFormat::Json,
     };
     telemetry::init(log_format);
+    let node = args.node.filter(|node| !node.is_empty());
     let from = match args.from {
         Some(origin) => From::Files(origin),
         None => From::Cluster(kube::Settings {
             kubeconfig: args.kubeconfig,
-            node: args.node.clone(),
+            node: node
+                .clone()
+                .context("in a cluster, --node (or NODE_NAME) has to say which node this is")?,
             mesh_config_map: args.mesh_configmap,
         }),
     };
     let outcome = agent::run(Settings {
         from,
         interfaces: args.interface,
-        node: args.node,
+        node,
         on_exit: match args.on_exit {
             OnExitArg::Auto => OnExit::Auto,
             OnExitArg::Keep => OnExit::Keep,
@@ -150,6 +174,15 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         drain: args.drain,
         never_drop: args.never_drop,
         counters_every: args.counters_every,
+        aside: AsideSettings {
+            state_dir: args.state_dir,
+            health_listen: args.health_listen,
+            own_daemonset: args
+                .own_daemonset
+                .zip(args.pod_namespace)
+                .map(|(name, namespace)| kube::own::Name { namespace, name }),
+            pod: args.pod_name.unwrap_or_default(),
+        },
         log_format,
     });
     match (outcome, log_format) {

@@ -10,6 +10,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::programs::links::{FdLink, PinnedLink};
 use gwfilter_common::abi::ABI_VERSION;
@@ -21,6 +22,10 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 /// Where bpffs is mounted, by convention.
 pub const BPFFS: &str = "/sys/fs/bpf";
 const ROOT: &str = "/sys/fs/bpf/gwfilter";
+
+/// How often a new agent tries to get the lock, and the pause in between.
+const LOCK_ATTEMPTS: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where a program sits on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -151,14 +156,19 @@ impl Pins {
             .mode(0o700)
             .create(&dir)
             .map_err(failed("cannot make", &dir))?;
-        let file = File::open(&dir).map_err(failed("cannot open", &dir))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { dir, lock }),
-            Err((_, Errno::EWOULDBLOCK)) => Err(PinsError::Busy {
-                path: dir.display().to_string(),
-            }),
-            Err((_, e)) => Err(failed("cannot lock", &dir)(e.into())),
+        let mut file = File::open(&dir).map_err(failed("cannot open", &dir))?;
+        for _ in 0..LOCK_ATTEMPTS {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Self { dir, lock }),
+                // Perhaps only somebody who looks whether it is held.
+                Err((back, Errno::EWOULDBLOCK)) => file = back,
+                Err((_, e)) => return Err(failed("cannot lock", &dir)(e.into())),
+            }
+            std::thread::sleep(LOCK_PAUSE);
         }
+        Err(PinsError::Busy {
+            path: dir.display().to_string(),
+        })
     }
 
     /// Where this pin is.
@@ -239,6 +249,47 @@ fn remove(path: &Path) -> Result<bool, PinsError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(failed("cannot remove", path)(e)),
     }
+}
+
+/// The directories of this network namespace, one for each version of gwfilter that was here.
+fn directories() -> Result<Vec<PathBuf>, PinsError> {
+    let namespace = directory_name(namespace()?);
+    let versions = entries(Path::new(ROOT))?.into_iter();
+    Ok(versions
+        .map(|v| Path::new(ROOT).join(v).join(&namespace))
+        .collect())
+}
+
+/// Everything that is pinned for this network namespace, by every version of gwfilter.
+///
+/// # Errors
+/// The pins cannot be listed.
+pub fn attached() -> Result<Vec<Pin>, PinsError> {
+    let mut pins = Vec::new();
+    for dir in directories()? {
+        pins.extend(entries(&dir)?.iter().filter_map(|name| Pin::parse(name)));
+    }
+    Ok(pins)
+}
+
+/// Whether an agent runs in this network namespace: whether it holds the lock.
+///
+/// # Errors
+/// The pins cannot be looked at.
+pub fn held() -> Result<bool, PinsError> {
+    for dir in directories()? {
+        let file = match File::open(&dir) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(failed("cannot open", &dir)(e)),
+        };
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_) => {}
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(true),
+            Err((_, e)) => return Err(failed("cannot look at the lock of", &dir)(e.into())),
+        }
+    }
+    Ok(false)
 }
 
 /// Ids of the XDP programs behind the pins of this network namespace, of every version of gwfilter. When a pin goes, the

@@ -174,12 +174,19 @@ impl Explainer {
             mesh,
             policies,
             complete,
+            withheld,
             ..
         } = &self.built;
+        let default_deny = withheld.contains(&owner) || (*complete && gateway.probe_sources_known);
         if self.by_header(query).is_none() {
             let source = query.source;
-            return Some(policy::evaluate(
-                mesh, policies, gateway, listener, *complete, source,
+            return Some(policy::evaluate_with(
+                mesh,
+                policies,
+                gateway,
+                listener,
+                default_deny,
+                source,
             ));
         }
         let (client, destination) = query.proxy?;
@@ -190,7 +197,12 @@ impl Explainer {
             destination,
         };
         Some(policy::evaluate_header(
-            mesh, policies, gateway, listener, *complete, &header,
+            mesh,
+            policies,
+            gateway,
+            listener,
+            default_deny,
+            &header,
         ))
     }
 }

@@ -65,6 +65,11 @@ impl Explainer {
                     notes.push("a connection from before the policy changed lives on until the drain window is over".to_owned());
                 }
             }
+            Reason::Observed if owners.iter().any(|o| self.built.withheld.contains(o)) => notes.push(
+                "observed only: it would be dropped if the sources of health probes were known; annotate the Service with \
+                 gwfilter.io/never-drop: \"CIDR,…\" (it may be empty)"
+                    .to_owned(),
+            ),
             Reason::Observed => notes.push("observed only: it would be dropped if this gateway were enforced".to_owned()),
             Reason::LeftToGateway => notes.push("UDP is never dropped: a QUIC connection may change its address".to_owned()),
             Reason::NeverDropSource => notes.push(

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use super::annotations::Annotations;
 use super::candidate::Candidate;
+use super::cloud;
 use super::envoy_filter::{self, Effect};
 use super::listeners::Header;
 use super::mesh;
@@ -105,8 +106,10 @@ fn conclude(
             let signs = || evidence.forwarded_for.iter().chain(&evidence.proxy_header);
             if let Some((sign, _)) = signs().find(|(_, certain)| *certain) {
                 let text = format!(
-                    "gwfilter.io/client-address says packet-source, but {sign}: policies there judge another address. \
-                     Change the one that is wrong"
+                    "gwfilter.io/client-address says packet-source, which is what this node sees, but {sign}, so the gateway \
+                     sees another address: they do not agree. Take that setting away and restart the gateway's pods, or take \
+                     the annotation away{}",
+                    annotation_off(candidate)
                 );
                 found.mode = ClientAddress::Unknown;
                 found.diagnostics.push(Diagnostic::error(
@@ -140,6 +143,7 @@ fn conclude(
                 candidate,
                 stated,
                 "gwfilter.io/client-address says so",
+                true,
             ));
         }
         None => {
@@ -147,7 +151,8 @@ fn conclude(
                 found.mode = ClientAddress::Unknown;
                 let mend = state_it(candidate, ClientAddress::PacketSource);
                 let text = format!(
-                    "{}. If the packet's source is what your policies mean, {mend}",
+                    "{}. So it is not known whether the gateway judges the address that this node sees, the packet's \
+                     source. If it does, {mend}",
                     doubt.text
                 );
                 found.not_enforced = Some(Why {
@@ -157,24 +162,27 @@ fn conclude(
             } else if let Some((sign, _)) = evidence.forwarded_for.first() {
                 // With both, X-Forwarded-For wins (Istio's page on network topologies).
                 found.mode = ClientAddress::XForwardedFor;
-                found.not_enforced = Some(unsupported(candidate, ClientAddress::XForwardedFor, sign));
+                found.not_enforced = Some(unsupported(candidate, ClientAddress::XForwardedFor, sign, false));
             } else if let Some((sign, _)) = evidence.proxy_header.first() {
                 found.mode = ClientAddress::ProxyHeader;
                 let certain = evidence.proxy_header.iter().any(|(_, certain)| *certain)
                     || (world.settings.from_files && evidence.proxy_header_by_default);
                 if !certain {
-                    found.not_enforced = Some(unsupported(candidate, ClientAddress::ProxyHeader, sign));
+                    found.not_enforced =
+                        Some(unsupported(candidate, ClientAddress::ProxyHeader, sign, false));
                 } else if everywhere(world, candidate) {
                     found.header = Header::Everywhere;
                 } else {
                     found.header = Header::Here;
                 }
-            } else if let Some(sign) = cloud_sign(world, candidate, siblings) {
+            } else if let Some(sign) = cloud::sign(world, candidate, siblings) {
                 found.mode = ClientAddress::ProxyHeader;
                 let sign = format!("{sign}, so the load balancer writes a PROXY header");
-                found.not_enforced = Some(unsupported(candidate, ClientAddress::ProxyHeader, &sign));
+                found.not_enforced = Some(unsupported(candidate, ClientAddress::ProxyHeader, &sign, false));
                 let text = "the load balancer is told to write a PROXY header, but nothing here tells the gateway to \
-                            read it: set gatewayTopology.proxyProtocol, or the gateway refuses every connection";
+                            read it, so it takes the header for a part of the request and refuses that as malformed. Tell it: on the pod template \
+                            proxy.istio.io/config: '{\"gatewayTopology\":{\"proxyProtocol\":{}}}', and restart the pods; or \
+                            take the load balancer's annotation away";
                 found.remarks.push(Why {
                     code: "proxy-header-one-sided",
                     text: text.to_owned(),
@@ -251,7 +259,7 @@ fn state_it(candidate: &Candidate<'_>, mode: ClientAddress) -> String {
     let mode = mode.name();
     match candidate.service {
         Some(service) => format!(
-            "state it: kubectl -n {} annotate service {} gwfilter.io/client-address={mode}",
+            "state it: kubectl -n {} annotate --overwrite service {} gwfilter.io/client-address={mode}",
             service.meta.namespace, service.meta.name
         ),
         None => {
@@ -260,27 +268,51 @@ fn state_it(candidate: &Candidate<'_>, mode: ClientAddress) -> String {
     }
 }
 
-fn unsupported(candidate: &Candidate<'_>, mode: ClientAddress, sign: &str) -> Why {
-    let (code, what) = match mode {
+/// The command that takes the annotation off.
+fn annotation_off(candidate: &Candidate<'_>) -> String {
+    candidate.service.map_or_else(String::new, |service| {
+        format!(
+            ": kubectl -n {} annotate service {} gwfilter.io/client-address-",
+            service.meta.namespace, service.meta.name
+        )
+    })
+}
+
+/// What the node sees, what the gateway sees, and what makes them agree.
+fn unsupported(candidate: &Candidate<'_>, mode: ClientAddress, sign: &str, stated: bool) -> Why {
+    let (code, gateway, node) = match mode {
         ClientAddress::XForwardedFor => (
             "x-forwarded-for-not-enforced",
-            "the header X-Forwarded-For, which no node can read",
+            "X-Forwarded-For, inside the HTTP request",
+            "the address of the proxy in front, in the packet",
         ),
         _ => (
             "proxy-header-not-enforced",
-            "the PROXY protocol header, but it is not certain that all pods of the gateway read one",
+            "the PROXY protocol header at the start of a connection",
+            "that header, but not that every pod of the gateway reads it before all else",
         ),
     };
-    let text = match mode {
-        ClientAddress::XForwardedFor => format!(
-            "the client address comes from {what} ({sign}): its policies are left to the gateway. If that is not so, {}",
+    if mode == ClientAddress::ProxyHeader {
+        let text = format!(
+            "the gateway takes the client address from {gateway}, as it seems ({sign}); this node sees {node}: its policies are left to \
+             the gateway. If every pod does, {}; if no PROXY header is written, {}",
+            state_it(candidate, ClientAddress::ProxyHeader),
             state_it(candidate, ClientAddress::PacketSource)
-        ),
-        _ => format!(
-            "the client address comes from {what} ({sign}): its policies are left to the gateway. If they do, {}",
-            state_it(candidate, ClientAddress::ProxyHeader)
-        ),
+        );
+        return Why { code, text };
+    }
+    let mend = if stated {
+        state_it(candidate, ClientAddress::PacketSource)
+    } else {
+        format!(
+            "take that setting away and restart the gateway's pods; or if the sign misleads, {}",
+            state_it(candidate, ClientAddress::PacketSource)
+        )
     };
+    let text = format!(
+        "the gateway takes the client address from {gateway} ({sign}); this node sees {node}: they do not agree, so every policy \
+         is left to the gateway. If no proxy in front tells the client address that way, {mend}"
+    );
     Why { code, text }
 }
 
@@ -504,111 +536,6 @@ fn plugins(world: &World<'_>, candidate: &Candidate<'_>, evidence: &mut Evidence
                     config.unknown.join(", ")
                 ),
             });
-        }
-    }
-}
-
-/// An annotation by which a cloud's load balancer is told to write a PROXY header.
-fn cloud_sign(
-    world: &World<'_>,
-    candidate: &Candidate<'_>,
-    siblings: &[(&Candidate<'_>, &Annotations)],
-) -> Option<String> {
-    let all = std::iter::once(candidate).chain(siblings.iter().map(|(sibling, _)| *sibling));
-    for one in all {
-        let own = one.service.map(|s| &s.meta.annotations);
-        let operator = world.operator_gateways(one);
-        let annotations = own
-            .into_iter()
-            .flatten()
-            .chain(operator.iter().flat_map(|(_, g)| &g.service_annotations));
-        for (key, value) in annotations {
-            if switches_proxy_on(key, value) {
-                return Some(format!("Service {} carries {key}: {value:?}", one.id()));
-            }
-        }
-    }
-    None
-}
-
-/// The clouds' annotations differ in their prefix only; each says "PROXY protocol" in some spelling. AWS has it among
-/// the attributes of a target group, UpCloud in a JSON text.
-fn switches_proxy_on(key: &str, value: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    let value = value.to_ascii_lowercase();
-    let named = ["proxy-protocol", "proxyprotocol", "proxy_protocol", "ppv2"]
-        .iter()
-        .any(|word| key.contains(word));
-    let off = matches!(
-        value.trim(),
-        "" | "false" | "none" | "off" | "no" | "0" | "disabled" | "disable"
-    );
-    let inside = !key.starts_with("kubectl.kubernetes.io/")
-        && ["proxy_protocol_v2.enabled=true", "outboundproxyprotocol"]
-            .iter()
-            .any(|word| value.contains(word));
-    (named && !off) || inside
-}
-
-#[cfg(test)]
-mod tests {
-    use super::switches_proxy_on;
-
-    #[test]
-    fn annotations_of_clouds_then_whether_they_switch_proxy_on() {
-        let on = [
-            ("service.beta.kubernetes.io/aws-load-balancer-proxy-protocol", "*"),
-            (
-                "service.beta.kubernetes.io/aws-load-balancer-target-group-attributes",
-                "deregistration_delay.timeout_seconds=5,proxy_protocol_v2.enabled=true",
-            ),
-            (
-                "service.beta.kubernetes.io/do-loadbalancer-enable-proxy-protocol",
-                "true",
-            ),
-            ("load-balancer.hetzner.cloud/uses-proxyprotocol", "true"),
-            (
-                "service.beta.kubernetes.io/linode-loadbalancer-proxy-protocol",
-                "v2",
-            ),
-            (
-                "service.beta.kubernetes.io/scw-loadbalancer-proxy-protocol-v2",
-                "*",
-            ),
-            ("loadbalancer.openstack.org/proxy-protocol", "v1"),
-            ("service.beta.kubernetes.io/ovh-loadbalancer-proxy-protocol", "v2"),
-            (
-                "oci.oraclecloud.com/oci-load-balancer-connection-proxy-protocol-version",
-                "1",
-            ),
-            (
-                "oci-network-load-balancer.oraclecloud.com/is-ppv2-enabled",
-                "true",
-            ),
-            ("service.beta.kubernetes.io/azure-pls-proxy-protocol", "true"),
-            (
-                "service.beta.kubernetes.io/alibaba-cloud-loadbalancer-proxy-protocol",
-                "on",
-            ),
-        ];
-        for (key, value) in on {
-            assert!(switches_proxy_on(key, value), "{key}");
-        }
-        let off = [
-            ("load-balancer.hetzner.cloud/uses-proxyprotocol", "false"),
-            (
-                "service.beta.kubernetes.io/linode-loadbalancer-proxy-protocol",
-                "none",
-            ),
-            (
-                "service.beta.kubernetes.io/aws-load-balancer-target-group-attributes",
-                "proxy_protocol_v2.enabled=false",
-            ),
-            ("service.beta.kubernetes.io/aws-load-balancer-type", "nlb"),
-            ("example.com/proxy", "true"),
-        ];
-        for (key, value) in off {
-            assert!(!switches_proxy_on(key, value), "{key}");
         }
     }
 }

@@ -261,9 +261,10 @@ impl Builder {
                 self.rewritten.extend(front.into_iter().map(|(key, _)| key));
                 let (namespace, name) = (&service.meta.namespace, &service.meta.name);
                 let text = format!(
-                    "with externalTrafficPolicy Cluster the gateway sees a node's address instead of the client's, so \
-                     what comes by load-balancer, external and node addresses is left to it. To keep the client's \
-                     address: kubectl -n {namespace} patch service {name} -p \
+                    "with externalTrafficPolicy Cluster this node sees the client's address and the gateway a node's, so they \
+                     do not agree on load-balancer, external and node addresses, and what comes there is left to the gateway \
+                     (at pod addresses and host ports they do). To keep the client's address, with a gateway pod on every \
+                     node that gets traffic: kubectl -n {namespace} patch service {name} -p \
                      '{{\"spec\":{{\"externalTrafficPolicy\":\"Local\"}}}}'"
                 );
                 self.remarks.push(Why {

@@ -4,6 +4,7 @@ mod annotations;
 mod candidate;
 mod chains;
 mod client_address;
+mod cloud;
 mod envoy_filter;
 mod listeners;
 mod mesh;

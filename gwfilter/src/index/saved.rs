@@ -4,6 +4,7 @@
 //! was written or an error; a part of it would be a policy that nobody wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -79,6 +80,7 @@ struct Written<'a> {
     diagnostics: Vec<Finding>,
     unreadable: Option<&'a str>,
     was_read: bool,
+    stale: &'a BTreeSet<IpAddr>,
 }
 
 #[derive(Deserialize)]
@@ -88,6 +90,7 @@ struct Read {
     diagnostics: Vec<Finding>,
     unreadable: Option<String>,
     was_read: bool,
+    stale: BTreeSet<IpAddr>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -110,6 +113,7 @@ pub fn encode(index: &Index, stamp: &Stamp) -> Result<Vec<u8>, serde_json::Error
             diagnostics: source.diagnostics.iter().map(finding).collect(),
             unreadable: source.unreadable.as_deref(),
             was_read: source.was_read,
+            stale: &source.stale,
         };
         (name, written)
     });
@@ -229,6 +233,7 @@ fn source(read: Read) -> Source {
         diagnostics,
         unreadable,
         was_read,
+        stale,
     } = read;
     let objects = objects
         .into_iter()
@@ -248,7 +253,7 @@ fn source(read: Read) -> Source {
         diagnostics: diagnostics.collect(),
         unreadable: unreadable.filter(|_| !was_read),
         was_read,
-        stale: BTreeSet::new(),
+        stale,
         watches: None,
     }
 }

@@ -36,16 +36,6 @@ pub struct Scope {
     pub labels: Option<String>,
 }
 
-impl Scope {
-    fn of_labels(labels: &str, fields: Option<String>) -> Self {
-        Self {
-            namespace: None,
-            fields,
-            labels: Some(labels.to_owned()),
-        }
-    }
-}
-
 impl Watched {
     /// How RBAC and `kubectl` name the resource: `authorizationpolicies.security.istio.io`.
     #[must_use]
@@ -80,9 +70,9 @@ impl Watched {
 const NETWORKING: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SECURITY: &[&str] = &["v1", "v1beta1"];
 
-/// Everything that is watched from a node: `None` is a node that runs every pod of the cluster.
+/// Everything that is watched from a node.
 #[must_use]
-pub fn all(node: Option<&str>, mesh_config_map: (&str, &str)) -> Vec<Watched> {
+pub fn all(node: &str, mesh_config_map: (&str, &str)) -> Vec<Watched> {
     let core = |kind: Kind, plural| Watched {
         source: format!("Kubernetes {}", kind.name()),
         kind,
@@ -175,19 +165,22 @@ pub fn all(node: Option<&str>, mesh_config_map: (&str, &str)) -> Vec<Watched> {
             "trafficextensions",
         ),
     ];
-    let pods = || core(Kind::Pod, "pods");
-    match node {
-        None => all.push(pods()),
-        Some(node) => {
-            let here = Scope {
-                fields: Some(format!("spec.nodeName={node}")),
-                ..Scope::default()
-            };
-            all.push(named("Kubernetes Pod (this node)", here, pods()));
-            // No pod is in both: two watches are never at the same moment.
-            let istiod = Scope::of_labels("app=istiod", Some(format!("spec.nodeName!={node}")));
-            all.push(named("Kubernetes Pod (istiod)", istiod, pods()));
-        }
+    let here = Scope {
+        fields: Some(format!("spec.nodeName={node}")),
+        ..Scope::default()
+    };
+    // No pod is in both: two watches are never at the same moment.
+    let istiod = Scope {
+        fields: Some(format!("spec.nodeName!={node}")),
+        labels: Some("app=istiod".to_owned()),
+        ..Scope::default()
+    };
+    for (source, scope) in [("this node", here), ("istiod", istiod)] {
+        all.push(named(
+            &format!("Kubernetes Pod ({source})"),
+            scope,
+            core(Kind::Pod, "pods"),
+        ));
     }
     all
 }
@@ -201,7 +194,7 @@ mod tests {
 
     #[test]
     fn every_watch_then_a_source_of_its_own_and_versions_that_are_decoded() {
-        let all = all(Some("n"), ("istio-system", "istio"));
+        let all = all("n", ("istio-system", "istio"));
         let sources: BTreeSet<_> = all.iter().map(|w| w.source.as_str()).collect();
         assert_eq!(sources.len(), all.len());
         let known = object::known_kinds();
@@ -223,7 +216,7 @@ mod tests {
 
     #[test]
     fn pods_of_this_node_and_istiods_then_no_pod_is_in_both_watches() {
-        let all = all(Some("n"), ("istio-system", "istio"));
+        let all = all("n", ("istio-system", "istio"));
         let fields: Vec<_> = all
             .iter()
             .filter(|w| w.kind == Kind::Pod)

@@ -5,7 +5,9 @@
 //! here drops knowledge because the API server cannot be reached.
 
 mod config;
+pub mod events;
 pub mod kinds;
+pub mod own;
 mod pace;
 mod watch;
 
@@ -28,8 +30,8 @@ const WAITING: usize = 1024;
 pub struct Settings {
     /// `--kubeconfig`; without it, the service account of the pod.
     pub kubeconfig: Option<PathBuf>,
-    /// `--node`: only its pods are watched. `None`: all.
-    pub node: Option<String>,
+    /// `--node`: of gateways, only its pods are watched.
+    pub node: String,
     /// `--mesh-configmap`: namespace and name of the ConfigMap with the mesh configuration.
     pub mesh_config_map: (String, String),
 }
@@ -84,21 +86,33 @@ impl Update {
     }
 }
 
+/// Open watches.
+pub struct Watches {
+    /// What the API server is asked through.
+    pub client: ::kube::Client,
+    /// The name of each source in the index, and what it speaks of.
+    pub sources: Vec<(String, Subject)>,
+    /// What they tell.
+    pub updates: mpsc::Receiver<Update>,
+}
+
 /// Opens the watches, as tasks of the current runtime. They end with the receiver.
 ///
 /// # Errors
 /// The configuration cannot be used. An API server that does not answer is no error: it is waited for.
-pub async fn open(
-    settings: &Settings,
-) -> Result<(Vec<(String, Subject)>, mpsc::Receiver<Update>), ConfigError> {
+pub async fn open(settings: &Settings) -> Result<Watches, ConfigError> {
     let client = config::client(settings.kubeconfig.as_deref()).await?;
     let (sender, receiver) = mpsc::channel(WAITING);
     let (namespace, name) = &settings.mesh_config_map;
-    let all = kinds::all(settings.node.as_deref(), (namespace, name));
+    let all = kinds::all(&settings.node, (namespace, name));
     let subject = |watched: &kinds::Watched| (watched.source.clone(), watched.subject());
     let sources = all.iter().map(subject).collect();
     for watched in all {
         tokio::spawn(watch::follow(client.clone(), watched, sender.clone()));
     }
-    Ok((sources, receiver))
+    Ok(Watches {
+        client,
+        sources,
+        updates: receiver,
+    })
 }

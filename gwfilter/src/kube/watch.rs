@@ -5,12 +5,13 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::pin::pin;
+use std::time::Duration;
 
 use ::kube::api::{ApiResource, DynamicObject};
 use ::kube::runtime::watcher::{self, Event, watcher};
 use ::kube::{Api, Client, Error};
 use futures_util::StreamExt;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -21,6 +22,9 @@ use super::{Change, Update};
 use crate::diagnostic::Diagnostic;
 use crate::object::{self, Key, Object};
 use crate::telemetry::chain;
+
+/// Pause before history that is gone is listed anew.
+const GONE: Duration = Duration::from_millis(100);
 
 /// What one attempt failed at.
 struct Failure {
@@ -134,19 +138,8 @@ impl Follower {
     /// The best version that is served; `None`: the server is ready and has none.
     async fn find(&self) -> Result<Option<ApiResource>, Failure> {
         let watched = &self.watched;
-        let resource = |version: &str| ApiResource {
-            group: watched.group.to_owned(),
-            version: version.to_owned(),
-            api_version: if watched.group.is_empty() {
-                version.to_owned()
-            } else {
-                format!("{}/{version}", watched.group)
-            },
-            kind: watched.kind.name().to_owned(),
-            plural: watched.plural.to_owned(),
-        };
         if !watched.custom {
-            return Ok(watched.versions.first().map(|version| resource(version)));
+            return Ok(watched.versions.first().map(|version| resource(watched, version)));
         }
         // A server that starts does not have its CRDs at first: only one that is ready is believed that something is not there.
         for sure in [false, true] {
@@ -158,7 +151,7 @@ impl Follower {
                 });
             }
             for version in watched.versions {
-                let resource = resource(version);
+                let resource = resource(watched, version);
                 match self.client.list_api_group_resources(&resource.api_version).await {
                     Ok(list) if list.resources.iter().any(|r| r.name == watched.plural) => {
                         return Ok(Some(resource));
@@ -200,7 +193,7 @@ impl Follower {
             match event {
                 Ok(Event::Init) => listed = (Vec::new(), Vec::new()),
                 Ok(Event::InitApply(object)) => {
-                    let (objects, diagnostics) = self.decode(object, resource);
+                    let (objects, diagnostics) = decode(&self.watched, resource, object);
                     listed.0.extend(objects);
                     listed.1.extend(diagnostics);
                 }
@@ -211,7 +204,7 @@ impl Follower {
                 }
                 Ok(Event::Apply(object)) => {
                     let key = self.key(&object);
-                    let (mut objects, diagnostics) = self.decode(object, resource);
+                    let (mut objects, diagnostics) = decode(&self.watched, resource, object);
                     let change = match objects.pop() {
                         Some(object) => Change::Apply {
                             object: Box::new(object),
@@ -239,6 +232,7 @@ impl Follower {
     async fn fail(&mut self, failure: Failure) -> Result<(), Closed> {
         // History that is gone is listed anew: that is how watches go.
         if failure.status == Some(410) {
+            sleep(GONE).await;
             return Ok(());
         }
         let ripe = self.pace.failed(self.start.elapsed());
@@ -273,20 +267,6 @@ impl Follower {
         sent.map_err(|_| Closed)
     }
 
-    /// Items of a list state neither apiVersion nor kind. Who wrote which field is of no interest, and large.
-    fn decode(&self, mut object: DynamicObject, resource: &ApiResource) -> (Vec<Object>, Vec<Diagnostic>) {
-        object.metadata.managed_fields = None;
-        let mut value = match serde_json::to_value(object) {
-            Ok(Value::Object(map)) => map,
-            _ => serde_json::Map::new(),
-        };
-        value.insert("apiVersion".to_owned(), resource.api_version.as_str().into());
-        value.insert("kind".to_owned(), resource.kind.as_str().into());
-        let (mut objects, diagnostics) = object::decode(&Value::Object(value));
-        objects.retain(|object| self.watched.takes(object));
-        (objects, diagnostics)
-    }
-
     fn key(&self, object: &DynamicObject) -> Key {
         let meta = &object.metadata;
         Key {
@@ -299,5 +279,101 @@ impl Follower {
     fn spread(&self) -> u8 {
         let [first, ..] = self.spread.hash_one(self.start.elapsed()).to_ne_bytes();
         first
+    }
+}
+
+fn resource(watched: &Watched, version: &str) -> ApiResource {
+    ApiResource {
+        group: watched.group.to_owned(),
+        version: version.to_owned(),
+        api_version: if watched.group.is_empty() {
+            version.to_owned()
+        } else {
+            format!("{}/{version}", watched.group)
+        },
+        kind: watched.kind.name().to_owned(),
+        plural: watched.plural.to_owned(),
+    }
+}
+
+/// Items of a list state neither apiVersion nor kind. Who wrote which field is of no interest, and large.
+fn decode(
+    watched: &Watched,
+    resource: &ApiResource,
+    mut object: DynamicObject,
+) -> (Vec<Object>, Vec<Diagnostic>) {
+    object.metadata.managed_fields = None;
+    let mut value = match serde_json::to_value(object) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    };
+    value.insert("apiVersion".to_owned(), resource.api_version.as_str().into());
+    value.insert("kind".to_owned(), resource.kind.as_str().into());
+    let (mut objects, diagnostics) = object::decode(&Value::Object(value));
+    objects.retain(|object| watched.takes(object));
+    (objects, diagnostics)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kube::kinds;
+    use crate::object::Kind;
+
+    fn watched(kind: Kind) -> Watched {
+        let mut all = kinds::all("n", ("istio-system", "istio")).into_iter();
+        all.find(|w| w.kind == kind).unwrap()
+    }
+
+    fn decoded(kind: Kind, value: Value) -> Vec<Object> {
+        let watched = watched(kind);
+        let resource = resource(&watched, watched.versions[0]);
+        decode(&watched, &resource, serde_json::from_value(value).unwrap()).0
+    }
+
+    #[test]
+    fn an_item_of_a_list_then_it_is_of_the_kind_that_was_asked_for() {
+        let item = json!({"metadata": {"name": "a", "namespace": "b", "resourceVersion": "1"}, "spec": {}});
+        let objects = decoded(Kind::AuthorizationPolicy, item);
+        assert!(
+            matches!(&objects[..], [Object::AuthorizationPolicy(p)] if p.meta.name == "a" && p.meta.namespace == "b"),
+            "{objects:?}"
+        );
+    }
+
+    #[test]
+    fn a_malformed_object_then_it_is_known_to_be_there_and_refused() {
+        let item = json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"ports": 7}});
+        let objects = decoded(Kind::Service, item);
+        assert!(
+            matches!(&objects[..], [Object::Refused(r)] if r.kind == Some(Kind::Service) && r.name.as_deref() == Some("a")),
+            "{objects:?}"
+        );
+    }
+
+    #[test]
+    fn a_pod_without_a_node_then_it_is_of_no_source_yet() {
+        let pod = |node: Option<&str>| json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"nodeName": node}});
+        assert_eq!(decoded(Kind::Pod, pod(None)).len(), 0);
+        assert_eq!(decoded(Kind::Pod, pod(Some("n"))).len(), 1);
+    }
+
+    #[test]
+    fn a_refusal_then_the_verb_the_resource_the_status_and_the_fix_are_named() {
+        let failure = |status| Failure {
+            verb: "list",
+            status,
+            text: "no\n".to_owned(),
+        };
+        let told = failure(Some(403)).told(&watched(Kind::EnvoyFilter));
+        assert_eq!(
+            told,
+            "the API server forbids (403) to list envoyfilters.networking.istio.io; allow it in the agent's \
+             ClusterRole or Role, as deploy/base/rbac.yaml does: no"
+        );
+        let told = failure(None).told(&watched(Kind::Service));
+        assert_eq!(told, "cannot list services: no");
     }
 }

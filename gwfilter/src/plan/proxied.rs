@@ -215,3 +215,6 @@ fn place<N: Copy + Ord>(pool: &mut Next<'_, N>, classes: &BTreeMap<N, u16>) -> u
     let entries = classes.iter().map(|(net, class)| (*net, leaf(*class)));
     pool.place(&Arc::new(entries.collect()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,9 +19,13 @@ pub fn withdraw(in_force: &Desired, wanted: &Desired) -> Desired {
     let mut compared: BTreeMap<_, bool> = BTreeMap::new();
     let mut tuples = BTreeMap::new();
     for (key, old) in &in_force.tuples {
-        let Some(new) = wanted.tuples.get(key).filter(|_| !rewritten.contains(key)) else {
+        let Some(new) = wanted.tuples.get(key) else {
             continue;
         };
+        // What rewrites sources leaves a PROXY header alone.
+        if new.proxy().is_none() && rewritten.contains(key) {
+            continue;
+        }
         let stays = key.protocol == Protocol::Udp
             || *compared
                 .entry((identity(old), identity(new), key.addr.is_ipv4()))

@@ -32,6 +32,9 @@ pub struct CompiledListener {
     pub matrix_without_peer: Option<Arc<Matrix>>,
     /// Why nothing of it can be judged, although policies speak of it.
     pub left: Option<Why>,
+    /// All that the tables refuse is default-deny, which may not be enforced while the sources of health probes are not known
+    /// ([`Gateway::probe_sources_known`]): counted, and passed.
+    pub observe: bool,
 }
 
 impl CompiledListener {
@@ -43,6 +46,7 @@ impl CompiledListener {
             matrix: self.matrix.or(other.matrix),
             matrix_without_peer: self.matrix_without_peer.or(other.matrix_without_peer),
             left: self.left.or(other.left),
+            observe: self.observe || other.observe,
         }
     }
 }
@@ -98,6 +102,8 @@ pub(super) fn enforceable(gateway: &Gateway) -> bool {
 pub(super) struct Side<A> {
     /// What is certainly refused there, by whom.
     pub(super) refused: Segments<A>,
+    /// The same with default-deny, where health probes alone speak against that.
+    pub(super) withheld: Segments<A>,
     /// What some ALLOW rule certainly matches.
     pub(super) admitted: Set<A>,
     /// What some ALLOW rule may match.
@@ -195,7 +201,7 @@ pub(super) struct Compiler<'a> {
     cache: Cache,
     place_keys: BTreeMap<Vec<(usize, bool, Vec<usize>)>, usize>,
     pub(super) matrices: proxy::Cache,
-    flat: BTreeMap<Vec<usize>, Flat>,
+    flat: BTreeMap<(Vec<usize>, bool), Flat>,
 }
 
 impl<'a> Compiler<'a> {
@@ -298,27 +304,39 @@ impl<'a> Compiler<'a> {
         let mut key: Vec<usize> = result.places.iter().map(|&(_, at)| at).collect();
         key.sort_unstable();
         key.dedup();
-        let flat = match self.flat.get(&key) {
-            Some(flat) => flat.clone(),
-            None => {
-                let flat = self.flatten(&key);
-                self.flat.insert(key, flat.clone());
-                flat
-            }
-        };
+        let mut flat = self.flat(&key, false);
+        (result.dropped4, result.dropped6) = (flat.dropped4.clone(), flat.dropped6.clone());
+        // Only a whole listener can be observed, so where a DENY rule drops, default-deny is not even counted.
+        let mut observe = false;
+        if self.complete && !self.gateway.probe_sources_known && flat.is_empty() {
+            flat = self.flat(&key, true);
+            observe = !flat.is_empty();
+        }
         result.tables = CompiledListener {
             table4: Some(flat.table4),
             table6: Some(flat.table6),
+            observe,
             ..CompiledListener::default()
         };
-        (result.dropped4, result.dropped6) = (flat.dropped4, flat.dropped6);
         result
     }
 
-    /// What every one of these places refuses.
-    fn flatten(&self, places: &[usize]) -> Flat {
-        let segments4 = refused_by_all(places.iter().filter_map(|&at| self.judged.get(at)).map(|j| &j.v4));
-        let segments6 = refused_by_all(places.iter().filter_map(|&at| self.judged.get(at)).map(|j| &j.v6));
+    /// [`Self::flatten`], once for equal places.
+    fn flat(&mut self, places: &[usize], withheld: bool) -> Flat {
+        let key = (places.to_vec(), withheld);
+        if let Some(flat) = self.flat.get(&key) {
+            return flat.clone();
+        }
+        let flat = self.flatten(places, withheld);
+        self.flat.insert(key, flat.clone());
+        flat
+    }
+
+    /// What every one of these places refuses, or would.
+    fn flatten(&self, places: &[usize], withheld: bool) -> Flat {
+        let judged = || places.iter().filter_map(|&at| self.judged.get(at));
+        let segments4 = refused_by_all(judged().map(|j| j.v4.segments(withheld)));
+        let segments6 = refused_by_all(judged().map(|j| j.v6.segments(withheld)));
         let (table4, table6) = (segments4.table(&self.outcomes), segments6.table(&self.outcomes));
         let share4 = self.flat.values().map(|f| &f.table4).find(|t| ***t == table4);
         let share6 = self.flat.values().map(|f| &f.table6).find(|t| ***t == table6);
@@ -410,27 +428,46 @@ impl<'a> Compiler<'a> {
             .iter()
             .filter_map(|&at| self.policies.get(at))
             .map(unmatched);
+        let mut withheld = Vec::new();
         if let Some(&rank) = turned_on.min().and_then(|first| self.ranks.get(&first))
-            && self.default_deny()
+            && self.complete
         {
-            refused.extend(open.not().ranges().iter().map(|&(low, high)| (low, high, rank)));
+            let closed = open.not();
+            let closed = closed.ranges().iter().map(|&(low, high)| (low, high, rank));
+            if self.default_deny() {
+                refused.extend(closed);
+            } else {
+                withheld = refused.clone();
+                withheld.extend(closed);
+            }
         }
         Side {
             refused: Segments::sweep(refused),
+            withheld: Segments::sweep(withheld),
             admitted: Set::from_ranges(admitted),
             open,
         }
     }
 }
 
+impl<A> Side<A> {
+    pub(super) fn segments(&self, withheld: bool) -> &Segments<A> {
+        if withheld { &self.withheld } else { &self.refused }
+    }
+}
+
+impl Flat {
+    /// Nothing is refused.
+    fn is_empty(&self) -> bool {
+        self.table4.is_empty() && self.table6.is_empty()
+    }
+}
+
 pub(super) fn refused_by_all<'s, A: Address + 's>(
-    mut sides: impl Iterator<Item = &'s Side<A>>,
+    mut all: impl Iterator<Item = &'s Segments<A>>,
 ) -> Segments<A> {
-    let first = sides
-        .next()
-        .map(|s| s.refused.clone())
-        .unwrap_or_else(Segments::none);
-    sides.fold(first, |all, side| all.and(&side.refused))
+    let first = all.next().cloned().unwrap_or_else(Segments::none);
+    all.fold(first, |all, next| all.and(next))
 }
 
 /// Whether a policy bears on verdicts: dry-run policies, AUDIT and CUSTOM do not.

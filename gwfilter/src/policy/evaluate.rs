@@ -26,16 +26,23 @@ pub fn evaluate(
     complete: bool,
     source: IpAddr,
 ) -> Outcome {
+    let default_deny = complete && gateway.probe_sources_known;
+    evaluate_with(mesh, policies, gateway, listener, default_deny, source)
+}
+
+/// As [`evaluate`], with default-deny or without it, whatever the gateway says of health probes.
+#[must_use]
+pub fn evaluate_with(
+    mesh: &Mesh,
+    policies: &[Policy],
+    gateway: &Gateway,
+    listener: &Listener,
+    default_deny: bool,
+    source: IpAddr,
+) -> Outcome {
+    let mode = ClientAddress::PacketSource;
     let seen = Seen::Packet(source);
-    answer(
-        ClientAddress::PacketSource,
-        mesh,
-        policies,
-        gateway,
-        listener,
-        complete && gateway.probe_sources_known,
-        &seen,
-    )
+    answer(mode, mesh, policies, gateway, listener, default_deny, &seen)
 }
 
 /// A connection that begins with a PROXY header.
@@ -49,26 +56,20 @@ pub struct Header {
     pub destination: SocketAddr,
 }
 
-/// As [`evaluate`], for a gateway that takes the client address from the PROXY header. The clients that are never refused are not looked at.
+/// As [`evaluate_with`], for a gateway that takes the client address from the PROXY header. The clients that are never refused are
+/// not looked at.
 #[must_use]
 pub fn evaluate_header(
     mesh: &Mesh,
     policies: &[Policy],
     gateway: &Gateway,
     listener: &Listener,
-    complete: bool,
+    default_deny: bool,
     header: &Header,
 ) -> Outcome {
+    let mode = ClientAddress::ProxyHeader;
     let seen = Seen::Header(*header);
-    answer(
-        ClientAddress::ProxyHeader,
-        mesh,
-        policies,
-        gateway,
-        listener,
-        complete && gateway.probe_sources_known,
-        &seen,
-    )
+    answer(mode, mesh, policies, gateway, listener, default_deny, &seen)
 }
 
 /// What there is to see of a connection.

@@ -18,5 +18,5 @@ mod tri;
 pub mod value;
 
 pub use compile::{Compiled, CompiledListener, compile};
-pub use evaluate::{evaluate, evaluate_header};
+pub use evaluate::{evaluate, evaluate_header, evaluate_with};
 pub use spec::{Policy, decode};

@@ -17,7 +17,7 @@ use crate::gateway::model::{ClientAddress, Gateway, Mesh, Protocol, Tri, Why, Wo
 use crate::report::{EnforcedAt, GatewayReport, PolicyReport, PrefixFigures, RuleReport};
 
 const PROBES: &str = "probe-sources-unknown: clients that no ALLOW rule matches are left to the gateway, since the sources of the load \
-                      balancer's health probes are not known and must not be cut off; annotate the Service with gwfilter.io/never-drop: \
+                      balancer's health probes are not known and must not be cut off (where no DENY rule drops, they are counted as observed); annotate the Service with gwfilter.io/never-drop: \
                       \"CIDR,…\" (it may be empty) or with gwfilter.io/client-address";
 const INCOMPLETE: &str = "incomplete-input: clients that no ALLOW rule matches are left to the gateway, since some input could not be read \
                           and may hold another ALLOW rule: correct what the diagnostics name";
@@ -73,7 +73,9 @@ pub(super) fn make(
         client_address: gateway.client_address.name(),
         enforced: enforceable(gateway)
             && gateway.observe.is_none()
-            && listeners.iter().any(|l| !l.places.is_empty() && !l.no_rbac),
+            && listeners
+                .iter()
+                .any(|l| !l.places.is_empty() && !l.no_rbac && !l.tables.observe),
         why: reasons(compiler, listeners),
         tuples,
         policies,

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 use xtask::cluster::objects;
+use xtask::cluster::tools::Crds;
 use xtask::site::{Client, POD_PORT};
 
-use crate::lab::{A, B, Lab, POD, node_port, pod, vip};
+use crate::lab::{A, B, Lab, POD, SOON, node_port, pod, vip};
 
 #[test]
 fn a_policy_added_edited_and_deleted_then_each_change_is_seen_by_packets() {
@@ -128,4 +129,33 @@ fn a_crds_schema_changed_then_the_policies_after_it_are_seen() {
     lab.policy("DENY", &[B]);
     lab.let_in(&agent, Client::A, vip());
     lab.refused(&agent, Client::B, vip());
+}
+
+#[test]
+fn crds_that_come_after_the_agent_then_they_are_used_and_their_going_ends_what_they_hold() {
+    let lab = Lab::new();
+    let crds = [
+        "authorizationpolicies.security.istio.io",
+        "envoyfilters.networking.istio.io",
+    ];
+    for crd in crds {
+        lab.kubectl(&["delete", "crd", crd]);
+    }
+    let mut agent = lab.start();
+    for crd in crds {
+        agent
+            .process
+            .wait_log("that it is missing", SOON, |log| {
+                log.lines()
+                    .any(|line| line.contains("does not have this kind") && line.contains(crd))
+                    .then_some(())
+            })
+            .expect(crd);
+    }
+    lab.cluster.install(Crds::Istio).expect("CRDs");
+    lab.policy("ALLOW", &[B]);
+    lab.refused(&agent, Client::A, vip());
+    lab.let_in(&agent, Client::B, vip());
+    lab.kubectl(&["delete", "crd", crds[0]]);
+    lab.let_in(&agent, Client::A, vip());
 }

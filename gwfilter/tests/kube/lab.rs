@@ -256,6 +256,32 @@ impl Lab {
         self.site.router.nft(&rules).expect("cut");
     }
 
+    /// Cuts the connections that the node has to the API server now, silently; how many.
+    pub(crate) fn cut_connections(&self) -> usize {
+        let server = xtask::cluster::API_V4;
+        let lines = self
+            .site
+            .node
+            .run("ss", &["-Htn", "state", "established", "dst", server])
+            .expect("a list of connections");
+        let port = |line: &str| {
+            let local = line.split_whitespace().nth(2)?;
+            local.rsplit_once(':').map(|(_, port)| port.to_owned())
+        };
+        let ports: Vec<String> = lines.lines().filter_map(port).collect();
+        let set = ports.join(", ");
+        let rules = format!(
+            "table ip cut {{ chain forward {{
+               type filter hook forward priority 0
+               ip daddr {server} tcp sport {{ {set} }} drop
+               ip saddr {server} tcp dport {{ {set} }} drop
+             }}
+             }}"
+        );
+        self.site.router.nft(&rules).expect("cut");
+        ports.len()
+    }
+
     /// Mends what [`Lab::cut`] cut.
     pub(crate) fn mend(&self) {
         self.site.router.nft("delete table ip cut").expect("mended");
@@ -267,6 +293,22 @@ impl Lab {
             .node
             .run(&binary().display().to_string(), &["unload"])
             .expect("unloaded")
+    }
+
+    /// `gwfilter status` on the node says so of the agent, and names the gateway and what is attached.
+    #[track_caller]
+    pub(crate) fn status(&self, agent: &str) {
+        let state = self.host().disk.join("var/lib/gwfilter").display().to_string();
+        let words = ["status", "-o", "json", "--state-dir", &state];
+        let said = self.site.node.run(&binary().display().to_string(), &words);
+        let said: Value = serde_json::from_str(&said.expect("a status")).expect("JSON");
+        assert_eq!(said["agent"], agent, "{said}");
+        assert_eq!(
+            said["last"]["gateways"][0]["name"], "istio-system/istio-ingressgateway",
+            "{said}"
+        );
+        let attached = said["attached"].as_array().map(Vec::len);
+        assert_eq!(attached, Some(usize::from(agent == "running")), "{said}");
     }
 
     /// Whether the kernel shows a program at the node's card.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use xtask::http::{self, Answer};
-use xtask::site::Client;
+use xtask::site::{Client, NODE};
 
 use crate::lab::{A, Lab, SOON, vip};
 
@@ -22,7 +22,56 @@ fn the_daemonset_deleted_then_nothing_is_left_in_the_kernel() {
     assert!(status.success(), "{status}:\n{}", agent.process.tail());
     assert!(!lab.attached(), "{}", agent.process.tail());
     lab.let_in(&agent, Client::A, vip());
-    assert_eq!(lab.unload().trim(), "nothing to remove");
+    let log = agent.process.tail();
+    // Whichever word comes first: the DaemonSet's own, or its namespace's.
+    assert!(
+        log.contains("enforcement is off") && log.contains("deleted\""),
+        "{log}"
+    );
+    let said = lab.unload();
+    assert!(said.starts_with("nothing to remove"), "{said}");
+}
+
+#[test]
+fn the_api_server_gone_or_the_rights_taken_away_but_no_deletion_then_enforcement_stays() {
+    for outage in [true, false] {
+        let mut lab = Lab::new();
+        let mut agent = lab.start();
+        lab.policy("DENY", &[A]);
+        lab.refused(&agent, Client::A, vip());
+        if outage {
+            lab.cluster.stop_hard().expect("killed");
+        } else {
+            lab.kubectl(&["delete", "rolebinding", "gwfilter", "-n", "gwfilter-system"]);
+        }
+        agent.process.signal(Signal::SIGTERM).expect("told to end");
+        let status = agent.process.wait_exit(SOON).expect("ended");
+        let log = agent.process.tail();
+        assert!(status.success(), "{status}:\n{log}");
+        assert!(
+            log.contains("cannot be learned; it is taken for an upgrade"),
+            "{log}"
+        );
+        assert!(lab.attached(), "{log}");
+        lab.refused(&agent, Client::A, vip());
+    }
+}
+
+#[test]
+fn the_node_no_longer_selected_then_nothing_is_left_in_the_kernel() {
+    let lab = Lab::new();
+    let mut agent = lab.start();
+    lab.policy("DENY", &[A]);
+    lab.refused(&agent, Client::A, vip());
+    lab.status("running");
+    lab.kubectl(&["label", "node", NODE, "kubernetes.io/os=other", "--overwrite"]);
+    agent.process.signal(Signal::SIGTERM).expect("told to end");
+    let status = agent.process.wait_exit(SOON).expect("ended");
+    assert!(status.success(), "{status}:\n{}", agent.process.tail());
+    let log = agent.process.tail();
+    assert!(log.contains("no longer selects this node"), "{log}");
+    assert!(!lab.attached(), "{log}");
+    lab.status("not-running");
 }
 
 #[test]

@@ -64,6 +64,19 @@ fn history_compacted_while_cut_off_then_the_agent_lists_again_and_misses_nothing
 }
 
 #[test]
+fn connections_that_die_without_a_word_then_noticed_within_half_a_minute() {
+    let lab = Lab::new();
+    let agent = lab.start();
+    lab.policy("DENY", &[A]);
+    lab.refused(&agent, Client::A, vip());
+    // As when a load balancer forgets them: not even a reset comes back. New ones are let through.
+    assert!(lab.cut_connections() > 0);
+    lab.policy("DENY", &[B]);
+    lab.refused(&agent, Client::B, vip());
+    lab.let_in(&agent, Client::A, vip());
+}
+
+#[test]
 fn a_start_without_the_api_server_then_the_last_good_snapshot_is_in_force_within_a_second() {
     let mut lab = Lab::new();
     let mut agent = lab.start();

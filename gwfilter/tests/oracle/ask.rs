@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 
-use crate::set::{Chain, Placed, TcpServer, Topology, VIP_HTTP, VIP_TCP, VIP4, VIP6, packet_source};
+use crate::set::{Chain, Placed, TcpServer, Topology};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -77,13 +77,14 @@ impl Requests {
 /// Asks as `client`; true if anything was let through.
 pub(crate) fn ask(placed: &Placed, requests: &Requests, client: IpAddr, chain: Chain) -> Result<bool> {
     let topology = placed.set.topology;
-    let source = packet_source(topology, client);
-    let to = SocketAddr::new(placed.pod(client), placed.port(chain));
+    let way = placed.way(client, chain);
+    let source = way.source;
+    let to = SocketAddr::new(placed.pod(source), placed.port(chain));
     let start = || {
         let mut stream = connected(source, to)?;
         if topology == Topology::Proxy {
             stream
-                .write_all(&proxy_header(client, chain))
+                .write_all(&proxy_header(client, way.written))
                 .context("writing the PROXY header")?;
         }
         anyhow::Ok(stream)
@@ -223,20 +224,12 @@ fn closed(kind: ErrorKind) -> bool {
 }
 
 /// Version 1 for even addresses, version 2 for odd ones.
-fn proxy_header(client: IpAddr, chain: Chain) -> Vec<u8> {
-    let port = match chain {
-        Chain::Http => VIP_HTTP,
-        Chain::Tcp => VIP_TCP,
-    };
+fn proxy_header(client: IpAddr, written: SocketAddr) -> Vec<u8> {
+    let (destination, port) = (written.ip(), written.port());
     let source_port: u16 = 40000;
     let (even, name) = match client {
         IpAddr::V4(address) => (address.to_bits().is_multiple_of(2), "TCP4"),
         IpAddr::V6(address) => (address.to_bits().is_multiple_of(2), "TCP6"),
-    };
-    let destination: IpAddr = if client.is_ipv4() {
-        VIP4.into()
-    } else {
-        VIP6.into()
     };
     if even {
         return format!("PROXY {name} {client} {destination} {source_port} {port}\r\n").into_bytes();

@@ -21,7 +21,7 @@ use xtask::envoy::Release;
 
 use crate::batch::{Outcome, everywhere, run};
 use crate::figures::Figures;
-use crate::set::{Class, Set};
+use crate::set::{Class, Set, Topology};
 
 /// Most sets in one Envoy.
 const SETS: usize = 400;
@@ -51,7 +51,7 @@ fn binary(release: Release) -> Result<PathBuf> {
 }
 
 /// Asks about `cases` cases from the seeds at `GWFILTER_ORACLE_SEED` on, and fails at the first disagreement.
-fn differential(release: Release, cases: u64) -> Result<String> {
+fn differential(release: Release, cases: u64, topology: Option<Topology>) -> Result<String> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let binary = binary(release)?;
     let namespace = everywhere()?;
@@ -76,6 +76,10 @@ fn differential(release: Release, cases: u64) -> Result<String> {
         let sets: Vec<Set> = (seed..)
             .take(wanted)
             .map(|seed| generate::set(seed, CLIENTS))
+            .map(|set| Set {
+                topology: topology.unwrap_or(set.topology),
+                ..set
+            })
             .collect();
         seed += wanted as u64;
         for outcome in run(&namespace, &binary, &sets)? {
@@ -88,7 +92,7 @@ fn differential(release: Release, cases: u64) -> Result<String> {
                     path.display()
                 );
             }
-            if outcome.missed() && matches!(set.class(), Class::AddressOnly | Class::Mixed) {
+            if outcome.missed() && matches!(set.class(), Class::AddressOnly | Class::Mixed | Class::Header) {
                 missed.push((set.seed, outcome));
             }
             figures.add(set, &outcome);
@@ -107,7 +111,11 @@ fn differential(release: Release, cases: u64) -> Result<String> {
             outcome.client, outcome.chain
         );
     }
-    for class in [Class::AddressOnly, Class::Mixed] {
+    let held: &[Class] = match topology {
+        Some(_) => &[Class::Header],
+        None => &[Class::AddressOnly, Class::Mixed, Class::Header],
+    };
+    for &class in held {
         let count = figures.of(class);
         if count.visible == 0 {
             bail!("no visible refusal of {class:?} sets: the run says nothing\n{report}");
@@ -125,7 +133,7 @@ fn differential(release: Release, cases: u64) -> Result<String> {
 #[test]
 fn random_policies_then_newest_envoy_refuses_what_the_node_drops() {
     let cases = number("GWFILTER_ORACLE_CASES", 20_000).unwrap();
-    println!("{}", differential(Release::Newest, cases).unwrap());
+    println!("{}", differential(Release::Newest, cases, None).unwrap());
 }
 
 #[test]
@@ -133,6 +141,13 @@ fn random_policies_then_oldest_envoy_refuses_what_the_node_drops() {
     let cases = number("GWFILTER_ORACLE_CASES", 20_000).unwrap();
     println!(
         "{}",
-        differential(Release::Oldest, (cases / 4).min(20_000)).unwrap()
+        differential(Release::Oldest, (cases / 4).min(20_000), None).unwrap()
     );
+}
+
+#[test]
+fn random_policies_behind_a_load_balancer_then_newest_envoy_refuses_what_the_node_drops() {
+    let cases = number("GWFILTER_ORACLE_CASES", 20_000).unwrap();
+    let report = differential(Release::Newest, cases / 2, Some(Topology::Proxy));
+    println!("{}", report.unwrap());
 }

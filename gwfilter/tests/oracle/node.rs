@@ -11,7 +11,7 @@ use gwfilter::{gateway, pipeline};
 use serde_json::{Value, json};
 
 use crate::set::{
-    Chain, NODE4, NODE6, Placed, Set, TcpServer, Topology, VIP_HTTP, VIP_TCP, VIP4, VIP6, packet_source,
+    Chain, NODE4, NODE6, Placed, Set, TcpServer, Topology, VIP_HTTP, VIP_TCP, VIP4, VIP6,
 };
 
 /// The set as a multi-document manifest.
@@ -138,9 +138,9 @@ fn gateway(set: &Set) -> Value {
     })
 }
 
-/// Where a client's first packet goes.
-fn destination(client: IpAddr, chain: Chain) -> SocketAddr {
-    let address = if client.is_ipv4() {
+/// Where packets from a source go.
+fn destination(source: IpAddr, chain: Chain) -> SocketAddr {
+    let address = if source.is_ipv4() {
         IpAddr::from(VIP4)
     } else {
         IpAddr::from(VIP6)
@@ -163,14 +163,21 @@ pub(crate) fn drops(placed: &Placed, connections: &[(IpAddr, Chain)]) -> Result<
             never_drop: Vec::new(),
             from_files: true,
         },
-        observe: false,
+        ..pipeline::Settings::default()
     };
     let built = pipeline::build(&index.snapshot(), &NodeFacts::default(), &settings);
     let explainer = Explainer::new(built).context("filling the tables")?;
     let mut drops = Vec::new();
     for (client, chain) in connections {
-        let source = packet_source(placed.set.topology, *client);
-        let query = Query::new(source, destination(*client, *chain), Protocol::Tcp, None)?;
+        let way = placed.way(*client, *chain);
+        let header = (SocketAddr::new(*client, 40_000), way.written);
+        let header = (placed.set.topology == Topology::Proxy).then_some(header);
+        let query = Query::new(
+            way.source,
+            destination(way.source, *chain),
+            Protocol::Tcp,
+            header,
+        )?;
         drops.push(explainer.answer(&query)?.verdict == "drop");
     }
     Ok(drops)

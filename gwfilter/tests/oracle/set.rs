@@ -1,6 +1,6 @@
 //! A policy set: the gateway it is for, its policies, and who asks it. It knows neither gwfilter nor Envoy.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -159,12 +159,59 @@ impl Placed {
     }
 }
 
-/// Source of a client's packets at the node.
-pub(crate) fn packet_source(topology: Topology, client: IpAddr) -> IpAddr {
-    match (topology, client) {
-        (Topology::Proxy, IpAddr::V4(_)) => BALANCER4.into(),
-        (Topology::Proxy, IpAddr::V6(_)) => BALANCER6.into(),
-        _ => client,
+/// How a client comes to the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// Source of the packets.
+    pub(crate) source: IpAddr,
+    /// Destination in the PROXY header, with [`Topology::Proxy`].
+    pub(crate) written: SocketAddr,
+}
+
+impl Placed {
+    /// The way of a client: by the balancer and to the gateway's external address; or, with a PROXY header, by whatever peer and to
+    /// whatever destination, so that those meet the set's prefixes and ports too.
+    pub(crate) fn way(&self, client: IpAddr, chain: Chain) -> Way {
+        let port = match chain {
+            Chain::Http => VIP_HTTP,
+            Chain::Tcp => VIP_TCP,
+        };
+        let (balancer, vip) = if client.is_ipv4() {
+            (IpAddr::from(BALANCER4), IpAddr::from(VIP4))
+        } else {
+            (BALANCER6.into(), VIP6.into())
+        };
+        let plain = SocketAddr::new(vip, port);
+        if self.set.topology != Topology::Proxy {
+            return Way {
+                source: client,
+                written: plain,
+            };
+        }
+        let clients = &self.set.clients;
+        let position = clients.iter().position(|c| *c == client).unwrap_or(0);
+        let others = || clients.iter().copied().cycle().skip(position + 1).take(clients.len());
+        let same_family = others().filter(|a| a.is_ipv4() == client.is_ipv4());
+        let ports = [port, 443, self.port(chain), 8443, u16::MAX];
+        let at = position / 3 % ports.len();
+        let written = SocketAddr::new(
+            same_family.last().unwrap_or(vip),
+            ports.get(at).copied().unwrap_or(port),
+        );
+        match position % 3 {
+            0 => Way {
+                source: balancer,
+                written: plain,
+            },
+            1 => Way {
+                source: balancer,
+                written,
+            },
+            _ => Way {
+                source: others().nth(2).unwrap_or(balancer),
+                written,
+            },
+        }
     }
 }
 
@@ -197,17 +244,23 @@ pub(crate) enum Class {
     Mixed,
     /// Faulty values, what depends on an istiod that nobody told of, or ports of unknown kind.
     Doubtful,
-    /// A proxy in front.
+    /// A proxy in front that the node cannot see through; or a PROXY header, and what makes a set doubtful.
     Proxied,
+    /// A PROXY header.
+    Header,
 }
 
 impl Set {
     /// The set's class.
     pub(crate) fn class(&self) -> Class {
         let labelled = |policy: &Value| policy.pointer("/metadata/labels/istio.io~1rev").is_some();
-        if self.topology != Topology::Plain {
+        let doubtful =
+            self.faulty || self.ports_unknown || self.old_istiod || self.policies.iter().any(labelled);
+        if self.topology == Topology::XForwardedFor || (self.topology == Topology::Proxy && doubtful) {
             Class::Proxied
-        } else if self.faulty || self.ports_unknown || self.old_istiod || self.policies.iter().any(labelled) {
+        } else if self.topology == Topology::Proxy {
+            Class::Header
+        } else if doubtful {
             Class::Doubtful
         } else if self.address_only {
             Class::AddressOnly

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::istio::rbac_filters;
-use crate::set::{Chain, Placed, TcpServer, Topology, packet_source};
+use crate::set::{Chain, Placed, TcpServer, Topology};
 
 /// True, false, or not known from addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,12 +69,13 @@ struct Connection {
 
 /// What is certain for a client of a plain-text listener.
 pub(crate) fn certain(placed: &Placed, client: IpAddr, chain: Chain) -> Certain {
-    let source = packet_source(placed.set.topology, client);
-    let local = (placed.pod(client), placed.port(chain));
+    let way = placed.way(client, chain);
+    let source = way.source;
+    let local = (placed.pod(source), placed.port(chain));
     let (remote, local) = match (placed.set.topology, chain) {
         (Topology::Plain, _) | (Topology::XForwardedFor, Chain::Tcp) => (Some(source), Some(local)),
         (Topology::XForwardedFor, Chain::Http) => (None, Some(local)),
-        (Topology::Proxy, _) => (None, None),
+        (Topology::Proxy, _) => (Some(client), Some((way.written.ip(), way.written.port()))),
     };
     let tls = chain == Chain::Tcp && placed.set.tcp_server != TcpServer::Tcp;
     let connection = Connection {

@@ -6,9 +6,9 @@
 use std::net::IpAddr;
 
 use crate::policies::Generator;
-use crate::world::{World, look_up, policy};
+use crate::world::{World, look_up, policy, said};
 use gwfilter::desired::{Table4, Table6, Verdict};
-use gwfilter::policy::{decode, evaluate};
+use gwfilter::policy::{decode, evaluate, evaluate_with};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -39,6 +39,19 @@ fn difference(world: &World, sources: &[IpAddr]) -> (u64, Option<String>) {
                 source,
             );
             compared += 1;
+            // What is only observed is what default-deny would refuse, and no DENY rule.
+            let would = evaluate_with(&world.mesh, &policies, &world.gateway, listener, true, source);
+            let observed = said(tables, source);
+            let observed = (tables.observe && observed != would).then_some((observed, would));
+            if let Some((observed, would)) = observed {
+                return (
+                    compared,
+                    Some(format!(
+                        "{} from {source}: observed {observed:?}, evaluator {would:?}",
+                        listener.name
+                    )),
+                );
+            }
             if table != slow {
                 return (
                     compared,

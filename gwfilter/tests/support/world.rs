@@ -79,8 +79,21 @@ impl World {
     }
 }
 
-/// What the tables say of a source: the entry that covers it, or a pass.
+/// What becomes of a source: what the tables say, or a pass where they are only observed.
 pub(crate) fn look_up(listener: &CompiledListener, source: IpAddr) -> Outcome {
+    let said = said(listener, source);
+    if listener.observe && said.verdict == Verdict::Drop {
+        return Outcome {
+            verdict: Verdict::Pass,
+            reason: Reason::Allowed,
+            rule: None,
+        };
+    }
+    said
+}
+
+/// What the tables say of a source: the entry that covers it, or a pass.
+pub(crate) fn said(listener: &CompiledListener, source: IpAddr) -> Outcome {
     let pass = |reason| Outcome {
         verdict: Verdict::Pass,
         reason,

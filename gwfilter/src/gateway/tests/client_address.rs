@@ -301,3 +301,62 @@ fn enforce_false_then_observed_only() {
         None
     );
 }
+
+#[test]
+fn every_reason_then_it_says_what_each_sees_whether_they_agree_and_the_change() {
+    let annotate = "kubectl -n istio-system annotate --overwrite service istio-ingressgateway \
+                    gwfilter.io/client-address=packet-source";
+    let pod = |config: &str| format!("{SERVICE}{NODE}{}{GATEWAY}", pod_env(config));
+    let doubtful = PAGE_FILTER.replace(
+        "envoy.listener.tls_inspector",
+        "envoy.filters.listener.original_src",
+    );
+    let contradicted = format!(
+        "{}{NODE}{}{GATEWAY}",
+        annotated("gwfilter.io/client-address: packet-source"),
+        pod_env("{gatewayTopology: {numTrustedProxies: 1}}")
+    );
+    let cases = [
+        (
+            pod("{gatewayTopology: {numTrustedProxies: 2}}"),
+            vec![
+                "PROXY_CONFIG of Pod gw-0 sets numTrustedProxies 2",
+                "they do not agree",
+                annotate,
+            ],
+        ),
+        (
+            pod("{gatewayTopology: {proxyProtocol: {}}}"),
+            vec![
+                "PROXY_CONFIG of Pod gw-0 sets gatewayTopology.proxyProtocol",
+                "they do not agree",
+                annotate,
+            ],
+        ),
+        (
+            format!("{SERVICE}{NODE}{doubtful}"),
+            vec![
+                "EnvoyFilter",
+                "it is not known whether the gateway judges the address that this node sees",
+                annotate,
+            ],
+        ),
+        (
+            contradicted,
+            vec![
+                "sets numTrustedProxies 1",
+                "they do not agree",
+                "kubectl -n istio-system annotate service istio-ingressgateway gwfilter.io/client-address-",
+            ],
+        ),
+    ];
+    for (manifests, parts) in cases {
+        let text = one(find_in(&manifests))
+            .not_enforced
+            .map(|why| why.text)
+            .unwrap_or_default();
+        for part in ["this node sees"].into_iter().chain(parts) {
+            assert!(text.contains(part), "{part:?} is not in {text:?}");
+        }
+    }
+}

@@ -4,6 +4,7 @@ mod chains;
 mod client_address;
 mod cluster;
 mod faults;
+mod header;
 mod identity;
 mod mesh;
 mod tuples;

@@ -263,4 +263,12 @@ fn the_node_restarted_then_no_destination_at_a_pods_old_address() {
         "a host port: {fewer:?}"
     );
     assert_eq!(fewer, wanted);
+
+    // An agent that has heard nothing since writes it down again; the doubt must not be lost with that.
+    let here = at("0000", 2_000_000);
+    let text = encode(&other.index, &here).expect("it can be written");
+    let again = accept(&text, &here).expect("it is of this node");
+    assert!(!again.restarted);
+    assert_eq!(again.index.snapshot(), other.index.snapshot());
+    assert!(!again.index.snapshot().stale_addresses.is_empty());
 }

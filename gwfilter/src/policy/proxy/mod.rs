@@ -23,7 +23,7 @@ use space::{Space, TooMany};
 /// Matrices, each computed once for each set of places.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
-    known: BTreeMap<Vec<PlaceKey>, Flat>,
+    known: BTreeMap<(Vec<PlaceKey>, bool), Flat>,
 }
 
 /// What came of a set of places.
@@ -38,34 +38,51 @@ struct Flat {
 /// A listener as it is for tuples with and without knowledge of the gateway's peer, as far as it has such.
 pub(super) fn listeners<'a>(compiler: &mut Compiler<'a>, listener: &'a Listener) -> Vec<JudgedListener<'a>> {
     let has = |peer: bool| listener.tuples.is_empty() || listener.tuples.iter().any(|t| t.peer_known == peer);
-    [true, false]
-        .into_iter()
-        .filter(|peer| has(*peer))
-        .map(|peer| one(compiler, listener, peer))
-        .collect()
+    let peers: Vec<bool> = [true, false].into_iter().filter(|peer| has(*peer)).collect();
+    let found: Vec<JudgedListener<'a>> = peers.iter().map(|p| one(compiler, listener, *p, false)).collect();
+    // Only a whole listener can be observed, so where a DENY rule drops, default-deny is not even counted.
+    let withheld = compiler.complete && !compiler.gateway.probe_sources_known;
+    if !withheld || found.iter().any(|part| !part.dropped4.is_empty()) {
+        return found;
+    }
+    let observed = peers.iter().map(|p| one(compiler, listener, *p, true));
+    observed.collect()
 }
 
-fn one<'a>(compiler: &mut Compiler<'a>, listener: &'a Listener, peer: bool) -> JudgedListener<'a> {
+/// `withheld`: with the default-deny that is counted only.
+fn one<'a>(
+    compiler: &mut Compiler<'a>,
+    listener: &'a Listener,
+    peer: bool,
+    withheld: bool,
+) -> JudgedListener<'a> {
     let mut result = JudgedListener::new(listener);
     let places = compiler.places(listener, Sight::Header { peer }, &mut result.no_rbac);
     let keys: Vec<PlaceKey> = places.iter().map(|place| compiler.place_key(place)).collect();
-    let flat = match compiler.matrices.known.get(&keys) {
+    let key = (keys, withheld);
+    let flat = match compiler.matrices.known.get(&key) {
         Some(flat) => flat.clone(),
         None => {
-            let flat = flatten(compiler, &places, &keys);
-            compiler.matrices.known.insert(keys.clone(), flat.clone());
+            let flat = flatten(compiler, &places, &key.0, withheld);
+            compiler.matrices.known.insert(key.clone(), flat.clone());
             flat
         }
     };
     result.places = places.into_iter().zip(flat.judged).collect();
-    let speaks = keys.iter().any(|key| !key.is_empty());
+    let speaks = key.0.iter().any(|key| !key.is_empty());
     if result.no_rbac || !speaks || !super::compile::enforceable(compiler.gateway) {
         return result;
     }
     let mut tables = CompiledListener::default();
     match flat.matrix {
-        Ok(matrix) if peer => tables.matrix = Some(matrix),
-        Ok(matrix) => tables.matrix_without_peer = Some(matrix),
+        Ok(matrix) => {
+            tables.observe = withheld && !matrix.verdicts.is_empty();
+            if peer {
+                tables.matrix = Some(matrix);
+            } else {
+                tables.matrix_without_peer = Some(matrix);
+            }
+        }
         Err(TooMany) => {
             tables.left = Some(Why {
                 code: "too-many-classes",
@@ -78,12 +95,14 @@ fn one<'a>(compiler: &mut Compiler<'a>, listener: &'a Listener, peer: bool) -> J
         }
     }
     result.tables = tables;
-    result.dropped4 = flat.dropped;
+    if !withheld {
+        result.dropped4 = flat.dropped;
+    }
     result
 }
 
 /// Compiles what holds at all of these places.
-fn flatten(compiler: &mut Compiler<'_>, places: &[Place<'_>], keys: &[PlaceKey]) -> Flat {
+fn flatten(compiler: &mut Compiler<'_>, places: &[Place<'_>], keys: &[PlaceKey], withheld: bool) -> Flat {
     let space = space_of(compiler, places, keys);
     let mut judged = Vec::with_capacity(places.len());
     for (place, key) in places.iter().zip(keys) {
@@ -96,7 +115,7 @@ fn flatten(compiler: &mut Compiler<'_>, places: &[Place<'_>], keys: &[PlaceKey])
         judged
             .iter()
             .filter_map(|&at| compiler.judged.get(at))
-            .map(|j| &j.v4)
+            .map(|j| j.v4.segments(withheld))
     };
     let segments = match &space {
         Ok(_) => super::compile::refused_by_all(sides()),
@@ -175,6 +194,7 @@ fn judge(compiler: &Compiler<'_>, place: &Place<'_>, key: &PlaceKey, space: Opti
         v4,
         v6: Side {
             refused: Segments::none(),
+            withheld: Segments::none(),
             admitted: Set::full(),
             open: Set::full(),
         },
