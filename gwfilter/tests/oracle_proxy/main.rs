@@ -65,6 +65,10 @@ fn fault(stream: &Stream, (reading, taken): Taken) -> Result<Option<&'static str
         if relation(&parsed, reading) == Relation::Unsound {
             return Ok(Some("the parser finds a header that Envoy does not take"));
         }
+        // Torn TLVs are all that the parsers do not look at.
+        if relation(&parsed, reading) == Relation::Refused && stream.bytes.starts_with(b"P") {
+            return Ok(Some("the parser takes a line that Envoy refuses"));
+        }
         if let (Parsed::Header(header), Reading::Ends(..)) = (parsed, reading)
             && usize::try_from(header.len)? != taken
         {
