@@ -375,11 +375,19 @@ fn an_istiod_that_two_watches_tell_differently_then_the_one_of_its_node_counts_a
             "spec": {"nodeName": "node-a", "containers": [{"name": "discovery", "env": [{"name": "REVISION", "value": "canary"}]}]},
             "status": {"phase": phase}})
     };
-    for (name, phase) in [(source(Kind::Pod), "Running"), (ISTIODS.to_owned(), "Pending")] {
-        for object in object::decode(&pod(phase)).0 {
-            index.apply(&name, object, Vec::new());
+    let both = |index: &mut Index| {
+        for (name, phase) in [(source(Kind::Pod), "Running"), (ISTIODS.to_owned(), "Pending")] {
+            for object in object::decode(&pod(phase)).0 {
+                index.apply(&name, object, Vec::new());
+            }
         }
-    }
+    };
+    both(&mut index);
+    // The other istiods not known, the one that is seen need not serve the gateway.
+    index.remove(ISTIODS);
+    index.declare(ISTIODS, Subject::Istiods);
+    assert_eq!(refused(&build(&index)), "deny root token default");
+    both(&mut index);
     let snapshot = index.snapshot();
     assert_eq!(
         (&snapshot.lost[..], &snapshot.diagnostics[..]),
