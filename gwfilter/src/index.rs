@@ -77,6 +77,12 @@ impl Index {
         self.sources.entry(source.to_owned()).or_default().unreadable = Some(why.to_owned());
     }
 
+    /// Notes that a source can be read again, and that what it said last still holds. False: that was known.
+    pub fn readable(&mut self, source: &str) -> bool {
+        let source = self.sources.get_mut(source);
+        source.is_some_and(|source| source.unreadable.take().is_some())
+    }
+
     /// Replaces everything that a source said.
     pub fn reset(&mut self, source: &str, objects: Vec<Object>, diagnostics: Vec<Diagnostic>) {
         let old = self.sources.remove(source).unwrap_or_default();

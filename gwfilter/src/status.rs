@@ -88,6 +88,9 @@ impl Status {
             line("attached: nothing".to_owned());
         }
         let Some(last) = &self.last else {
+            if !running && self.attached.is_empty() {
+                return text;
+            }
             line("generation: not known; the agent left nothing that can be read (--state-dir?)".to_owned());
             return text;
         };
@@ -183,8 +186,13 @@ mod tests {
                 status.attached.clear();
                 status.last = None;
             },
+            &["agent: not running; nothing is enforced on this node"],
+        );
+        check(
+            |status| status.last = None,
             &[
-                "agent: not running; nothing is enforced on this node",
+                "agent: running",
+                attached,
                 "generation: not known; the agent left nothing that can be read (--state-dir?)",
             ],
         );

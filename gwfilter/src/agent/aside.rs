@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ::kube::Client;
 use tokio::time::Instant;
 
-use super::last_good::{Keeper, Place};
+use super::last_good::{Job, Keeper, Place};
 use super::millis;
 use crate::dataplane::pins;
 use crate::index::Index;
@@ -98,7 +98,9 @@ impl Aside {
     /// Says and writes what changed. `good`: the index that is in force, if it may be the last good one.
     pub(super) fn catch_up(&mut self, good: Option<&Index>, left: &Left, notices: impl FnOnce() -> Notices) {
         self.due = None;
-        self.write(good, left);
+        if !self.keeper.save(|| self.job(good, left)) {
+            self.changed();
+        }
         let Some((events, speaker)) = &mut self.events else {
             return;
         };
@@ -107,14 +109,16 @@ impl Aside {
             events.say(object, notice);
         }
         if kept > 0 {
-            self.due = Some(Instant::now() + LATER);
+            self.due.get_or_insert_with(|| Instant::now() + LATER);
         }
     }
 
-    fn write(&self, good: Option<&Index>, left: &Left) {
-        // What is written are our own plain types; there is nothing in them that JSON does not have.
-        let status = serde_json::to_vec(left).unwrap_or_default();
-        self.keeper.save(good.filter(|_| self.saves).cloned(), status);
+    fn job(&self, good: Option<&Index>, left: &Left) -> Job {
+        Job {
+            snapshot: good.filter(|_| self.saves).cloned(),
+            // Our own plain types; there is nothing in them that JSON does not have.
+            status: serde_json::to_vec(left).unwrap_or_default(),
+        }
     }
 
     /// What becomes of the agent's own DaemonSet; `None`: it is of none.
@@ -131,10 +135,8 @@ impl Aside {
 
     /// Writes what is not written yet.
     pub(super) async fn finish(self, good: Option<&Index>, left: &Left) {
-        if self.due.is_some() {
-            self.write(good, left);
-        }
-        self.keeper.finish().await;
+        let job = self.due.is_some().then(|| self.job(good, left));
+        self.keeper.finish(job).await;
     }
 }
 

@@ -90,6 +90,13 @@ impl Feed {
         }
     }
 
+    /// The index was looked at, which took so long.
+    pub(super) fn answered(&mut self, cost: Duration) {
+        if let Self::Cluster(cluster) = self {
+            cluster.burst.answered(Instant::now(), cost);
+        }
+    }
+
     /// The cluster's API server.
     pub(super) fn client(&self) -> Option<&::kube::Client> {
         match self {
@@ -125,8 +132,35 @@ pub(super) struct Cluster {
     silent: BTreeSet<String>,
     /// Some source was read.
     news: bool,
-    /// When the first and the last change of a burst came.
-    burst: Option<(Instant, Instant)>,
+    burst: Burst,
+}
+
+/// Changes that are answered together.
+#[derive(Debug, Default)]
+struct Burst {
+    /// When the first and the last one came.
+    came: Option<(Instant, Instant)>,
+    /// The last answer cost so much that the next one has to wait so long.
+    not_before: Option<Instant>,
+}
+
+impl Burst {
+    fn stir(&mut self, now: Instant) {
+        let first = self.came.map_or(now, |(first, _)| first);
+        self.came = Some((first, now));
+    }
+
+    /// When it is to be answered.
+    fn ripe(&self) -> Option<Instant> {
+        let (first, last) = self.came?;
+        let ripe = (last + REST).min(first + BURST);
+        Some(self.not_before.map_or(ripe, |free| free.max(ripe)))
+    }
+
+    /// It was answered, at this cost: a cluster that never rests gets half of a CPU at most.
+    fn answered(&mut self, now: Instant, cost: Duration) {
+        self.not_before = now.checked_add(cost);
+    }
 }
 
 impl Cluster {
@@ -151,7 +185,7 @@ impl Cluster {
             unread: sources.clone(),
             silent: sources,
             news: false,
-            burst: None,
+            burst: Burst::default(),
         }
     }
 
@@ -170,18 +204,16 @@ impl Cluster {
 
     async fn changed(&mut self, index: &mut Index) {
         loop {
-            let ripe = self.burst.map(|(first, last)| (last + REST).min(first + BURST));
+            let ripe = self.burst.ripe();
             tokio::select! {
                 biased;
                 () = at(ripe) => {
-                    self.burst = None;
+                    self.burst.came = None;
                     return;
                 }
                 Some(update) = self.updates.recv() => {
                     if self.take(update, index) {
-                        let now = Instant::now();
-                        let first = self.burst.map_or(now, |(first, _)| first);
-                        self.burst = Some((first, now));
+                        self.burst.stir(Instant::now());
                     }
                 }
                 else => std::future::pending().await,
@@ -196,5 +228,39 @@ impl Cluster {
             self.news = true;
         }
         update.tell(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_burst_then_answered_after_a_rest_and_after_fifty_milliseconds_at_the_latest() {
+        let start = Instant::now();
+        let mut burst = Burst::default();
+        assert_eq!(burst.ripe(), None);
+        burst.stir(start);
+        assert_eq!(burst.ripe(), Some(start + ms(10)));
+        burst.stir(start + ms(8));
+        assert_eq!(burst.ripe(), Some(start + ms(18)));
+        burst.stir(start + ms(45));
+        assert_eq!(burst.ripe(), Some(start + ms(50)));
+    }
+
+    #[test]
+    fn an_answer_that_cost_much_then_the_next_one_waits_as_long_and_one_after_a_pause_does_not() {
+        let start = Instant::now();
+        let mut burst = Burst::default();
+        burst.answered(start, ms(400));
+        burst.stir(start + ms(1));
+        assert_eq!(burst.ripe(), Some(start + ms(400)));
+        burst.came = None;
+        burst.stir(start + ms(1000));
+        assert_eq!(burst.ripe(), Some(start + ms(1010)));
     }
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -76,10 +76,12 @@ pub(super) fn age(seconds: Option<u64>) -> String {
 }
 
 /// What is to be on the disk.
-#[derive(Clone, Debug)]
-struct Job {
-    snapshot: Option<Index>,
-    status: Vec<u8>,
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The last good snapshot; `None`: the one that is there stays.
+    pub(super) snapshot: Option<Index>,
+    /// For `gwfilter status`.
+    pub(super) status: Vec<u8>,
 }
 
 /// Where what is written goes.
@@ -98,39 +100,51 @@ pub(super) struct Place {
 /// Writes snapshots and statuses.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    to_disk: watch::Sender<Option<Job>>,
+    to_disk: mpsc::Sender<Job>,
     writer: JoinHandle<()>,
 }
 
 impl Keeper {
     /// Begins to write; directories are made if they are not there.
     pub(super) fn start(place: Place) -> Self {
-        let (to_disk, jobs) = watch::channel(None);
+        // One waits at most: a snapshot may be as large as all else that the agent holds.
+        let (to_disk, jobs) = mpsc::channel(1);
         let writer = tokio::spawn(write_all(place, jobs));
         Self { to_disk, writer }
     }
 
-    /// Hands over the newest state; what was not written yet is forgotten.
-    pub(super) fn save(&self, snapshot: Option<Index>, status: Vec<u8>) {
-        self.to_disk.send_replace(Some(Job { snapshot, status }));
+    /// Hands over the newest state. False: the disk is behind, and it has to be done again later.
+    pub(super) fn save(&self, job: impl FnOnce() -> Job) -> bool {
+        match self.to_disk.try_reserve() {
+            Ok(place) => {
+                place.send(job());
+                true
+            }
+            Err(_) => false,
+        }
     }
 
-    /// Waits until everything is written, within bounds.
-    pub(super) async fn finish(self) {
-        drop(self.to_disk);
-        if timeout(LAST_WRITE, self.writer).await.is_err() {
+    /// Writes one more, if there is one, and waits until everything is written, within bounds.
+    pub(super) async fn finish(self, job: Option<Job>) {
+        let Self { to_disk, writer } = self;
+        let all = async {
+            if let Some(job) = job {
+                // The writer ends only when this sender does.
+                let _ = to_disk.send(job).await;
+            }
+            drop(to_disk);
+            writer.await
+        };
+        if timeout(LAST_WRITE, all).await.is_err() {
             warn!("the last good snapshot could not be written in time; the one before stays");
         }
     }
 }
 
-async fn write_all(place: Place, mut jobs: watch::Receiver<Option<Job>>) {
+async fn write_all(place: Place, mut jobs: mpsc::Receiver<Job>) {
     let mut failure = None;
     let mut written = false;
-    while jobs.changed().await.is_ok() {
-        let Some(Job { snapshot, status }) = jobs.borrow_and_update().clone() else {
-            continue;
-        };
+    while let Some(Job { snapshot, status }) = jobs.recv().await {
         let (place, stamp) = (place.clone(), stamp(&place.node));
         let path = place
             .state
@@ -202,13 +216,30 @@ mod tests {
         }
     }
 
+    fn job() -> Job {
+        Job {
+            snapshot: Some(index()),
+            status: b"{}".to_vec(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_behind_then_what_waits_is_written_and_no_more_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let keeper = Keeper::start(place(dir.path()));
+        assert!(keeper.save(job));
+        // On one thread the writer has not run yet.
+        assert!(!keeper.save(|| unreachable!("nothing is copied for nothing")));
+        keeper.finish(None).await;
+        assert!(load(dir.path(), "node").is_some());
+    }
+
     #[tokio::test]
     async fn a_snapshot_saved_then_the_next_start_has_it() {
         let dir = tempfile::tempdir().unwrap();
         assert!(load(dir.path(), "node").is_none());
         let keeper = Keeper::start(place(dir.path()));
-        keeper.save(Some(index()), b"{}".to_vec());
-        keeper.finish().await;
+        keeper.finish(Some(job())).await;
         let last = load(dir.path(), "node").unwrap();
         assert_eq!(last.index.snapshot(), index().snapshot());
         assert!(!last.restarted && last.age_secs.is_some_and(|age| age < 60));
@@ -224,8 +255,7 @@ mod tests {
         fs::create_dir(dir.path().join(format!("{NAME}.new"))).unwrap();
         assert!(load(dir.path(), "node").is_none(), "told and ignored");
         let keeper = Keeper::start(place(dir.path()));
-        keeper.save(Some(index()), b"{}".to_vec());
-        keeper.finish().await;
+        keeper.finish(Some(job())).await;
         assert_eq!(fs::read(dir.path().join(NAME)).unwrap(), b"damaged");
     }
 

@@ -348,8 +348,10 @@ impl Agent {
     }
 
     fn enforce(&mut self) {
+        let began = Instant::now();
         self.enforcer
             .try_enforce(&self.index, &self.facts, self.dataplane.tables());
+        self.feed.answered(began.elapsed());
         self.aside.changed();
     }
 

@@ -166,6 +166,36 @@ fn a_watch_then_one_object_at_a_time() {
 }
 
 #[test]
+fn what_a_watch_repeats_then_no_news_and_all_else_is() {
+    let decoded = |text: &str| {
+        let document = manifest::parse(text.as_bytes()).unwrap().remove(0);
+        let (mut objects, diagnostics) = object::decode(&document.value);
+        (objects.remove(0), diagnostics)
+    };
+    let mut index = Index::new();
+    let mut apply = |text: &str| {
+        let (object, diagnostics) = decoded(text);
+        index.apply("watch", object, diagnostics)
+    };
+    // A refused one keeps the last good version, and is a finding that its repetition has to end.
+    let news = [A, A, A2, BAD, BAD, A2, A2].map(&mut apply);
+    assert_eq!(news, [true, false, true, true, true, true, false]);
+    let key = Key {
+        kind: Kind::AuthorizationPolicy,
+        namespace: "n".into(),
+        name: "a".into(),
+    };
+    assert!(index.delete("watch", &key));
+    assert!(!index.delete("watch", &key));
+
+    index.unreadable("watch", "403");
+    assert_eq!(codes(&index.snapshot()), ["unreadable-input"]);
+    assert!(index.readable("watch"));
+    assert_eq!(codes(&index.snapshot()).len(), 0);
+    assert!(!index.readable("watch"));
+}
+
+#[test]
 fn snapshot_then_in_order_of_identity_whatever_the_sources() {
     let mut one = Index::new();
     one.load("a", B.as_bytes()).unwrap();

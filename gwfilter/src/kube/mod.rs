@@ -66,6 +66,8 @@ pub enum Change {
     Delete(Key),
     /// It cannot be read now: what it said last stays.
     Unreadable(String),
+    /// It can be read again, and what it said last holds.
+    Readable,
 }
 
 impl Update {
@@ -82,6 +84,7 @@ impl Update {
                 index.unreadable(&self.source, &why);
                 true
             }
+            Change::Readable => index.readable(&self.source),
         }
     }
 }

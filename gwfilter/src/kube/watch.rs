@@ -13,7 +13,7 @@ use ::kube::{Api, Client, Error};
 use futures_util::StreamExt;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::Sender;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::kinds::Watched;
@@ -25,6 +25,12 @@ use crate::telemetry::chain;
 
 /// Pause before history that is gone is listed anew.
 const GONE: Duration = Duration::from_millis(100);
+
+/// A trouble that was told is over when a list was read and nothing failed for so long: the list may be allowed and the watch not, or
+/// the server be on its knees.
+const PROBATION: Duration = Duration::from_secs(6);
+/// By how much a server that refuses is asked less often than one that is away: somebody has to do something first.
+const REFUSED: u32 = 2;
 
 /// What one attempt failed at.
 struct Failure {
@@ -92,6 +98,8 @@ struct Follower {
     known: bool,
     /// Why it cannot be read, as the index knows.
     said: Option<String>,
+    /// When a trouble that was told is over, if nothing fails until then.
+    over_at: Option<Instant>,
     /// It was found missing, and that was told.
     absent: bool,
     spread: RandomState,
@@ -107,6 +115,7 @@ pub(super) async fn follow(client: Client, watched: Watched, updates: Sender<Upd
         start: Instant::now(),
         known: false,
         said: None,
+        over_at: None,
         absent: false,
         spread: RandomState::new(),
     };
@@ -119,8 +128,11 @@ impl Follower {
         match self.find().await {
             Ok(Some(resource)) => self.watch(&resource).await,
             Ok(None) => {
-                if !self.absent {
+                if !self.absent || self.said.is_some() {
                     self.reset(Vec::new(), Vec::new()).await?;
+                    self.over().await?;
+                }
+                if !self.absent {
                     info!(
                         resource = self.watched.resource(),
                         "the cluster does not have this kind; it is used once it is there"
@@ -189,7 +201,20 @@ impl Follower {
         };
         let mut events = pin!(watcher(api, config));
         let mut listed = (Vec::new(), Vec::new());
-        while let Some(event) = events.next().await {
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = at(self.over_at) => {
+                    self.over().await?;
+                    continue;
+                }
+            };
+            let Some(event) = event else {
+                return Ok(());
+            };
+            if matches!(event, Ok(Event::Apply(_) | Event::Delete(_))) {
+                self.over().await?;
+            }
             match event {
                 Ok(Event::Init) => listed = (Vec::new(), Vec::new()),
                 Ok(Event::InitApply(object)) => {
@@ -225,7 +250,6 @@ impl Follower {
                 }
             }
         }
-        Ok(())
     }
 
     /// Notes a failure, tells it if it is time, and rests.
@@ -235,6 +259,7 @@ impl Follower {
             sleep(GONE).await;
             return Ok(());
         }
+        self.over_at = None;
         let ripe = self.pace.failed(self.start.elapsed());
         let why = failure.told(&self.watched);
         if ripe {
@@ -248,17 +273,36 @@ impl Follower {
             self.said = Some(why.clone());
             self.send(Change::Unreadable(why)).await?;
         }
-        sleep(self.pace.pause(self.spread())).await;
+        let pause = self.pace.pause(self.spread());
+        let refused = self.pace.is_told() && matches!(failure.status, Some(401 | 403));
+        sleep(if refused { pause * REFUSED } else { pause }).await;
         Ok(())
     }
 
     async fn reset(&mut self, objects: Vec<Object>, diagnostics: Vec<Diagnostic>) -> Result<(), Closed> {
-        if self.pace.worked() {
-            info!(source = self.watched.source, "can be read again");
-        }
         self.known = true;
-        self.said = None;
-        self.send(Change::Reset { objects, diagnostics }).await
+        self.send(Change::Reset { objects, diagnostics }).await?;
+        if self.pace.is_told() {
+            self.over_at = Some(Instant::now() + PROBATION);
+            if let Some(why) = self.said.clone() {
+                self.send(Change::Unreadable(why)).await?;
+            }
+        } else {
+            self.pace.worked();
+            self.said = None;
+        }
+        Ok(())
+    }
+
+    /// All is well. A trouble that was told is told to be over.
+    async fn over(&mut self) -> Result<(), Closed> {
+        self.over_at = None;
+        if self.pace.worked() {
+            self.said = None;
+            info!(source = self.watched.source, "can be read again");
+            self.send(Change::Readable).await?;
+        }
+        Ok(())
     }
 
     async fn send(&self, change: Change) -> Result<(), Closed> {
@@ -279,6 +323,14 @@ impl Follower {
     fn spread(&self) -> u8 {
         let [first, ..] = self.spread.hash_one(self.start.elapsed()).to_ne_bytes();
         first
+    }
+}
+
+/// Waits for a moment, or for ever.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -49,6 +49,63 @@ fn one_verb_missing_then_said_by_name_and_no_default_deny_until_it_is_granted() 
 }
 
 #[test]
+fn a_kind_that_may_be_listed_and_not_watched_then_used_and_said_once_until_it_is_granted() {
+    let lab = Lab::new();
+    let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/gwfilter";
+    let shipped = lab
+        .cluster
+        .get(role)
+        .and_then(|answer| answer.granted())
+        .expect("the role");
+    let set = |rules: &Value| {
+        let patch = json!({"rules": rules}).to_string();
+        lab.cluster
+            .request("PATCH", role, "application/merge-patch+json", &patch)
+            .and_then(|answer| answer.granted())
+            .expect("a role");
+    };
+    let mut rules = shipped["rules"].clone();
+    for rule in rules.as_array_mut().expect("rules") {
+        if rule["resources"]
+            .as_array()
+            .is_some_and(|all| all.contains(&json!("authorizationpolicies")))
+        {
+            rule["verbs"] = json!(["list"]);
+        }
+    }
+    set(&rules);
+    lab.policy("DENY", &[A]);
+    let mut agent = lab.launch();
+    lab.refused(&agent, Client::A, vip());
+    let lines = |log: &str, what: &str| {
+        let all = log
+            .lines()
+            .filter(|line| line.contains(what) && line.contains("AuthorizationPolicy"));
+        all.count()
+    };
+    let told = "cannot be read; what is known of it stays";
+    agent
+        .process
+        .wait_log("the missing right", SOON, |log| {
+            (lines(log, told) == 1).then_some(())
+        })
+        .expect("a line");
+    // A change is seen with the next list.
+    lab.policy("DENY", &[B]);
+    lab.refused(&agent, Client::B, vip());
+    set(&shipped["rules"]);
+    agent
+        .process
+        .wait_log("that it is over", SOON, |log| {
+            assert_eq!(lines(log, told), 1, "said once:\n{log}");
+            (lines(log, "can be read again") == 1).then_some(())
+        })
+        .expect("a line");
+    lab.policy("DENY", &[A]);
+    lab.refused(&agent, Client::A, vip());
+}
+
+#[test]
 fn a_policy_that_only_the_webhook_refuses_then_said_and_the_others_are_enforced() {
     let lab = Lab::new();
     let mut agent = lab.start();

@@ -115,6 +115,11 @@ fn proxy_configuration_then_by_its_precedence() {
 fn configuration_that_cannot_be_read_then_in_doubt() {
     let run = |pod: &str| mode(&format!("{SERVICE}{NODE}{pod}{GATEWAY}"));
     assert_eq!(run(&pod_env("{")), doubt("proxy-config-not-readable"));
+    // Kubernetes puts the variable's value there, which may say anything.
+    assert_eq!(
+        run(&pod_env("{\"image\": {\"imageType\": \"$(TYPE)\"}}")),
+        doubt("proxy-config-not-readable")
+    );
     assert_eq!(
         run(&pod_env("{\"gatewayTopology\": 1}")),
         doubt("proxy-config-not-readable")

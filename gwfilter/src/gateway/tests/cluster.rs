@@ -344,6 +344,27 @@ fn no_pod_of_it_here_then_no_local_endpoint_and_no_other_doubt() {
 }
 
 #[test]
+fn cluster_policy_then_only_the_pods_own_address_is_judged_and_the_mend_is_told() {
+    let built = build(&index(
+        &with(
+            &whole(),
+            "externalTrafficPolicy: Local",
+            "externalTrafficPolicy: Cluster",
+        ),
+        &[],
+    ));
+    let keys: Vec<String> = built.desired.tuples.keys().map(ToString::to_string).collect();
+    assert_eq!(keys, ["10.244.0.5:8080/tcp"]);
+    let whys = built.reports[0].why.join("; ");
+    for part in [
+        "this node sees the client's address and the gateway a node's",
+        "kubectl -n istio-system patch service",
+    ] {
+        assert!(whys.contains(part), "{whys}");
+    }
+}
+
+#[test]
 fn pods_of_other_nodes_then_what_may_mean_them_is_no_doubt_here() {
     let filter = r#"
 apiVersion: networking.istio.io/v1alpha3
@@ -375,11 +396,19 @@ fn an_istiod_that_two_watches_tell_differently_then_the_one_of_its_node_counts_a
             "spec": {"nodeName": "node-a", "containers": [{"name": "discovery", "env": [{"name": "REVISION", "value": "canary"}]}]},
             "status": {"phase": phase}})
     };
-    for (name, phase) in [(source(Kind::Pod), "Running"), (ISTIODS.to_owned(), "Pending")] {
-        for object in object::decode(&pod(phase)).0 {
-            index.apply(&name, object, Vec::new());
+    let both = |index: &mut Index| {
+        for (name, phase) in [(source(Kind::Pod), "Running"), (ISTIODS.to_owned(), "Pending")] {
+            for object in object::decode(&pod(phase)).0 {
+                index.apply(&name, object, Vec::new());
+            }
         }
-    }
+    };
+    both(&mut index);
+    // The other istiods not known, the one that is seen need not serve the gateway.
+    index.remove(ISTIODS);
+    index.declare(ISTIODS, Subject::Istiods);
+    assert_eq!(refused(&build(&index)), "deny root token default");
+    both(&mut index);
     let snapshot = index.snapshot();
     assert_eq!(
         (&snapshot.lost[..], &snapshot.diagnostics[..]),
