@@ -10,9 +10,7 @@ use gwfilter::node::NodeFacts;
 use gwfilter::{gateway, pipeline};
 use serde_json::{Value, json};
 
-use crate::set::{
-    Chain, NODE4, NODE6, Placed, Set, TcpServer, Topology, VIP_HTTP, VIP_TCP, VIP4, VIP6,
-};
+use crate::set::{Chain, NODE4, NODE6, Placed, Set, TcpServer, Topology, VIP_HTTP, VIP_TCP, VIP4, VIP6};
 
 /// The set as a multi-document manifest.
 pub(crate) fn manifests(placed: &Placed) -> String {
@@ -172,12 +170,7 @@ pub(crate) fn drops(placed: &Placed, connections: &[(IpAddr, Chain)]) -> Result<
         let way = placed.way(*client, *chain);
         let header = (SocketAddr::new(*client, 40_000), way.written);
         let header = (placed.set.topology == Topology::Proxy).then_some(header);
-        let query = Query::new(
-            way.source,
-            destination(way.source, *chain),
-            Protocol::Tcp,
-            header,
-        )?;
+        let query = Query::new(way.source, destination(way.source, *chain), Protocol::Tcp, header)?;
         drops.push(explainer.answer(&query)?.verdict == "drop");
     }
     Ok(drops)

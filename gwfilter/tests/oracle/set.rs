@@ -190,7 +190,14 @@ impl Placed {
         }
         let clients = &self.set.clients;
         let position = clients.iter().position(|c| *c == client).unwrap_or(0);
-        let others = || clients.iter().copied().cycle().skip(position + 1).take(clients.len());
+        let others = || {
+            clients
+                .iter()
+                .copied()
+                .cycle()
+                .skip(position + 1)
+                .take(clients.len())
+        };
         let same_family = others().filter(|a| a.is_ipv4() == client.is_ipv4());
         let ports = [port, 443, self.port(chain), 8443, u16::MAX];
         let at = position / 3 % ports.len();

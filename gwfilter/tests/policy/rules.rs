@@ -241,12 +241,8 @@ fn input_that_cannot_be_read_then_only_the_peers_address_is_certain() {
 }
 
 #[test]
-fn no_tables_where_the_client_address_is_not_the_packets() {
-    for client in [
-        ClientAddress::ProxyHeader,
-        ClientAddress::XForwardedFor,
-        ClientAddress::Unknown,
-    ] {
+fn no_tables_where_the_node_does_not_see_the_client_address() {
+    for client in [ClientAddress::XForwardedFor, ClientAddress::Unknown] {
         let mut w = world(
             vec![p("a", json!({"action": "DENY", "rules": [{}]}))],
             vec![vec![http()]],

@@ -331,10 +331,13 @@ fn every_reason_then_it_says_what_each_sees_whether_they_agree_and_the_change() 
             ],
         ),
         (
-            pod("{gatewayTopology: {proxyProtocol: {}}}"),
+            format!(
+                "{}{NODE}",
+                annotated("service.beta.kubernetes.io/aws-load-balancer-proxy-protocol: \"*\"")
+            ),
             vec![
-                "PROXY_CONFIG of Pod gw-0 sets gatewayTopology.proxyProtocol",
-                "they do not agree",
+                "the load balancer writes a PROXY header",
+                "gwfilter.io/client-address=proxy-header",
                 annotate,
             ],
         ),
