@@ -201,9 +201,10 @@ fn remark(
             .filter(|u| u.gateways.contains(&index) && u.why.code != REWRITTEN)
             .map(|u| &u.why)
             .collect();
-        report
-            .why
-            .extend(whys.into_iter().map(|w| format!("{}: {}", w.code, w.text)));
+        let whys = whys.into_iter().map(|w| format!("{}: {}", w.code, w.text));
+        // What the compiler left to the gateway it has told already.
+        let news: Vec<String> = whys.filter(|why| !report.why.contains(why)).collect();
+        report.why.extend(news);
         let judged = |l: &Listener| l.tuples.iter().any(|t| desired.tuples.contains_key(&t.key));
         report.enforced &= gateway.listeners.iter().any(judged);
     }
@@ -349,8 +350,13 @@ impl<'a> Claims<'a> {
                 if settled.desired.tuples.contains_key(key) {
                     continue;
                 }
-                let text = "packets to this destination may reach the gateway with another source address \
-                            (externalTrafficPolicy: Cluster); set it to Local to have them judged here";
+                let text = if gateway.client_address == ClientAddress::ProxyHeader {
+                    "a pod on another node may receive packets to this destination (externalTrafficPolicy: Cluster), and whether it \
+                     reads the PROXY header is not known; gwfilter.io/client-address: proxy-header on the Service states it"
+                } else {
+                    "packets to this destination may reach the gateway with another source address \
+                     (externalTrafficPolicy: Cluster); set it to Local to have them judged here"
+                };
                 settled.unjudged.entry(*key).or_insert_with(|| Unjudged {
                     gateways: vec![index],
                     why: Why {

@@ -309,3 +309,188 @@ fn explain_given_bad_arguments_then_exit_2_and_what_to_do() {
     assert_eq!(run.code, Some(2));
     assert!(run.err.contains("standard input cannot hold both"), "{run:#?}");
 }
+
+/// A gateway behind the PROXY protocol, under `externalTrafficPolicy: Cluster`, with one policy on clients and one on the balancer.
+const BEHIND_A_PROXY: &str = r#"
+apiVersion: v1
+kind: Service
+metadata:
+  name: gw
+  namespace: a
+  annotations: {gwfilter.io/client-address: proxy-header, gwfilter.io/trusted-proxies: 10.9.0.0/16}
+spec:
+  type: LoadBalancer
+  selector: {istio: gw}
+  ports: [{name: https, port: 443, targetPort: 8443, nodePort: 30443}]
+status: {loadBalancer: {ingress: [{ip: 203.0.113.10}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: gw-0, namespace: a, labels: {istio: gw}}
+spec: {nodeName: n, containers: [{name: istio-proxy}]}
+status: {podIP: 10.244.0.5, phase: Running}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: gw, namespace: a}
+spec: {selector: {istio: gw}, servers: [{port: {number: 443, name: tcp, protocol: TCP}, hosts: ["*"]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: clients, namespace: a}
+spec: {rules: [{from: [{source: {remoteIpBlocks: [198.51.100.0/24]}}], to: [{operation: {ports: ["443"]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: balancer, namespace: a}
+spec: {action: DENY, rules: [{from: [{source: {ipBlocks: [10.66.0.0/16]}}]}]}
+"#;
+
+#[test]
+fn explain_given_proxy_headers_then_client_peer_and_destination_decide_together() {
+    const CLIENTS: Option<&str> = Some("ns[a]-policy[clients]");
+    const BALANCER: Option<&str> = Some("ns[a]-policy[balancer]-rule[0]");
+    let (vip, pod) = ("203.0.113.10:443", "10.244.0.5:8443");
+    let cases = [
+        // (source, destination, header, verdict, reason, policy)
+        (
+            "10.9.0.1",
+            vip,
+            Some(("198.51.100.7", "192.0.2.1:443")),
+            "pass",
+            "allowed",
+            None,
+        ),
+        (
+            "10.9.0.1",
+            vip,
+            Some(("198.51.101.7", "192.0.2.1:443")),
+            "drop",
+            "no-rule-allows",
+            CLIENTS,
+        ),
+        (
+            "10.9.0.1",
+            vip,
+            Some(("198.51.100.7", "192.0.2.1:80")),
+            "drop",
+            "no-rule-allows",
+            CLIENTS,
+        ),
+        (
+            "10.9.0.1",
+            vip,
+            Some(("2001:db8::7", "[2001:db8::1]:443")),
+            "drop",
+            "no-rule-allows",
+            CLIENTS,
+        ),
+        // The gateway's peer is not known at the load balancer's address; it is at the pod's.
+        (
+            "10.66.0.1",
+            vip,
+            Some(("198.51.100.7", "192.0.2.1:443")),
+            "pass",
+            "untrusted-proxy",
+            None,
+        ),
+        (
+            "10.66.0.1",
+            pod,
+            Some(("198.51.100.7", "192.0.2.1:443")),
+            "drop",
+            "denied-by-rule",
+            BALANCER,
+        ),
+        // A balancer that names itself is probing.
+        (
+            "10.9.0.1",
+            vip,
+            Some(("10.9.0.1", "192.0.2.1:443")),
+            "pass",
+            "never-drop-source",
+            None,
+        ),
+        (
+            "10.9.0.1",
+            vip,
+            Some(("224.0.0.1", "192.0.2.1:443")),
+            "pass",
+            "header-invalid",
+            None,
+        ),
+        ("10.9.0.1", vip, None, "pass", "no-header", None),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let manifests = folder.path().join("gateway.yaml");
+    fs::write(&manifests, BEHIND_A_PROXY).unwrap();
+    let queries: String = cases
+        .iter()
+        .map(|(source, dest, header, ..)| {
+            let mut query = json!({"source": source, "dest": dest});
+            if let Some((client, destination)) = header {
+                let client: std::net::IpAddr = client.parse().unwrap();
+                query["proxy_source"] = json!(std::net::SocketAddr::new(client, 5000).to_string());
+                query["proxy_dest"] = json!(destination);
+            }
+            format!("{query}\n")
+        })
+        .collect();
+    let from = manifests.to_string_lossy().into_owned();
+    let run = gwfilter(
+        &["explain", "--from", &from, "--queries", "-"],
+        queries.as_bytes(),
+    );
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    let answers = lines(&run);
+    assert_eq!(answers.len(), cases.len());
+    for (answer, (source, dest, header, verdict, reason, policy)) in answers.iter().zip(cases) {
+        let about = format!("{source} to {dest} with {header:?}: {answer}");
+        assert_eq!(
+            (&answer["verdict"], &answer["reason"]),
+            (&json!(verdict), &json!(reason)),
+            "{about}"
+        );
+        assert_eq!(
+            (&answer["policy"], &answer["hook"]),
+            (&json!(policy), &json!("tc")),
+            "{about}"
+        );
+        assert_eq!(answer["client_address"], json!("proxy-header"), "{about}");
+    }
+    // The same by flags, as text.
+    let flags = [
+        "--source",
+        "10.9.0.1",
+        "--dest",
+        vip,
+        "--proxy-source",
+        "198.51.101.7:1",
+        "--proxy-dest",
+        "192.0.2.1:443",
+    ];
+    let run = gwfilter(&[&["explain", "--from", &from][..], &flags].concat(), b"");
+    assert!(
+        run.out
+            .contains("PROXY header    198.51.101.7:1 -> 192.0.2.1:443"),
+        "{run:#?}"
+    );
+    assert!(
+        run.out.starts_with("DROP:") && run.out.contains("reset on both sides"),
+        "{run:#?}"
+    );
+    // Two families in one header are no header.
+    let query = r#"{"source":"10.9.0.1","dest":"203.0.113.10:443","proxy_source":"198.51.100.7:1","proxy_dest":"[::1]:1"}"#;
+    let run = gwfilter(&["explain", "--from", &from, "--queries", "-"], query.as_bytes());
+    assert_eq!(run.code, Some(2), "{run:#?}");
+    // Nothing is left to the gateway but what compares the balancer at rewritten destinations.
+    let report = gwfilter(&["check", "--from", &from, "-o", "json"], b"").json();
+    let rules = |n: usize| &report["gateways"][0]["policies"][n]["rules"][0];
+    assert_eq!(report["gateways"][0]["enforced"], json!(true), "{report:#}");
+    assert_eq!(rules(1)["enforced_at"], json!("node"), "{report:#}");
+    assert_eq!(rules(0)["enforced_at"], json!("both"), "{report:#}");
+    assert!(
+        rules(0)["why"].as_str().unwrap().contains("rewritten on the way"),
+        "{report:#}"
+    );
+}

@@ -13,7 +13,7 @@ use super::interval::{Address, Set};
 use super::rules::Known;
 use super::spec::{Action, Attribute, Field, Policy, Values};
 use crate::diagnostic::{Diagnostic, ObjectRef};
-use crate::gateway::model::{ClientAddress, Gateway, Mesh, Protocol, Tri, Why, Workload};
+use crate::gateway::model::{ClientAddress, Gateway, Mesh, Protocol, Tri, TupleKey, Why, Workload};
 use crate::report::{EnforcedAt, GatewayReport, PolicyReport, PrefixFigures, RuleReport};
 
 const PROBES: &str = "probe-sources-unknown: clients that no ALLOW rule matches are left to the gateway, since the sources of the load \
@@ -508,8 +508,16 @@ fn policy_report(
 
 /// Whether some destinations are not judged as their packets' sources are rewritten on the way.
 fn rewritten(gateway: &Gateway) -> bool {
-    gateway.client_address == ClientAddress::PacketSource
-        && gateway.rewritten.iter().any(|key| key.protocol == Protocol::Tcp)
+    let judged = |key: &TupleKey| {
+        gateway
+            .listeners
+            .iter()
+            .flat_map(|l| &l.tuples)
+            .any(|t| t.key == *key)
+    };
+    // Where a PROXY header names the client, rewritten sources are judged all the same.
+    let left = |key: &TupleKey| key.protocol == Protocol::Tcp && !judged(key);
+    gateway.rewritten.iter().any(left)
 }
 
 /// What is dropped at the node is dropped at some destinations only.
