@@ -40,7 +40,7 @@ impl RootImage {
     #[must_use]
     pub fn wants_tc(&self) -> bool {
         self.slots
-            .range(abi::BUCKETS_START..abi::PROXY_START)
+            .range(abi::BUCKETS_START..PROXY_START)
             .any(|(_, slot)| Tuple::from_slot(slot).flags & (abi::TUPLE_PROXY | abi::TUPLE_RESET) != 0)
     }
 
