@@ -41,10 +41,19 @@ impl Node {
     #[track_caller]
     #[expect(clippy::expect_used, reason = "a test helper")]
     fn agent(&self, device: &str, mode: XdpMode) -> Attached {
+        self.agent_with(device, mode, false)
+    }
+
+    /// The same; `beside`: with the TC program beside XDP.
+    #[track_caller]
+    #[expect(clippy::expect_used, reason = "a test helper")]
+    fn agent_with(&self, device: &str, mode: XdpMode, beside: bool) -> Attached {
         let found = self.device(device);
         self.inside(move || {
             let mut dataplane = Dataplane::load(PacketLog::Off)?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(dataplane.attach(&found, mode)?)
+            let attached = dataplane.attach(&found, mode, beside)?;
+            dataplane.forget_old_headers()?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(attached)
         })
         .expect("attached")
     }
@@ -70,9 +79,15 @@ impl Node {
         })
     }
 
-    /// Names of the pins, as `<ifindex>-<hook>`.
-    #[expect(clippy::expect_used, reason = "a test helper")]
+    /// Names of the pinned links, as `<ifindex>-<hook>`.
     fn pins(&self) -> Vec<String> {
+        let link = |name: &String| name.starts_with(|c: char| c.is_ascii_digit());
+        self.files().into_iter().filter(link).collect()
+    }
+
+    /// Names of everything that is pinned.
+    #[expect(clippy::expect_used, reason = "a test helper")]
+    fn files(&self) -> Vec<String> {
         let find = ["/sys/fs/bpf/gwfilter", "-type", "f", "-printf", "%f\n"];
         let found = self.node.output(Command::new("find").args(find)).expect("find");
         let mut names: Vec<String> = String::from_utf8_lossy(&found.stdout)
@@ -212,25 +227,83 @@ fn unload_removes_everything_once_and_an_agent_sees_it() {
     let ifindex = device.index;
     node.inside(move || {
         let mut dataplane = Dataplane::load(PacketLog::Off).expect("loaded");
-        dataplane.attach(&device, XdpMode::Native).expect("attached");
+        dataplane
+            .attach(&device, XdpMode::Native, true)
+            .expect("attached");
         assert!(dataplane.pins().present());
         let programs = pins::xdp_programs().expect("listed");
         assert_eq!(programs.len(), 1);
         let removed = pins::unload().expect("unloaded");
         assert_eq!(
             removed.iter().map(|p| (p.ifindex, p.hook)).collect::<Vec<_>>(),
-            [(ifindex, Hook::Xdp)]
+            [(ifindex, Hook::Tcx), (ifindex, Hook::Xdp)],
+            "by their names' order"
         );
         assert!(!dataplane.pins().present());
         assert!(pins::unload().expect("again").is_empty());
         assert!(wait_gone(&programs), "detached soon");
         // It could not bring itself back: there is nowhere to pin to.
         dataplane
-            .attach(&device, XdpMode::Native)
+            .attach(&device, XdpMode::Native, true)
             .expect_err("not any more");
     });
-    assert!(node.pins().is_empty());
+    assert!(node.files().is_empty());
     assert_eq!(node.xdp(), None);
+}
+
+#[test]
+fn tc_beside_xdp_is_taken_over_goes_when_it_is_not_wanted_and_leaves_what_it_needs_pinned_once() {
+    let node = Node::new();
+    let ifindex = node.device(NIC).index;
+    let both = [format!("{ifindex}-tcx"), format!("{ifindex}-xdp")];
+    let mut arrays = BTreeSet::new();
+    for adopted in [false, true, true] {
+        let attached = node.agent_with(NIC, XdpMode::Native, true);
+        assert_eq!((attached.hook, attached.adopted), (Hook::Xdp, adopted));
+        assert!(matches!(attached.beside, Ok(true)), "{attached:?}");
+        assert_eq!(node.pins(), both);
+        let maps: Vec<String> = node
+            .files()
+            .into_iter()
+            .filter(|name| !both.contains(name))
+            .collect();
+        assert_eq!(maps.len(), 2, "{maps:?}");
+        assert_eq!(maps.get(1).map(String::as_str), Some("streams"));
+        assert!(
+            maps.iter()
+                .all(|name| arrays.insert(name.clone()) || name == "streams"),
+            "each agent has its own array"
+        );
+    }
+    let without = node.agent(NIC, XdpMode::Native);
+    assert_eq!((without.hook, without.adopted), (Hook::Xdp, true));
+    assert!(matches!(without.beside, Ok(false)));
+    assert_eq!(node.pins(), [format!("{ifindex}-xdp")]);
+}
+
+#[test]
+fn xdp_that_is_refused_then_the_tcx_link_beside_it_becomes_the_one_that_judges() {
+    let node = Node::new();
+    let ifindex = node.device(NIC).index;
+    node.agent_with(NIC, XdpMode::Native, true);
+    node.inside(|| {
+        let dir = pins::BPFFS;
+        let find = format!("find {dir}/gwfilter -name '{ifindex}-xdp' -delete");
+        Command::new("sh").args(["-c", &find]).status()
+    })
+    .expect("removed");
+    let free = xtask::poll::until(std::time::Duration::from_secs(10), || {
+        node.xdp().is_none().then_some(())
+    });
+    assert!(free.is_some(), "detached");
+    foreign::attach_xdp(&node.node, NIC).expect("attached");
+    let attached = node.agent_with(NIC, XdpMode::Native, true);
+    assert_eq!((attached.hook, attached.adopted), (Hook::Tcx, true));
+    assert!(
+        matches!(attached.beside, Ok(false)),
+        "it judges everything itself"
+    );
+    assert_eq!(node.pins(), [format!("{ifindex}-tcx")]);
 }
 
 #[expect(clippy::expect_used, reason = "a test helper")]

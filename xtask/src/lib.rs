@@ -20,6 +20,7 @@
 //! - [`rights::require_root`] fails with the reason where namespaces cannot be made. Tests call it and fail with it:
 //!   a test that cannot run has not passed.
 //! - [`oci::write`] writes a container image without a container tool.
+//! - [`balancer::Balancer`] is a real haproxy or nginx that writes PROXY headers, [`gateway::Gateway`] a real Envoy that reads them.
 //! - [`envoy::binary`] is where `cargo xtask setup` put Envoy.
 //!
 //! ```no_run
@@ -42,9 +43,11 @@
 //!
 //! Errors are [`anyhow::Error`]: whoever meets one here is a person reading a test's or the demo's output.
 
+pub mod balancer;
 pub mod cluster;
 pub mod envoy;
 pub mod foreign;
+pub mod gateway;
 pub mod http;
 pub mod manifests;
 pub mod netns;

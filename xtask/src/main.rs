@@ -3,6 +3,7 @@
 //! One verb is one file. Nothing here is part of what runs on a node. Verbs that need a tool install it
 //! (`setup`), so a fresh clone on a bare machine needs only Rust and root.
 
+mod bench;
 mod build_ebpf;
 mod build_release;
 mod check;
@@ -42,6 +43,8 @@ enum Verb {
     Check,
     /// Walk through Istio's "Ingress Access Control" with two clients, a node and a gateway in namespaces.
     Demo,
+    /// Measure what gwfilter costs, against something else each time.
+    Bench(bench::Options),
     /// Run groups of tests; each ends with one line, and so does the whole.
     Test(test::Options),
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Image(options) => image::main(&options),
         Verb::Check => check::main(),
         Verb::Demo => demo::main(),
+        Verb::Bench(options) => bench::main(&options),
         Verb::Test(options) => test::main(&options),
     };
     match done {

@@ -83,6 +83,23 @@ spec:
     )
 }
 
+/// The same with `gatewayTopology.proxyProtocol` in the gateway's configuration: Envoy reads the client's address from a PROXY header.
+#[must_use]
+pub fn cluster_with_proxy_protocol() -> String {
+    cluster().replace(
+        "\
+  labels: {app: istio-ingressgateway, istio: ingressgateway}
+spec:
+  nodeName",
+        "\
+  labels: {app: istio-ingressgateway, istio: ingressgateway}
+  annotations:
+    proxy.istio.io/config: '{\"gatewayTopology\": {\"proxyProtocol\": {}}}'
+spec:
+  nodeName",
+    )
+}
+
 /// The page's policy: name `ingress-policy`, selector `app: istio-ingressgateway`, one rule with one source.
 ///
 /// `action` is `ALLOW` or `DENY`, `field` is `ipBlocks` or `remoteIpBlocks` (or one of their negations).
@@ -116,6 +133,12 @@ spec:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn proxy_protocol_then_the_pod_says_so() {
+        let text = cluster_with_proxy_protocol();
+        assert_eq!(text.matches("proxyProtocol").count(), 1, "{text}");
+    }
 
     #[test]
     fn policy_then_the_pages_own_lines() {

@@ -31,6 +31,8 @@ pub(crate) enum Part {
     Lints,
     /// The Envoys of the oracle.
     Envoy,
+    /// Load balancers that write PROXY headers, and the Envoys.
+    Proxy,
     /// The fuzzer.
     Fuzz,
     /// An API server with what belongs to it, and Helm.
@@ -39,11 +41,12 @@ pub(crate) enum Part {
 
 impl Part {
     /// All of them, in the order they are set up.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Ebpf,
         Self::Lab,
         Self::Lints,
         Self::Envoy,
+        Self::Proxy,
         Self::Fuzz,
         Self::Kube,
     ];
@@ -77,6 +80,7 @@ pub(crate) fn ensure(parts: &[Part], voice: Voice) -> Result<()> {
             Part::Lab => setup.lab(),
             Part::Lints => setup.lints(),
             Part::Envoy => setup.envoy(),
+            Part::Proxy => setup.proxy(),
             Part::Fuzz => setup.fuzz(),
             Part::Kube => setup.kube(),
         }?;
@@ -160,6 +164,23 @@ impl Setup {
             CARGO_DENY,
             "checks licences, bans and sources of all dependencies",
         )
+    }
+
+    fn proxy(&mut self) -> Result<()> {
+        self.program("haproxy", "haproxy", "a load balancer that writes PROXY headers")?;
+        self.program(
+            "nginx",
+            "nginx-light",
+            "a second load balancer that writes PROXY headers",
+        )?;
+        const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+        if Path::new(STREAM).exists() {
+            self.present("nginx's stream module", STREAM);
+        } else {
+            self.apt(&["libnginx-mod-stream"], "nginx's balancing of TCP")?;
+        }
+        self.program("openssl", "openssl", "makes the lab's certificates")?;
+        self.program("curl", "curl", "the lab's TLS client")
     }
 
     fn fuzz(&mut self) -> Result<()> {

@@ -51,6 +51,14 @@ pub const SSH_PORT: u16 = 22;
 pub const CLIENT_V4: [&str; 2] = ["198.51.100.7", "192.0.2.20"];
 /// The clients' IPv6 addresses: a, then b.
 pub const CLIENT_V6: [&str; 2] = ["2001:db8:a::7", "2001:db8:b::20"];
+/// Where clients reach a load balancer that runs in the router.
+pub const BALANCER_V4: &str = "203.0.113.10";
+/// The same, IPv6.
+pub const BALANCER_V6: &str = "2001:db8:80::10";
+/// The address from which that load balancer connects to the node.
+pub const PEER_V4: &str = "10.0.0.1";
+/// The same, IPv6.
+pub const PEER_V6: &str = "fd00:10::1";
 /// The device of the node that faces the clients.
 pub const NIC: &str = "eth0";
 
@@ -117,7 +125,7 @@ pub struct Site {
     pub node: Namespace,
     /// The gateway pod.
     pub pod: Namespace,
-    gateway: [Server; 2],
+    gateway: Vec<Server>,
     ssh: Server,
     manifests: TempDir,
 }
@@ -128,6 +136,21 @@ impl Site {
     /// # Errors
     /// If namespaces cannot be made: this needs root, and the programs `ip`, `nft` and `ethtool`.
     pub fn new() -> Result<Self> {
+        let mut site = Self::without_gateway()?;
+        for pod in [POD_V4, POD_V6] {
+            site.gateway
+                .push(Server::start(&site.pod, destination(pod, POD_PORT)?)?);
+        }
+        site.write("cluster.yaml", &manifests::cluster())?;
+        Ok(site)
+    }
+
+    /// The same without a gateway in the pod and without objects. The router is where a load balancer may run:
+    /// [`BALANCER_V4`] and [`BALANCER_V6`] are its addresses for clients.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn without_gateway() -> Result<Self> {
         rights::require_root()?;
         let [client_a, client_b, router, node, pod] =
             ["client-a", "client-b", "router", "node", "pod"].map(Namespace::new);
@@ -143,10 +166,8 @@ impl Site {
             namespace.forward()?;
         }
         node.nft(&service_rules())?;
-        let gateway = [
-            Server::start(&pod, destination(POD_V4, POD_PORT)?)?,
-            Server::start(&pod, destination(POD_V6, POD_PORT)?)?,
-        ];
+        router.address("lo", &format!("{BALANCER_V4}/32"))?;
+        router.address("lo", &format!("{BALANCER_V6}/128"))?;
         // On any address, of both families: the node's own come and go with its device.
         let ssh = Server::start(&node, destination("::", SSH_PORT)?)?;
         let folder = tempfile::Builder::new()
@@ -159,12 +180,11 @@ impl Site {
             router,
             node,
             pod,
-            gateway,
+            gateway: Vec::new(),
             ssh,
             manifests: folder,
         };
         site.plug()?;
-        site.write("cluster.yaml", &manifests::cluster())?;
         Ok(site)
     }
 

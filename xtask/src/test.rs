@@ -29,6 +29,8 @@ pub(crate) enum Group {
     Oracle,
     /// The agent in a cluster: a real API server, network namespaces as nodes; root.
     Kube,
+    /// PROXY headers end to end: haproxy and nginx write them, Envoy reads them; root.
+    Proxy,
     /// Each fuzz target for a short while.
     Fuzz,
 }
@@ -139,6 +141,12 @@ fn run_group(group: Group, options: &Options) -> Result<Tally> {
             let mut tally = featured("xtask", "kube-tests", &[])?;
             tally.add(featured("gwfilter", "kube-tests", &[])?);
             Ok(tally)
+        }
+        Group::Proxy => {
+            rights::require_root()?;
+            setup::ensure(&[Part::Ebpf, Part::Lab, Part::Envoy, Part::Proxy], Voice::Changes)?;
+            build_ebpf::build_if_stale()?;
+            featured("gwfilter", "proxy-tests", &[])
         }
         Group::Fuzz => {
             setup::ensure(&[Part::Fuzz], Voice::Changes)?;

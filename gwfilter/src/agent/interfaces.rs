@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::{error, info, warn};
 
 use super::attach_failed;
+use super::enforce::Apply;
 use super::told::Told;
 use crate::dataplane::Dataplane;
 use crate::dataplane::attach::{AttachError, Attached, told};
-use crate::dataplane::choice::{Lost, Wanted, World, XdpMode, lost, wanted};
-use crate::dataplane::pins::{Hook, interface_name};
+use crate::dataplane::choice::{Device, Lost, Wanted, World, XdpMode, lost, wanted};
+use crate::dataplane::pins::{Hook, Pin, interface_name};
+use crate::dataplane::tables::TablesError;
+use crate::plan::Op;
 use crate::telemetry::chain;
 
 /// Why no interface is served at the start.
@@ -32,6 +35,15 @@ pub enum InterfacesError {
 struct Served {
     name: String,
     hook: Hook,
+    /// The TC program sits beside XDP.
+    beside: bool,
+}
+
+impl Served {
+    fn hooks(&self) -> String {
+        let beside = if self.beside { "+tcx" } else { "" };
+        format!("{}{beside}", self.hook.name())
+    }
 }
 
 /// The interfaces of this network namespace, as far as they are served.
@@ -43,6 +55,10 @@ pub(super) struct Interfaces {
     failures: Told<String>,
     missing: Told<String>,
     idle: bool,
+    /// Some destination is judged in TC everywhere.
+    wants_tc: bool,
+    beside_failures: Told<String>,
+    limitation: Told<String>,
 }
 
 impl Interfaces {
@@ -54,6 +70,9 @@ impl Interfaces {
             failures: Told::default(),
             missing: Told::default(),
             idle: false,
+            wants_tc: false,
+            beside_failures: Told::default(),
+            limitation: Told::default(),
         }
     }
 
@@ -92,9 +111,23 @@ impl Interfaces {
                 return;
             }
         };
+        for (ifindex, served) in &mut self.served {
+            let pin = Pin {
+                ifindex: *ifindex,
+                hook: Hook::Tcx,
+            };
+            if served.beside && !pins.contains(&pin) {
+                served.beside = false;
+                error!(
+                    interface = served.name,
+                    ifindex,
+                    "somebody detached the TC program: what XDP leaves to TC was not enforced here; it is attached again"
+                );
+            }
+        }
         let hooks = self.served.iter().map(|(i, s)| (*i, s.hook)).collect();
         for (ifindex, why) in lost(&hooks, &pins, world, &self.names) {
-            let Some(Served { name, hook }) = self.served.remove(&ifindex) else {
+            let Some(Served { name, hook, .. }) = self.served.remove(&ifindex) else {
                 continue;
             };
             match why {
@@ -125,7 +158,73 @@ impl Interfaces {
             }
         }
         self.attach_all(world, dataplane);
+        if self.wants_tc {
+            self.join_tc(dataplane);
+        }
         self.drop_leftovers(dataplane);
+    }
+
+    /// Puts the TC program beside XDP wherever it is not, or takes it off everywhere.
+    fn set_tc(&mut self, wanted: bool, dataplane: &mut Dataplane) {
+        self.wants_tc = wanted;
+        if wanted {
+            self.join_tc(dataplane);
+            return;
+        }
+        for (ifindex, served) in self.served.iter_mut().filter(|(_, s)| s.beside) {
+            match dataplane.detach_beside(*ifindex) {
+                Ok(_) => {
+                    served.beside = false;
+                    info!(
+                        interface = served.name,
+                        ifindex, "nothing is left to TC any more: its program is detached"
+                    );
+                }
+                Err(e) => warn!(
+                    interface = served.name,
+                    error = chain(&e),
+                    "the TC program cannot be detached; it judges nothing"
+                ),
+            }
+        }
+    }
+
+    fn join_tc(&mut self, dataplane: &mut Dataplane) {
+        let mut failures = Vec::new();
+        for (ifindex, served) in &mut self.served {
+            if served.beside || served.hook == Hook::Tcx {
+                continue;
+            }
+            let device = Device {
+                index: *ifindex,
+                name: served.name.clone(),
+                ..Device::default()
+            };
+            match dataplane.attach_beside(&device) {
+                Ok(()) => {
+                    served.beside = true;
+                    let hook = served.hooks();
+                    info!(interface = served.name, ifindex, hook, "attached");
+                }
+                Err(e) => failures.push(chain(&e)),
+            }
+        }
+        self.tell_tc(failures, dataplane);
+    }
+
+    /// Says once what TC cannot do here.
+    fn tell_tc(&mut self, failures: Vec<String>, dataplane: &Dataplane) {
+        for text in self.beside_failures.update(failures).new {
+            error!(
+                error = text,
+                "what XDP leaves to TC (PROXY headers, resets) is left to the gateway on this interface"
+            );
+        }
+        let limitation = dataplane.reads().and_then(|reads| reads.limitation());
+        let limitation = limitation.filter(|_| self.wants_tc);
+        for text in self.limitation.update(limitation).new {
+            warn!(limitation = text, "not everything can be enforced on this kernel");
+        }
     }
 
     fn attach_all(&mut self, world: &World, dataplane: &mut Dataplane) -> Vec<AttachError> {
@@ -144,19 +243,24 @@ impl Interfaces {
             );
         }
         self.idle = devices.is_empty();
-        let mut failures = Vec::new();
+        let (mut failures, mut without_tc) = (Vec::new(), Vec::new());
         for device in devices.iter().filter(|d| !indices.contains(&d.index)) {
-            match dataplane.attach(device, self.mode) {
+            match dataplane.attach(device, self.mode, self.wants_tc) {
                 Ok(attached) => {
-                    log_attached(&device.name, device.index, &attached);
                     let served = Served {
                         name: device.name.clone(),
                         hook: attached.hook,
+                        beside: matches!(attached.beside, Ok(true)),
                     };
+                    log_attached(&device.name, device.index, &served.hooks(), &attached);
                     self.served.insert(device.index, served);
+                    without_tc.extend(attached.beside.err().map(|e| chain(&e)));
                 }
                 Err(e) => failures.push(e),
             }
+        }
+        if self.wants_tc {
+            self.tell_tc(without_tc, dataplane);
         }
         for text in self.failures.update(failures.iter().map(attach_failed)).new {
             error!(error = text, "interface is not served");
@@ -191,17 +295,21 @@ impl Interfaces {
                         "detached from an interface that is not served"
                     );
                 }
-                Err(e) => warn!(ifindex, error = chain(&e), "an old pin cannot be removed"),
+                Err(e) => {
+                    warn!(ifindex, error = chain(&e), "an old pin cannot be removed");
+                    return;
+                }
             }
+        }
+        // Only now is no link of an earlier agent left that could need them.
+        if let Err(e) = dataplane.forget_old_headers() {
+            warn!(error = chain(&e), "an old pin cannot be removed");
         }
     }
 
-    /// `eth0(xdp) eth1(tcx)`.
+    /// `eth0(xdp+tcx) eth1(tcx)`.
     pub(super) fn summary(&self) -> String {
-        let each = self
-            .served
-            .values()
-            .map(|s| format!("{}({})", s.name, s.hook.name()));
+        let each = self.served.values().map(|s| format!("{}({})", s.name, s.hooks()));
         each.collect::<Vec<_>>().join(" ")
     }
 
@@ -217,8 +325,31 @@ impl Interfaces {
     }
 }
 
-fn log_attached(interface: &str, ifindex: u32, attached: &Attached) {
-    let hook = attached.hook.name();
+/// The kernel's tables, with the programs that they need.
+pub(super) struct Kernel<'a> {
+    pub(super) dataplane: &'a mut Dataplane,
+    pub(super) interfaces: &'a mut Interfaces,
+}
+
+impl Apply for Kernel<'_> {
+    /// The TC program is there before a generation that needs it, and goes after one that does not.
+    fn apply(&mut self, ops: &[Op]) -> Result<Vec<TablesError>, TablesError> {
+        let wants_tc = ops.iter().rev().find_map(|op| match op {
+            Op::Swap { root } => Some(root.wants_tc()),
+            _ => None,
+        });
+        if wants_tc == Some(true) {
+            self.interfaces.set_tc(true, self.dataplane);
+        }
+        let not_freed = self.dataplane.tables().apply(ops)?;
+        if wants_tc == Some(false) {
+            self.interfaces.set_tc(false, self.dataplane);
+        }
+        Ok(not_freed)
+    }
+}
+
+fn log_attached(interface: &str, ifindex: u32, hook: &str, attached: &Attached) {
     info!(interface, ifindex, hook, adopted = attached.adopted, "attached");
     for program in &attached.foreign {
         warn!(interface, program = %program, "another XDP program is attached; it is left alone");

@@ -43,7 +43,7 @@ use crate::index::Index;
 use crate::kube;
 use crate::node::NodeFacts;
 use crate::notice;
-use crate::pipeline;
+use crate::pipeline::{self, Refuse};
 use crate::plan;
 use crate::source;
 use crate::status::{GatewayState, Left};
@@ -56,7 +56,7 @@ use enforce::Enforcer;
 use exit::Cause;
 use feed::Feed;
 use health::Health;
-use interfaces::Interfaces;
+use interfaces::{Interfaces, Kernel};
 
 /// After Cluster→Local, connections from before it show another peer address, and nothing drains them.
 const REWRITTEN_DRAIN: Duration = Duration::from_secs(24 * 3600);
@@ -84,6 +84,8 @@ pub struct Settings {
     pub xdp_mode: XdpMode,
     /// `--packet-log`.
     pub packet_log: PacketLog,
+    /// `--refuse`.
+    pub refuse: Refuse,
     /// `--drain`.
     pub drain: Duration,
     /// `--never-drop`.
@@ -231,7 +233,7 @@ impl Agent {
                 from_files: settings.from.is_files(),
             },
             observe: settings.observe,
-            ..pipeline::Settings::default()
+            refuse: settings.refuse,
         };
         let mut interfaces = Interfaces::new(settings.interfaces.clone(), settings.xdp_mode);
         interfaces.check(&world)?;
@@ -239,7 +241,11 @@ impl Agent {
         if settings.observe {
             warn!("observe mode: packets are judged and counted, none is dropped");
         }
-        enforcer.enforce(&index, &facts, dataplane.tables())?;
+        let mut kernel = Kernel {
+            dataplane: &mut dataplane,
+            interfaces: &mut interfaces,
+        };
+        enforcer.enforce(&index, &facts, &mut kernel)?;
         interfaces.first(&world, &mut dataplane)?;
         if let Some(unread) = feed.unread().filter(|unread| !unread.is_empty()) {
             let sources: Vec<&str> = unread.iter().map(String::as_str).collect();
@@ -349,8 +355,11 @@ impl Agent {
 
     fn enforce(&mut self) {
         let began = Instant::now();
-        self.enforcer
-            .try_enforce(&self.index, &self.facts, self.dataplane.tables());
+        let mut kernel = Kernel {
+            dataplane: &mut self.dataplane,
+            interfaces: &mut self.interfaces,
+        };
+        self.enforcer.try_enforce(&self.index, &self.facts, &mut kernel);
         self.feed.answered(began.elapsed());
         self.aside.changed();
     }

@@ -13,6 +13,7 @@ use crate::agent::{self, AsideSettings, From, OnExit, Settings};
 use crate::dataplane::PacketLog;
 use crate::dataplane::choice::XdpMode;
 use crate::kube;
+use crate::pipeline::Refuse;
 use crate::source::Origin;
 use crate::telemetry::{self, LogFormat};
 
@@ -53,6 +54,10 @@ pub struct Args {
     /// Log single packets to gateways, rate-limited
     #[arg(long, value_name = "WHICH", value_enum, default_value_t)]
     packet_log: PacketLogArg,
+    /// What a refused connection gets: silence, or a reset at both ends. Without it: resets where the client is in a PROXY
+    /// header, silence where it is the packet's source
+    #[arg(long, value_name = "HOW", value_enum)]
+    refuse: Option<RefuseArg>,
     /// How long connections from before a tightening live on; Envoy drains them for 45 s
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "60s")]
     drain: Duration,
@@ -108,6 +113,12 @@ enum PacketLogArg {
     Off,
     Drops,
     All,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RefuseArg {
+    Drop,
+    Reset,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -170,6 +181,11 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
             PacketLogArg::Off => PacketLog::Off,
             PacketLogArg::Drops => PacketLog::Drops,
             PacketLogArg::All => PacketLog::All,
+        },
+        refuse: match args.refuse {
+            None => Refuse::default(),
+            Some(RefuseArg::Drop) => Refuse::Drop,
+            Some(RefuseArg::Reset) => Refuse::Reset,
         },
         drain: args.drain,
         never_drop: args.never_drop,

@@ -11,17 +11,18 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{
     Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode, loaded_programs,
 };
-use gwfilter_common::abi::{TC_PROGRAM, XDP_FRAGS_PROGRAM, XDP_PROGRAM};
+use gwfilter_common::abi::{TC_PROGRAM, TC_PROXY_PROGRAM, XDP_FRAGS_PROGRAM, XDP_PROGRAM};
 
-use super::choice::{Device, Entry, Step, XdpMode, leftovers, other_mode, steps};
+use super::choice::{self, Device, Entry, Step, XdpMode, leftovers, other_mode, steps};
+use super::headers::{self, Headers};
 use super::pins::{Hook, Pin, Pins, PinsError};
 use crate::telemetry::chain;
 
 /// Why one step failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    /// The object lacks the program.
-    #[error("the eBPF object has no program {0}")]
+    /// The object lacks the program or the map.
+    #[error("the eBPF object has no {0}")]
     Missing(&'static str),
     /// The kernel refused to load the program.
     #[error("the kernel does not load {program} ({log})")]
@@ -108,6 +109,29 @@ pub struct Attached {
     pub refusals: Refusals,
     /// Other people's XDP programs in the way.
     pub foreign: Vec<Foreign>,
+    /// The TC program beside XDP: whether it is there, or why not although it was asked for.
+    pub beside: Result<bool, BesideError>,
+}
+
+/// Why there is no TC program beside XDP.
+#[derive(Debug, thiserror::Error)]
+pub enum BesideError {
+    /// Every way was refused.
+    #[error("no TC program can be attached to {interface} beside XDP: {}", told(refusals))]
+    Nowhere {
+        /// The interface.
+        interface: String,
+        /// What was tried.
+        refusals: Refusals,
+    },
+    /// Pins could not be read or removed.
+    #[error("pins of {interface}")]
+    Pins {
+        /// The interface.
+        interface: String,
+        /// Why.
+        source: PinsError,
+    },
 }
 
 /// Why an interface cannot be served.
@@ -157,11 +181,25 @@ pub fn in_the_way(foreign: &[Foreign]) -> String {
     )
 }
 
-/// Attaches to `device`, taking over what an earlier agent left pinned there, and removes the pins that are then left over.
+/// What attaching needs.
+pub(super) struct Kit<'a> {
+    pub(super) ebpf: &'a mut Ebpf,
+    pub(super) headers: &'a mut Headers,
+    pub(super) pins: &'a Pins,
+}
+
+/// Attaches to `device`, taking over what an earlier agent left pinned there, and removes the pins that are then left over. Where
+/// XDP judges and `beside_xdp` is asked for, the TC program joins it.
 ///
 /// # Errors
 /// Every way was refused. What was attached before stays as it was.
-pub fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device, mode: XdpMode) -> Result<Attached, AttachError> {
+pub(super) fn attach(
+    kit: &mut Kit<'_>,
+    device: &Device,
+    mode: XdpMode,
+    beside_xdp: bool,
+) -> Result<Attached, AttachError> {
+    let pins = kit.pins;
     let fail = |source| AttachError::Pins {
         interface: device.name.clone(),
         source,
@@ -176,7 +214,7 @@ pub fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device, mode: XdpMode) -> R
     let mut refusals = Refusals::new();
     let mut done = None;
     for step in steps(mode, &pinned) {
-        match take(ebpf, pins, device, step) {
+        match take(kit, device, step, TC_PROGRAM) {
             Ok(()) => {
                 done = Some(step);
                 break;
@@ -206,7 +244,13 @@ pub fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device, mode: XdpMode) -> R
             foreign,
         });
     };
-    for pin in leftovers(&pinned, step.hook()) {
+    let beside = if beside_xdp && step.hook() != Hook::Tcx {
+        beside(kit, device).map(|()| true)
+    } else {
+        Ok(false)
+    };
+    let hooks = [Some(step.hook()), matches!(beside, Ok(true)).then_some(Hook::Tcx)];
+    for pin in leftovers(&pinned, &hooks.into_iter().flatten().collect::<Vec<_>>()) {
         pins.remove(pin).map_err(fail)?;
     }
     refusals.retain(|(refused, _)| refused.is_better_than(step));
@@ -216,6 +260,40 @@ pub fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device, mode: XdpMode) -> R
         adopted,
         refusals,
         foreign,
+        beside,
+    })
+}
+
+/// Puts the TC program that leaves to XDP what XDP judges onto `device`.
+///
+/// # Errors
+/// Every way was refused.
+pub(super) fn beside(kit: &mut Kit<'_>, device: &Device) -> Result<(), BesideError> {
+    let fail = |source| BesideError::Pins {
+        interface: device.name.clone(),
+        source,
+    };
+    let pinned = of_interface(kit.pins, device.index).map_err(fail)?;
+    let mut refusals = Refusals::new();
+    for step in choice::beside(&pinned) {
+        match take(kit, device, step, TC_PROXY_PROGRAM) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                // As in `attach`, but for any reason: what is pinned there holds other tables than ours.
+                if step == Step::AdoptTcx {
+                    let pin = Pin {
+                        ifindex: device.index,
+                        hook: Hook::Tcx,
+                    };
+                    kit.pins.remove(pin).map_err(fail)?;
+                }
+                refusals.push((step, error));
+            }
+        }
+    }
+    Err(BesideError::Nowhere {
+        interface: device.name.clone(),
+        refusals,
     })
 }
 
@@ -231,7 +309,9 @@ pub fn of_interface(pins: &Pins, ifindex: u32) -> Result<Vec<Pin>, PinsError> {
         .collect())
 }
 
-fn take(ebpf: &mut Ebpf, pins: &Pins, device: &Device, step: Step) -> Result<(), StepError> {
+/// One step. `tc_program`: the program for steps to TC.
+fn take(kit: &mut Kit<'_>, device: &Device, step: Step, tc_program: &'static str) -> Result<(), StepError> {
+    let Kit { ebpf, headers, pins } = kit;
     let pin = Pin {
         ifindex: device.index,
         hook: step.hook(),
@@ -264,12 +344,14 @@ fn take(ebpf: &mut Ebpf, pins: &Pins, device: &Device, step: Step) -> Result<(),
         }
         Step::AdoptTcx => {
             let link = SchedClassifierLink::try_from(open(pins, pin)?).map_err(StepError::Open)?;
-            let program = tc(ebpf)?;
+            headers.ready(ebpf, pins)?;
+            let program = tc(ebpf, tc_program)?;
             let id = program.attach_to_link(link).map_err(refused)?;
             program.take_link(id).map(drop).map_err(refused)
         }
         Step::AttachTcx => {
-            let program = tc(ebpf)?;
+            headers.ready(ebpf, pins)?;
+            let program = tc(ebpf, tc_program)?;
             let head = TcAttachOptions::TcxOrder(LinkOrder::first());
             let id = program
                 .attach_with_options(&device.name, TcAttachType::Ingress, head)
@@ -281,7 +363,7 @@ fn take(ebpf: &mut Ebpf, pins: &Pins, device: &Device, step: Step) -> Result<(),
     }
 }
 
-fn refused(e: ProgramError) -> StepError {
+pub(super) fn refused(e: ProgramError) -> StepError {
     StepError::Refused(Box::new(e))
 }
 
@@ -319,17 +401,15 @@ fn xdp(ebpf: &mut Ebpf, entry: Entry) -> Result<&mut Xdp, StepError> {
     Ok(program)
 }
 
-fn tc(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, StepError> {
-    let Some(Program::SchedClassifier(program)) = ebpf.program_mut(TC_PROGRAM) else {
-        return Err(StepError::Missing(TC_PROGRAM));
+fn tc<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, StepError> {
+    let Some(Program::SchedClassifier(program)) = ebpf.program_mut(name) else {
+        return Err(StepError::Missing(name));
     };
-    if program.fd().is_err() {
-        program.load().map_err(|e| load_error(TC_PROGRAM, e))?;
-    }
+    headers::load(program, name)?;
     Ok(program)
 }
 
-fn load_error(program: &'static str, error: ProgramError) -> StepError {
+pub(super) fn load_error(program: &'static str, error: ProgramError) -> StepError {
     match error {
         ProgramError::LoadError {
             io_error,

@@ -278,10 +278,25 @@ pub fn other_mode(mode: XdpMode, pinned: &[Pin]) -> Option<Pin> {
     pinned.iter().copied().find(|p| p.hook == other)
 }
 
-/// The pins that are not wanted any more once `hook` is in force on an interface: their programs hold an old agent's tables.
+/// The pins that are not wanted any more once programs at `hooks` are in force on an interface: theirs hold an old agent's tables.
 #[must_use]
-pub fn leftovers(pinned: &[Pin], hook: Hook) -> Vec<Pin> {
-    pinned.iter().copied().filter(|p| p.hook != hook).collect()
+pub fn leftovers(pinned: &[Pin], hooks: &[Hook]) -> Vec<Pin> {
+    pinned
+        .iter()
+        .copied()
+        .filter(|p| !hooks.contains(&p.hook))
+        .collect()
+}
+
+/// The ways to get a TC program onto an interface on which XDP judges, in order.
+#[must_use]
+pub fn beside(pinned: &[Pin]) -> Vec<Step> {
+    let adopt = pinned.iter().any(|p| p.hook == Hook::Tcx);
+    adopt
+        .then_some(Step::AdoptTcx)
+        .into_iter()
+        .chain([Step::AttachTcx])
+        .collect()
 }
 
 /// What an address was found with.
@@ -537,8 +552,17 @@ mod tests {
     #[test]
     fn whatever_is_in_force_the_other_pins_are_left_over() {
         let pins = Hook::ALL.map(|hook| Pin { ifindex: 1, hook });
-        let left: Vec<Hook> = leftovers(&pins, Hook::Tcx).iter().map(|p| p.hook).collect();
-        assert_eq!(left, [Hook::Xdp, Hook::XdpGeneric]);
+        let left = |hooks: &[Hook]| -> Vec<Hook> { leftovers(&pins, hooks).iter().map(|p| p.hook).collect() };
+        assert_eq!(left(&[Hook::Tcx]), [Hook::Xdp, Hook::XdpGeneric]);
+        assert_eq!(left(&[Hook::Xdp, Hook::Tcx]), [Hook::XdpGeneric]);
+    }
+
+    #[test]
+    fn beside_xdp_a_pinned_tcx_link_is_taken_over_first() {
+        let pin = |hook| Pin { ifindex: 1, hook };
+        assert_eq!(beside(&[pin(Hook::Xdp)]), [Step::AttachTcx]);
+        let both = [pin(Hook::Xdp), pin(Hook::Tcx)];
+        assert_eq!(beside(&both), [Step::AdoptTcx, Step::AttachTcx]);
     }
 
     #[test]

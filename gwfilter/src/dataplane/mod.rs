@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod choice;
+pub mod headers;
 pub mod netlink;
 pub mod object;
 pub mod pins;
@@ -11,12 +12,13 @@ pub mod tables;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
 use gwfilter_common::abi::{
-    LOG_RATE_GLOBAL, PACKET_LOG_ALL, PACKET_LOG_DROPS, PACKET_LOG_GLOBAL, PACKET_LOG_OFF,
+    LOG_RATE_GLOBAL, PACKET_LOG_ALL, PACKET_LOG_DROPS, PACKET_LOG_GLOBAL, PACKET_LOG_OFF, SYN_MAP,
 };
 
-use attach::{AttachError, Attached};
+use attach::{AttachError, Attached, BesideError, Kit};
 use choice::{Device, XdpMode};
-use pins::{Pin, Pins, PinsError};
+use headers::{Headers, Reads};
+use pins::{Hook, Pin, Pins, PinsError};
 use tables::{Tables, TablesError};
 
 /// `--packet-log`.
@@ -61,6 +63,7 @@ pub enum DataplaneError {
 pub struct Dataplane {
     ebpf: Ebpf,
     tables: Tables,
+    headers: Headers,
     pins: Pins,
 }
 
@@ -90,13 +93,25 @@ impl Dataplane {
             PacketLog::Drops => PACKET_LOG_DROPS,
             PacketLog::All => PACKET_LOG_ALL,
         };
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        loader
             .override_global(PACKET_LOG_GLOBAL, &which, true)
-            .override_global(LOG_RATE_GLOBAL, &LINES_PER_SECOND, true)
+            .override_global(LOG_RATE_GLOBAL, &LINES_PER_SECOND, true);
+        let streams = pins.streams_path();
+        if streams.exists() {
+            loader.map_pin_path(SYN_MAP, streams);
+        }
+        let mut ebpf = loader
             .load(bytes)
             .map_err(|e| DataplaneError::Load(Box::new(e)))?;
         let tables = Tables::take(&mut ebpf)?;
-        Ok(Self { ebpf, tables, pins })
+        let headers = Headers::of(&ebpf)?;
+        Ok(Self {
+            ebpf,
+            tables,
+            headers,
+            pins,
+        })
     }
 
     /// The reading end of the packet log; its lines go to `sink`. To be called once, and kept: the programs need its map.
@@ -118,12 +133,54 @@ impl Dataplane {
         &self.pins
     }
 
-    /// Attaches to an interface, or takes over what is pinned there.
+    fn kit(&mut self) -> Kit<'_> {
+        Kit {
+            ebpf: &mut self.ebpf,
+            headers: &mut self.headers,
+            pins: &self.pins,
+        }
+    }
+
+    /// Attaches to an interface, or takes over what is pinned there. `beside`: where XDP is to judge, with the TC program for what it
+    /// leaves to TC.
     ///
     /// # Errors
     /// Every way was refused.
-    pub fn attach(&mut self, device: &Device, mode: XdpMode) -> Result<Attached, AttachError> {
-        attach::attach(&mut self.ebpf, &self.pins, device, mode)
+    pub fn attach(&mut self, device: &Device, mode: XdpMode, beside: bool) -> Result<Attached, AttachError> {
+        attach::attach(&mut self.kit(), device, mode, beside)
+    }
+
+    /// Puts the TC program for what XDP leaves to TC onto an interface where XDP judges.
+    ///
+    /// # Errors
+    /// Every way was refused.
+    pub fn attach_beside(&mut self, device: &Device) -> Result<(), BesideError> {
+        attach::beside(&mut self.kit(), device)
+    }
+
+    /// Takes that program off; `false` if it is not there.
+    ///
+    /// # Errors
+    /// Its pin cannot be removed.
+    pub fn detach_beside(&self, ifindex: u32) -> Result<bool, PinsError> {
+        self.pins.remove(Pin {
+            ifindex,
+            hook: Hook::Tcx,
+        })
+    }
+
+    /// Which PROXY headers are read; none yet if no TC program was ever wanted.
+    #[must_use]
+    pub const fn reads(&self) -> Option<&Reads> {
+        self.headers.reads()
+    }
+
+    /// Lets go of what earlier agents' TC programs went on to. To be called when no link of theirs is left.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn forget_old_headers(&self) -> Result<(), PinsError> {
+        self.pins.forget_headers(self.headers.id())
     }
 
     /// Detaches from an interface; gives back what was there.

@@ -1,7 +1,8 @@
 //! The pins that keep enforcement on while no agent runs: `/sys/fs/bpf/gwfilter/v<ABI>/net-<namespace>/<ifindex>-<hook>`.
 //!
 //! A pin is a link: as long as the file is there, its program stays attached with the tables it was loaded with. The agent holds no link
-//! itself, so removing the file detaches, whoever does it. The directory of a network namespace doubles as
+//! itself, so removing the file detaches, whoever does it. Beside the links lie the maps that must outlive the agent
+//! (`headers`). The directory of a network namespace doubles as
 //! the lock that keeps two agents from one namespace, and as a sign: an agent whose directory is gone has been unloaded, and ends.
 
 use std::collections::BTreeSet;
@@ -22,6 +23,10 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 /// Where bpffs is mounted, by convention.
 pub const BPFFS: &str = "/sys/fs/bpf";
 const ROOT: &str = "/sys/fs/bpf/gwfilter";
+/// Begins the name of a pinned program array.
+const HEADERS: &str = "headers-";
+/// The name of the pinned map of the beginnings of streams.
+const STREAMS: &str = "streams";
 
 /// How often a new agent tries to get the lock, and the pause in between.
 const LOCK_ATTEMPTS: u32 = 5;
@@ -177,6 +182,30 @@ impl Pins {
         self.dir.join(pin.file_name())
     }
 
+    /// Where the program array with this number is pinned.
+    pub(super) fn headers_path(&self, id: u32) -> PathBuf {
+        self.dir.join(format!("{HEADERS}{id}"))
+    }
+
+    /// Where the beginnings of streams are pinned. They are facts, not policy: the next agent goes on with them.
+    pub(super) fn streams_path(&self) -> PathBuf {
+        self.dir.join(STREAMS)
+    }
+
+    /// Removes the program arrays of earlier agents: all but the one with number `ours`. Only when no link of theirs is left.
+    ///
+    /// # Errors
+    /// One cannot be removed.
+    pub(super) fn forget_headers(&self, ours: u32) -> Result<(), PinsError> {
+        let ours = format!("{HEADERS}{ours}");
+        for name in entries(&self.dir)? {
+            if name.starts_with(HEADERS) && name != ours {
+                remove(&self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The directory, for people.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -217,8 +246,15 @@ impl Pins {
         }
     }
 
-    /// Removes the directory, if no pin is left in it.
+    /// Removes the directory, if no link is left in it, and the maps beside them.
     pub fn close(self) {
+        let names = entries(&self.dir).unwrap_or_default();
+        if !names.iter().any(|n| Pin::parse(n).is_some()) {
+            for name in names.iter().filter(|n| *n == STREAMS || n.starts_with(HEADERS)) {
+                // What cannot be removed holds memory, and enforces nothing.
+                let _ = remove(&self.dir.join(name));
+            }
+        }
         // Not empty: enforcement is kept, and so is the directory.
         let _ = fs::remove_dir(&self.dir);
     }
@@ -384,6 +420,8 @@ mod tests {
             "99999999999-xdp",
             "1-xdp-",
             "1-XDP",
+            "headers-7",
+            "streams",
         ] {
             assert_eq!(Pin::parse(name), None, "{name}");
         }

@@ -36,6 +36,14 @@ impl RootImage {
         Header::from_slot(&self.slots.get(&0).copied().unwrap_or_default())
     }
 
+    /// Whether some destination is judged in TC also where XDP judges: by its PROXY header, or because it answers with resets.
+    #[must_use]
+    pub fn wants_tc(&self) -> bool {
+        self.slots
+            .range(abi::BUCKETS_START..PROXY_START)
+            .any(|(_, slot)| Tuple::from_slot(slot).flags & (abi::TUPLE_PROXY | abi::TUPLE_RESET) != 0)
+    }
+
     /// The same table but for the generation's number.
     pub(super) fn same_but_generation(&self, other: &Self) -> bool {
         let (a, b) = (self.header(), other.header());

@@ -1,11 +1,12 @@
 //! `demo`: Istio's page "Ingress Access Control", walked through on this machine with the real agent.
 //!
 //! Everything is made in network namespaces and goes away at the end. Each step is checked; a surprise ends the demo
-//! with the agent's last log lines and a failure.
+//! with the agent's last log lines and a failure. A second part puts a load balancer in front that writes PROXY headers.
 
+mod proxy;
 mod walk;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -26,11 +27,22 @@ pub(super) const SOON: Duration = Duration::from_secs(15);
 pub(crate) fn main() -> Result<()> {
     let began = Instant::now();
     rights::require_root()?;
-    setup::ensure(&[Part::Ebpf, Part::Lab], Voice::Changes)?;
+    setup::ensure(&[Part::Ebpf, Part::Lab, Part::Envoy, Part::Proxy], Voice::Changes)?;
     let binary = build()?;
+    first_part(&binary)?;
+    proxy::second_part(&binary)?;
+    say(format_args!(
+        "\nAll steps went as they should. {} s in all.",
+        began.elapsed().as_secs()
+    ));
+    Ok(())
+}
+
+/// The clients come straight to the node.
+fn first_part(binary: &Path) -> Result<()> {
     let site = Site::new().context("building the demo's networks")?;
     picture();
-    let mut agent = start(&site, &binary)?;
+    let mut agent = start(&site, binary)?;
     let walked = Variant::ALL
         .into_iter()
         .try_for_each(|variant| {
@@ -47,10 +59,6 @@ pub(crate) fn main() -> Result<()> {
         say(format_args!("\nThe agent's last log lines:\n{}", agent.tail()));
         return Err(error);
     }
-    say(format_args!(
-        "\nAll steps went as the page says. {} s in all.",
-        began.elapsed().as_secs()
-    ));
     Ok(())
 }
 
@@ -84,7 +92,7 @@ gwfilter demo: Istio's \"Ingress Access Control\", enforced at the node's networ
     ));
 }
 
-fn start(site: &Site, binary: &std::path::Path) -> Result<Process> {
+fn start(site: &Site, binary: &Path) -> Result<Process> {
     let manifests = site.manifests().display().to_string();
     let arguments = [
         "run",

@@ -1,0 +1,145 @@
+//! The program that reads PROXY headers: which of its two forms this kernel takes, and the maps that must outlive the agent.
+//!
+//! The TC programs reach it through a program array. The kernel empties such an array when no process and no pin holds it, and
+//! headers would then pass unread; so it is pinned beside the links, and so is what was seen of the beginnings of streams.
+
+use aya::Ebpf;
+use aya::maps::{Map, MapData, MapError, ProgramArray};
+use aya::programs::{Program, ProgramError, SchedClassifier};
+use gwfilter_common::abi::{HEADER_MAP, SYN_MAP, TC_HEADER_PROGRAM, TC_HEADER_V2ONLY_PROGRAM};
+
+use super::attach::{StepError, load_error, refused};
+use super::pins::Pins;
+use super::tables::TablesError;
+use crate::telemetry::chain;
+
+/// Which headers the kernel side reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// Versions 1 and 2.
+    Both,
+    /// Version 2; why not version 1 (before Linux 5.17 there is no `bpf_loop`).
+    V2Only(String),
+    /// None, and why: whatever has a header is left to the gateway.
+    Nothing(String),
+}
+
+impl Reads {
+    /// What is left to the gateway for this, for people; nothing if nothing is.
+    #[must_use]
+    pub fn limitation(&self) -> Option<String> {
+        match self {
+            Self::Both => None,
+            Self::V2Only(why) => Some(format!(
+                "headers of PROXY version 1 are left to the gateway (this kernel takes only the reader of version 2: {why})"
+            )),
+            Self::Nothing(why) => Some(format!(
+                "PROXY headers are left to the gateway (this kernel takes none of their readers: {why})"
+            )),
+        }
+    }
+}
+
+/// What is in the program array.
+#[derive(Debug)]
+pub(super) struct Headers {
+    /// The kernel's number of the array, which names its pin.
+    id: u32,
+    reads: Option<Reads>,
+}
+
+impl Headers {
+    /// Of an object just loaded: no program is in its array.
+    pub(super) fn of(ebpf: &Ebpf) -> Result<Self, TablesError> {
+        let unusable = |source: Option<MapError>| TablesError::Missing {
+            name: HEADER_MAP,
+            source: source.map(Box::new),
+        };
+        let Some(Map::ProgramArray(data)) = ebpf.map(HEADER_MAP) else {
+            return Err(unusable(None));
+        };
+        let id = data.info().map_err(|e| unusable(Some(e)))?.id();
+        Ok(Self { id, reads: None })
+    }
+
+    /// The number that names its pin.
+    pub(super) const fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// What is read, as far as it was asked for.
+    pub(super) const fn reads(&self) -> Option<&Reads> {
+        self.reads.as_ref()
+    }
+
+    /// Sees to it that a reader is in place, and that the maps behind it are pinned. To be called before a TC program is attached.
+    ///
+    /// # Errors
+    /// A map cannot be pinned. That no reader can be loaded is no error: see [`Self::reads`].
+    pub(super) fn ready(&mut self, ebpf: &mut Ebpf, pins: &Pins) -> Result<(), StepError> {
+        if self.reads.is_none() {
+            self.reads = Some(match put(ebpf, TC_HEADER_PROGRAM) {
+                Ok(()) => Reads::Both,
+                Err(v1) => match put(ebpf, TC_HEADER_V2ONLY_PROGRAM) {
+                    Ok(()) => Reads::V2Only(chain(&v1)),
+                    Err(v2) => Reads::Nothing(chain(&v2)),
+                },
+            });
+        }
+        for (name, path) in [
+            (HEADER_MAP, pins.headers_path(self.id)),
+            (SYN_MAP, pins.streams_path()),
+        ] {
+            if !path.exists() {
+                let map = ebpf.map(name).ok_or(StepError::Missing(name))?;
+                map.pin(&path).map_err(|source| StepError::Pin {
+                    path: path.display().to_string(),
+                    source,
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Loads a reader and puts it into the program array.
+fn put(ebpf: &mut Ebpf, name: &'static str) -> Result<(), StepError> {
+    let Some(Program::SchedClassifier(program)) = ebpf.program_mut(name) else {
+        return Err(StepError::Missing(name));
+    };
+    load(program, name)?;
+    let clone = program.fd().map_err(refused)?.try_clone();
+    let program = clone.map_err(|e| refused(ProgramError::IOError(e)))?;
+    let map = ebpf.map_mut(HEADER_MAP).ok_or(StepError::Missing(HEADER_MAP))?;
+    let array = ProgramArray::<&mut MapData>::try_from(map);
+    let put = array.and_then(|mut array| array.set(0, &program, 0));
+    put.map_err(|e| refused(ProgramError::MapError(e)))
+}
+
+/// Loads a TC program, if it is not loaded.
+pub(super) fn load(program: &mut SchedClassifier, name: &'static str) -> Result<(), StepError> {
+    if program.fd().is_err() {
+        program.load().map_err(|e| load_error(name, e))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_cannot_read_is_named_and_why() {
+        assert_eq!(Reads::Both.limitation(), None);
+        let told = Reads::V2Only("no bpf_loop".to_owned()).limitation().unwrap();
+        assert!(
+            told.contains("version 1 are left to the gateway") && told.contains("no bpf_loop"),
+            "{told}"
+        );
+        let told = Reads::Nothing("too old".to_owned()).limitation().unwrap();
+        assert!(
+            told.starts_with("PROXY headers are left to the gateway"),
+            "{told}"
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! haproxy and nginx as the senders: who is refused, how fast, on which side, and who never notices.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use xtask::balancer::{Check, Sends};
+use xtask::gateway::{Listener, Serves};
+use xtask::http::{Answer, Connection};
+use xtask::manifests::cluster_with_proxy_protocol;
+use xtask::poll;
+use xtask::site::{CLIENT_V4, Client, POD_PORT, POD_V4, POD_V6, Site};
+
+use crate::lab::{A, B, Lab, POLICY, SOON, established, listeners, median, tcp_counter, timed, to};
+
+/// What the issue promises, from the client's first byte to the end at either side.
+const REFUSED_WITHIN: Duration = Duration::from_millis(50);
+
+/// Who is cut off by these ways and who is not, with a policy in each action.
+fn only_b_gets_in(lab: &mut Lab, at: &[SocketAddr]) {
+    for (action, blocks) in [("DENY", A), ("ALLOW", B)] {
+        lab.policy(action, "remoteIpBlocks", &blocks);
+        for at in at {
+            lab.cut_off(Client::A, *at);
+            lab.let_in(Client::B, *at);
+        }
+    }
+}
+
+#[test]
+fn haproxy_with_each_header_then_only_the_denied_client_is_cut_off() {
+    let mut lab = Lab::with("DENY", "remoteIpBlocks", &["192.0.2.99"], &["--drain", "1s"]);
+    let (_balancer, ways) = lab.haproxy(&Sends::HEADERS, Check::Never);
+    let at: Vec<SocketAddr> = ways.iter().map(|way| way.at).collect();
+    only_b_gets_in(&mut lab, &at);
+    assert!(lab.agent.log().contains("(xdp+tcx)"), "{}", lab.agent.tail());
+    let errors = tcp_counter(&lab.site.pod, "InCsumErrors");
+    assert_eq!(errors, 0, "every reset had its checksum right");
+    assert_eq!(tcp_counter(&lab.site.router, "InCsumErrors"), 0);
+}
+
+#[test]
+fn nginx_then_only_the_denied_client_is_cut_off() {
+    let mut lab = Lab::with("DENY", "remoteIpBlocks", &["192.0.2.99"], &["--drain", "1s"]);
+    let (_balancer, ways) = lab.nginx();
+    let at: Vec<SocketAddr> = ways.iter().map(|way| way.at).collect();
+    only_b_gets_in(&mut lab, &at);
+}
+
+#[test]
+fn a_denied_client_then_refused_at_both_sides_within_50_ms() {
+    let lab = Lab::with("DENY", "remoteIpBlocks", &A, &[]);
+    let (_balancer, ways) = lab.haproxy(&Sends::HEADERS, Check::Never);
+    for way in ways {
+        lab.cut_off(Client::A, way.at);
+        let (mut at_client, mut at_envoy) = (Vec::new(), Vec::new());
+        for _ in 0..11 {
+            let mut connection = Connection::open(&lab.site.client_a, None, way.at, SOON)
+                .expect("haproxy takes the connection");
+            let began = Instant::now();
+            let answer = connection.get();
+            at_client.push(began.elapsed());
+            let gone = poll::every(Duration::from_millis(1), SOON, || {
+                (established(&lab.site) == 0).then(|| began.elapsed())
+            });
+            at_envoy.push(gone.expect("Envoy lets go of its socket"));
+            assert_eq!(answer, Answer::Reset);
+        }
+        let (at_client, at_envoy) = (median(at_client), median(at_envoy));
+        println!(
+            "{:?} to {}: client {at_client:?}, Envoy {at_envoy:?}",
+            way.sends, way.to
+        );
+        assert!(
+            at_client <= REFUSED_WITHIN,
+            "{:?}: client after {at_client:?}",
+            way.sends
+        );
+        assert!(
+            at_envoy <= REFUSED_WITHIN,
+            "{:?}: Envoy after {at_envoy:?}",
+            way.sends
+        );
+    }
+}
+
+#[test]
+fn health_checks_with_local_headers_and_without_a_byte_then_untouched() {
+    let mut lab = Lab::with("ALLOW", "remoteIpBlocks", &B, &[]);
+    for (sends, check) in [
+        (Sends::V1, Check::Header),
+        (Sends::V2, Check::Header),
+        (Sends::V1, Check::Bare),
+        (Sends::V2, Check::Bare),
+    ] {
+        let opens = tcp_counter(&lab.site.pod, "PassiveOpens");
+        let (balancer, ways) = lab.haproxy(&[sends], check);
+        let checked = poll::until(SOON, || {
+            (tcp_counter(&lab.site.pod, "PassiveOpens") >= opens + 10).then_some(())
+        });
+        assert!(checked.is_some(), "haproxy checks; {}", balancer.log());
+        for way in &ways {
+            lab.cut_off(Client::A, way.at);
+            lab.let_in(Client::B, way.at);
+        }
+        assert!(
+            !balancer.log().contains("is DOWN"),
+            "{sends:?} {check:?}: {}",
+            balancer.log()
+        );
+    }
+    lab.logged("header-local", 5);
+}
+
+#[test]
+fn bytes_that_look_like_a_denied_header_in_the_middle_of_a_stream_then_untouched() {
+    let lab = Lab::serving(&listeners(&Serves::Echo, true), "DENY", "remoteIpBlocks", &A, &[]);
+    let (_balancer, ways) = lab.haproxy(&[Sends::V1, Sends::V2], Check::Never);
+    let text = format!("PROXY TCP4 {} 10.0.0.10 40000 80\r\n", CLIENT_V4[0]).into_bytes();
+    let binary = crate::raw::v2(CLIENT_V4[0], 40000, "10.0.0.10", 80);
+    for way in ways.iter().filter(|way| way.at.is_ipv4()) {
+        let mut stream = lab
+            .site
+            .client_b
+            .enter(|| TcpStream::connect_timeout(&way.at, SOON))
+            .expect("entered")
+            .expect("connected");
+        stream.set_read_timeout(Some(SOON)).expect("set");
+        // As the first bytes of the client, right after the balancer's header; then again and again.
+        for bytes in [&text, &binary, &b"other".to_vec(), &text, &binary] {
+            stream.write_all(bytes).expect("sent");
+            let mut back = vec![0; bytes.len()];
+            stream.read_exact(&mut back).expect("echoed");
+            assert_eq!(&back, bytes);
+        }
+    }
+}
+
+#[test]
+fn tls_passed_through_then_the_denied_client_gets_no_handshake() {
+    let backend = to("127.0.0.1", 9443);
+    let mut all: Vec<Listener> = listeners(&Serves::Passthrough(backend), true);
+    all.insert(
+        0,
+        Listener {
+            at: backend,
+            proxy_protocol: false,
+            policy: None,
+            serves: Serves::Https,
+        },
+    );
+    let lab = Lab::serving(&all, "DENY", "remoteIpBlocks", &A, &[]);
+    let (_balancer, ways) = lab.haproxy(&Sends::HEADERS, Check::Never);
+    for way in ways {
+        let url = format!("https://{}/headers", way.at);
+        let curl = |client: Client| {
+            let arguments = [
+                "-sk",
+                "--noproxy",
+                "*",
+                "--max-time",
+                "10",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                &url,
+            ];
+            let output = lab
+                .site
+                .client(client)
+                .output(std::process::Command::new("curl").args(arguments))
+                .expect("curl");
+            (
+                output.status.code(),
+                String::from_utf8_lossy(&output.stdout).into_owned(),
+            )
+        };
+        let last = poll::every(Duration::from_millis(100), SOON, || {
+            (curl(Client::A).1 == "000").then_some(())
+        });
+        assert!(last.is_some(), "{url}: denied; agent:\n{}", lab.agent.tail());
+        let ((_, code), took) = timed(|| curl(Client::A));
+        assert_eq!(code, "000");
+        assert!(
+            took < Duration::from_secs(5),
+            "cut off, not left hanging: {took:?}"
+        );
+        assert_eq!(curl(Client::B), (Some(0), "200".to_owned()), "{url}");
+    }
+}
+
+#[test]
+fn the_peer_decides_where_the_policy_names_the_peer() {
+    let mut lab = Lab::with(
+        "DENY",
+        "ipBlocks",
+        &[xtask::site::PEER_V4, xtask::site::PEER_V6],
+        &["--drain", "1s"],
+    );
+    let (_balancer, ways) = lab.haproxy(&[Sends::V2], Check::Never);
+    for way in &ways {
+        lab.cut_off(Client::A, way.at);
+        lab.cut_off(Client::B, way.at);
+    }
+    // The clients' own addresses are not the peer's.
+    lab.policy("DENY", "ipBlocks", &[A, B].concat());
+    for way in &ways {
+        lab.let_in(Client::A, way.at);
+        lab.let_in(Client::B, way.at);
+    }
+}
+
+#[test]
+fn what_the_node_refuses_is_what_envoy_itself_refuses() {
+    // Envoy with the policy, and an agent that only observes: the two say the same of each client.
+    let policy = |blocks: [&str; 2]| xtask::gateway::Policy {
+        action: "ALLOW".to_owned(),
+        field: "remoteIpBlocks".to_owned(),
+        blocks: blocks.map(ToOwned::to_owned).to_vec(),
+    };
+    let enforcing: Vec<Listener> = [POD_V4, POD_V6]
+        .into_iter()
+        .map(|pod| Listener {
+            at: to(pod, POD_PORT),
+            proxy_protocol: true,
+            policy: Some(policy(B)),
+            serves: Serves::Http,
+        })
+        .collect();
+    let site = Site::without_gateway().expect("a site");
+    site.write("cluster.yaml", &cluster_with_proxy_protocol())
+        .expect("objects");
+    site.write(
+        POLICY,
+        &xtask::manifests::ingress_policy("ALLOW", "remoteIpBlocks", &B),
+    )
+    .expect("a policy");
+    let mut lab = Lab::on(site, &enforcing, &["--observe"]);
+    let (_balancer, ways) = lab.haproxy(&Sends::HEADERS, Check::Never);
+    for way in &ways {
+        assert_eq!(
+            lab.site.get(Client::A, way.at),
+            Answer::Status(403),
+            "Envoy says no"
+        );
+        assert_eq!(
+            lab.site.get(Client::B, way.at),
+            Answer::Status(200),
+            "Envoy says yes"
+        );
+    }
+    let wanted = ways.len();
+    lab.agent
+        .wait_log("what would be dropped", SOON, |log| {
+            let of = |client: [&str; 2]| {
+                log.lines()
+                    .filter(|line| line.contains("verdict: would-drop"))
+                    .filter(|line| {
+                        client.iter().any(|ip| {
+                            line.contains(&format!("remoteIP: {ip}:"))
+                                || line.contains(&format!("remoteIP: [{ip}]:"))
+                        })
+                    })
+                    .count()
+            };
+            assert_eq!(of(B), 0, "{log}");
+            (of(A) >= wanted).then_some(())
+        })
+        .expect("one for each request of client a");
+}

@@ -1,0 +1,256 @@
+//! Real load balancers that write PROXY headers: haproxy and nginx, as Debian ships them.
+//!
+//! Both are configured to pass bytes on as they come (TLS too) and to give up at once when the gateway closes, so that a refusal
+//! shows at the client as it happens.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::TempDir;
+
+use crate::netns::Namespace;
+use crate::poll;
+use crate::process::Process;
+
+/// How long one may take to start.
+const START: Duration = Duration::from_secs(30);
+/// Time between two health checks, in milliseconds.
+const CHECK_MS: u32 = 200;
+
+/// What a balancer writes before the client's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sends {
+    /// Nothing.
+    Nothing,
+    /// The line of version 1.
+    V1,
+    /// The bytes of version 2.
+    V2,
+    /// Version 2 with a unique id, a checksum and an authority (where there is one) behind the addresses.
+    V2Tlvs,
+}
+
+impl Sends {
+    /// All that write a header.
+    pub const HEADERS: [Self; 3] = [Self::V1, Self::V2, Self::V2Tlvs];
+}
+
+/// How a balancer asks whether the gateway is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// It does not.
+    Never,
+    /// A connection that begins with a header of its own (LOCAL in version 2, UNKNOWN in version 1) and says nothing more.
+    Header,
+    /// A connection without a byte.
+    Bare,
+}
+
+/// One way through a balancer.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// Where clients come to.
+    pub at: SocketAddr,
+    /// The gateway.
+    pub to: SocketAddr,
+    /// What is written first.
+    pub sends: Sends,
+    /// How the gateway's health is asked for.
+    pub check: Check,
+}
+
+/// A running balancer; ended when dropped.
+#[derive(Debug)]
+pub struct Balancer {
+    process: Process,
+    _files: TempDir,
+}
+
+impl Balancer {
+    /// Starts haproxy in `namespace`.
+    ///
+    /// # Errors
+    /// If it is not installed, or refuses its configuration.
+    pub fn haproxy(namespace: &Namespace, ways: &[Way]) -> Result<Self> {
+        let files = tempfile::tempdir().context("a folder for haproxy's configuration")?;
+        let path = files.path().join("haproxy.cfg");
+        fs::write(&path, haproxy_config(ways)).with_context(|| format!("writing {}", path.display()))?;
+        let mut command = Command::new("haproxy");
+        command.args(["-db", "-f"]).arg(&path);
+        let process = Process::spawn(namespace, "haproxy", command)?;
+        Self::ready(namespace, process, files, ways)
+    }
+
+    /// Starts nginx in `namespace`. It writes headers of version 1 and makes no health checks of its own.
+    ///
+    /// # Errors
+    /// If it is not installed, is asked for what it cannot do, or refuses its configuration.
+    pub fn nginx(namespace: &Namespace, ways: &[Way]) -> Result<Self> {
+        let files = tempfile::tempdir().context("a folder for nginx's configuration")?;
+        let path = files.path().join("nginx.conf");
+        fs::write(&path, nginx_config(ways)?).with_context(|| format!("writing {}", path.display()))?;
+        let mut command = Command::new("nginx");
+        command
+            .args(["-e", "stderr", "-c"])
+            .arg(&path)
+            .arg("-p")
+            .arg(files.path());
+        let process = Process::spawn(namespace, "nginx", command)?;
+        Self::ready(namespace, process, files, ways)
+    }
+
+    fn ready(namespace: &Namespace, mut process: Process, files: TempDir, ways: &[Way]) -> Result<Self> {
+        for way in ways {
+            let serves = namespace.enter(|| {
+                poll::until(START, || {
+                    let answers = TcpStream::connect_timeout(&way.at, Duration::from_secs(1)).is_ok();
+                    (answers || process.status().is_some()).then_some(answers)
+                })
+            })?;
+            if serves != Some(true) {
+                bail!("the balancer does not serve {}:\n{}", way.at, process.tail());
+            }
+        }
+        Ok(Self {
+            process,
+            _files: files,
+        })
+    }
+
+    /// All it said so far. haproxy says `is DOWN` of a gateway that fails its checks.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+}
+
+fn haproxy_config(ways: &[Way]) -> String {
+    let mut text = "\
+global
+  log stdout format raw local0
+  maxconn 4000
+defaults
+  mode tcp
+  log global
+  option tcplog
+  retries 0
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+"
+    .to_owned();
+    for (i, way) in ways.iter().enumerate() {
+        let sends = match way.sends {
+            Sends::Nothing => "",
+            Sends::V1 => " send-proxy",
+            Sends::V2 => " send-proxy-v2",
+            Sends::V2Tlvs => " send-proxy-v2 proxy-v2-options unique-id,crc32c,authority",
+        };
+        let check = match way.check {
+            Check::Never => String::new(),
+            // `check-send-proxy` is what makes a check with a port of its own begin with a header.
+            Check::Header => format!(" check inter {CHECK_MS}ms fall 1 rise 1 check-send-proxy"),
+            Check::Bare => format!(" check inter {CHECK_MS}ms fall 1 rise 1 port {}", way.to.port()),
+        };
+        let _ = write!(
+            text,
+            "\
+listen way-{i}
+  bind {at}
+  unique-id-format %[uuid()]
+  server gateway-{i} {to}{sends}{check}
+",
+            at = way.at,
+            to = way.to,
+        );
+    }
+    text
+}
+
+fn nginx_config(ways: &[Way]) -> Result<String> {
+    let mut text = "\
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+daemon off;
+user root;
+worker_processes 1;
+pid nginx.pid;
+events {}
+stream {
+"
+    .to_owned();
+    for way in ways {
+        let sends = match way.sends {
+            Sends::Nothing => "off",
+            Sends::V1 => "on",
+            Sends::V2 | Sends::V2Tlvs => bail!("nginx writes headers of version 1 only"),
+        };
+        if way.check != Check::Never {
+            bail!("nginx makes no health checks");
+        }
+        let _ = writeln!(
+            text,
+            "  server {{ listen {}; proxy_pass {}; proxy_protocol {sends}; }}",
+            way.at, way.to
+        );
+    }
+    text.push_str("}\n");
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(sends: Sends, check: Check) -> Way {
+        Way {
+            at: "203.0.113.10:8001".parse().unwrap(),
+            to: "[2001:db8::1]:80".parse().unwrap(),
+            sends,
+            check,
+        }
+    }
+
+    #[test]
+    fn haproxy_is_told_what_to_write_and_how_to_check() {
+        for (sends, check, line) in [
+            (
+                Sends::Nothing,
+                Check::Never,
+                "server gateway-0 [2001:db8::1]:80\n",
+            ),
+            (
+                Sends::V1,
+                Check::Bare,
+                "send-proxy check inter 200ms fall 1 rise 1 port 80\n",
+            ),
+            (
+                Sends::V2,
+                Check::Header,
+                "send-proxy-v2 check inter 200ms fall 1 rise 1 check-send-proxy\n",
+            ),
+            (
+                Sends::V2Tlvs,
+                Check::Never,
+                "proxy-v2-options unique-id,crc32c,authority\n",
+            ),
+        ] {
+            let text = haproxy_config(&[way(sends, check)]);
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn nginx_is_not_asked_for_what_it_cannot_do() {
+        let text = nginx_config(&[way(Sends::V1, Check::Never)]).unwrap();
+        assert!(
+            text.contains("proxy_pass [2001:db8::1]:80; proxy_protocol on;"),
+            "{text}"
+        );
+        assert!(nginx_config(&[way(Sends::V2, Check::Never)]).is_err());
+        assert!(nginx_config(&[way(Sends::V1, Check::Bare)]).is_err());
+    }
+}

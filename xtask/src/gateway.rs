@@ -1,0 +1,336 @@
+//! A real Envoy as the ingress gateway: its listeners as Istio lays them out, with the PROXY protocol's listener filter first where it is
+//! asked for, and the RBAC filter that Istio would generate for a policy.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::envoy::{self, Release};
+use crate::netns::Namespace;
+use crate::poll;
+use crate::process::Process;
+
+/// Envoy is slow to start on a busy machine.
+const START: Duration = Duration::from_secs(120);
+
+/// A policy with one rule with one source, as [`crate::manifests::ingress_policy`] writes it.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// `ALLOW` or `DENY`.
+    pub action: String,
+    /// `ipBlocks` or `remoteIpBlocks`.
+    pub field: String,
+    /// Addresses and prefixes.
+    pub blocks: Vec<String>,
+}
+
+/// What a listener does with a connection.
+#[derive(Clone, Debug)]
+pub enum Serves {
+    /// Answers every request with 200 and, as the body, the client's address as it sees it.
+    Http,
+    /// The same behind TLS, with a certificate of its own making.
+    Https,
+    /// Looks at the server name and passes the bytes on, as a Gateway server of mode `PASSTHROUGH`.
+    Passthrough(SocketAddr),
+    /// Sends back what it gets.
+    Echo,
+}
+
+/// A listener.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Where.
+    pub at: SocketAddr,
+    /// Each connection must begin with a PROXY header (`gatewayTopology.proxyProtocol: {}`).
+    pub proxy_protocol: bool,
+    /// What it enforces itself.
+    pub policy: Option<Policy>,
+    /// What it does.
+    pub serves: Serves,
+}
+
+impl Listener {
+    /// One that answers HTTP.
+    #[must_use]
+    pub fn http(at: SocketAddr, proxy_protocol: bool) -> Self {
+        Self {
+            at,
+            proxy_protocol,
+            policy: None,
+            serves: Serves::Http,
+        }
+    }
+}
+
+/// A running Envoy; ended when dropped.
+#[derive(Debug)]
+pub struct Gateway {
+    process: Process,
+    files: TempDir,
+}
+
+impl Gateway {
+    /// Starts the newest supported Envoy in `namespace` and waits until each listener takes connections.
+    ///
+    /// # Errors
+    /// If Envoy is not installed, or does not serve.
+    pub fn start(namespace: &Namespace, listeners: &[Listener]) -> Result<Self> {
+        let files = tempfile::tempdir().context("a folder for Envoy's configuration")?;
+        let mut built = Vec::new();
+        for (index, listener) in listeners.iter().enumerate() {
+            built.push(build(index, listener, &files)?);
+        }
+        let clusters: Vec<Value> = listeners.iter().enumerate().filter_map(cluster).collect();
+        let config = json!({
+            "node": {"id": "gateway", "cluster": "gateway"},
+            "static_resources": {"listeners": built, "clusters": clusters},
+            "layered_runtime": {"layers": [{"name": "static", "static_layer": {
+                "overload": {"global_downstream_max_connections": 50000},
+            }}]},
+        });
+        let path = files.path().join("envoy.json");
+        fs::write(&path, serde_json::to_vec(&config)?)
+            .with_context(|| format!("writing {}", path.display()))?;
+        let mut command = Command::new(envoy::binary(Release::Newest)?);
+        command.arg("--config-path").arg(&path).args([
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+        ]);
+        let mut process = Process::spawn(namespace, "Envoy", command)?;
+        for listener in listeners {
+            let at = listener.at;
+            let serves = namespace.enter(|| {
+                poll::until(START, || {
+                    let answers = TcpStream::connect_timeout(&at, Duration::from_secs(1)).is_ok();
+                    (answers || process.status().is_some()).then_some(answers)
+                })
+            })?;
+            if serves != Some(true) {
+                bail!(
+                    "Envoy does not serve {at} (state {:?}):\n{}",
+                    process.status(),
+                    process.tail()
+                );
+            }
+        }
+        Ok(Self { process, files })
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        self.process.tail()
+    }
+
+    /// The requests and connections that ended so far, a line each: client address as Envoy sees it, a space, the status (0: no HTTP).
+    #[must_use]
+    pub fn accesses(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.access_log()).unwrap_or_default();
+        text.lines().map(ToOwned::to_owned).collect()
+    }
+
+    fn access_log(&self) -> PathBuf {
+        self.files.path().join("access.log")
+    }
+}
+
+fn typed(name: &str, kind: &str, mut config: Value) -> Value {
+    if let Some(fields) = config.as_object_mut() {
+        fields.insert("@type".to_owned(), json!(format!("type.googleapis.com/{kind}")));
+    }
+    json!({"name": name, "typed_config": config})
+}
+
+fn build(index: usize, listener: &Listener, files: &TempDir) -> Result<Value> {
+    let mut before = Vec::new();
+    if listener.proxy_protocol {
+        before.push(typed(
+            "envoy.filters.listener.proxy_protocol",
+            "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+            json!({}),
+        ));
+    }
+    let log = json!([typed(
+        "envoy.access_loggers.file",
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        json!({
+            "path": files.path().join("access.log"),
+            "log_format": {"text_format_source": {"inline_string": "%DOWNSTREAM_REMOTE_ADDRESS% %RESPONSE_CODE%\n"}},
+        }),
+    )]);
+    let mut filters = Vec::new();
+    let mut chain = json!({});
+    match &listener.serves {
+        Serves::Http => filters.push(http(listener, &log)),
+        Serves::Https => {
+            filters.push(http(listener, &log));
+            chain = json!({"transport_socket": tls(files)?});
+        }
+        Serves::Passthrough(_) => {
+            before.push(typed(
+                "envoy.filters.listener.tls_inspector",
+                "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+                json!({}),
+            ));
+            filters.extend(network_rbac(listener));
+            filters.push(typed(
+                "envoy.filters.network.tcp_proxy",
+                "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                json!({"stat_prefix": "tcp", "cluster": format!("to-{index}"), "access_log": log}),
+            ));
+        }
+        Serves::Echo => {
+            filters.extend(network_rbac(listener));
+            filters.push(typed(
+                "envoy.filters.network.echo",
+                "envoy.extensions.filters.network.echo.v3.Echo",
+                json!({}),
+            ));
+        }
+    }
+    if let Some(fields) = chain.as_object_mut() {
+        fields.insert("filters".to_owned(), json!(filters));
+    }
+    Ok(json!({
+        "name": format!("{index}"),
+        "address": {"socket_address": {"address": listener.at.ip().to_string(), "port_value": listener.at.port()}},
+        "listener_filters": before,
+        "filter_chains": [chain],
+    }))
+}
+
+fn cluster((index, listener): (usize, &Listener)) -> Option<Value> {
+    let Serves::Passthrough(to) = &listener.serves else {
+        return None;
+    };
+    let name = format!("to-{index}");
+    Some(json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address":
+            {"socket_address": {"address": to.ip().to_string(), "port_value": to.port()}}}}]}]},
+    }))
+}
+
+fn http(listener: &Listener, log: &Value) -> Value {
+    let mut filters: Vec<Value> = listener
+        .policy
+        .iter()
+        .map(|policy| {
+            typed(
+                "envoy.filters.http.rbac",
+                "envoy.extensions.filters.http.rbac.v3.RBAC",
+                json!({"rules": rules(policy)}),
+            )
+        })
+        .collect();
+    filters.push(typed(
+        "envoy.filters.http.router",
+        "envoy.extensions.filters.http.router.v3.Router",
+        json!({"suppress_envoy_headers": true}),
+    ));
+    typed(
+        "envoy.filters.network.http_connection_manager",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        json!({
+            "stat_prefix": "http",
+            "use_remote_address": true,
+            "normalize_path": true,
+            "access_log": log,
+            "http_filters": filters,
+            "route_config": {"virtual_hosts": [{
+                "name": "all",
+                "domains": ["*"],
+                "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}],
+            }]},
+        }),
+    )
+}
+
+fn network_rbac(listener: &Listener) -> Option<Value> {
+    listener.policy.as_ref().map(|policy| {
+        typed(
+            "envoy.filters.network.rbac",
+            "envoy.extensions.filters.network.rbac.v3.RBAC",
+            json!({"stat_prefix": "tcp.", "rules": rules(policy)}),
+        )
+    })
+}
+
+/// As Istio's `pilot/pkg/security/authz/model` has it: `ipBlocks` is the peer, `remoteIpBlocks` the client behind the PROXY header.
+fn rules(policy: &Policy) -> Value {
+    let kind = if policy.field == "ipBlocks" {
+        "direct_remote_ip"
+    } else {
+        "remote_ip"
+    };
+    let ids: Vec<Value> = policy
+        .blocks
+        .iter()
+        .map(|block| {
+            let whole = if block.contains(':') { 128 } else { 32 };
+            let (address, bits) = match block.split_once('/') {
+                Some((address, bits)) => (address, bits.parse().unwrap_or(whole)),
+                None => (block.as_str(), whole),
+            };
+            json!({kind: {"address_prefix": address, "prefix_len": bits}})
+        })
+        .collect();
+    json!({
+        "action": policy.action,
+        "policies": {"ns[istio-system]-policy[ingress-policy]-rule[0]": {
+            "permissions": [{"and_rules": {"rules": [{"any": true}]}}],
+            "principals": [{"and_ids": {"ids": [{"or_ids": {"ids": ids}}]}}],
+        }},
+    })
+}
+
+/// A certificate for anybody, made on the spot.
+fn tls(files: &TempDir) -> Result<Value> {
+    let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| files.path().join(name));
+    if !key.exists() {
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+            ])
+            .args(["-subj", "/CN=gateway.test", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .context("running openssl: `cargo xtask setup` installs it")?;
+        if !made.status.success() {
+            bail!(
+                "openssl made no certificate: {}",
+                String::from_utf8_lossy(&made.stderr)
+            );
+        }
+    }
+    Ok(typed(
+        "envoy.transport_sockets.tls",
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        json!({"common_tls_context": {"tls_certificates": [{
+            "certificate_chain": {"filename": certificate},
+            "private_key": {"filename": key},
+        }]}}),
+    ))
+}
