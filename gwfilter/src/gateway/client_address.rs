@@ -196,7 +196,8 @@ fn conclude(
 /// The user says that a PROXY header names the client, for all pods.
 fn header_stated(world: &World<'_>, candidate: &Candidate<'_>, evidence: Evidence, found: &mut Found) {
     found.mode = ClientAddress::ProxyHeader;
-    if let Some((sign, _)) = evidence.forwarded_for.iter().find(|(_, certain)| *certain) {
+    // The annotation says where a header is, not that Envoy looks no further: any sign of X-Forwarded-For counts.
+    if let Some((sign, _)) = evidence.forwarded_for.first() {
         let text = format!(
             "gwfilter.io/client-address says proxy-header, but {sign}: X-Forwarded-For wins there. Change the one that is wrong"
         );
@@ -217,9 +218,8 @@ fn header_stated(world: &World<'_>, candidate: &Candidate<'_>, evidence: Evidenc
     };
     let nothing = evidence.proxy_header.is_empty() && evidence.doubts.is_empty();
     let without = evidence.without_header.into_iter().filter(|_| nothing);
-    let signs = evidence.forwarded_for.into_iter().map(|(sign, _)| sign);
     let doubts = evidence.doubts.into_iter().map(|doubt| doubt.text);
-    for sign in signs.chain(doubts).chain(without) {
+    for sign in doubts.chain(without) {
         let text = format!("proxy-header is taken from gwfilter.io/client-address, although: {sign}");
         let code = "client-address-assumed";
         found

@@ -158,6 +158,11 @@ fn stated_against_trusted_hops_then_contradicted_and_against_silence_then_a_warn
     let hops = "{\"gatewayTopology\": {\"numTrustedProxies\": 1}}";
     let contradicted = "client-address-contradicted";
     assert_eq!(run(hops), (vec![contradicted], Some(contradicted)));
+    // The mesh's default is no certain sign, but enough not to know the client.
+    let mesh = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    \
+                defaultConfig: {gatewayTopology: {numTrustedProxies: 1}}\n---\n";
+    let found = find_in(&format!("{}{NODE}{POD}{mesh}{GATEWAY}", annotated(HEADER)));
+    assert_eq!(why(&one(found)), Some(contradicted));
     assert_eq!(run("{}"), (vec!["client-address-assumed"], None));
     assert_eq!(
         run("{\"gatewayTopology\": {\"proxyProtocol\": {}}}"),
