@@ -13,6 +13,7 @@ use gwfilter_common::abi::{
 use gwfilter_common::decide::{RootTable, Source, Streams, Tables};
 
 use crate::header::SCRATCH_WORDS;
+use crate::packet_log::LINE_WORDS;
 
 /// `max_entries` of an inner trie is its own; this is the template's.
 const TRIE_TEMPLATE: usize = 1;
@@ -42,6 +43,8 @@ pub(crate) static GWF_LOGLIM: PerCpuArray<LogLimit, 1> = PerCpuArray::new();
 static GWF_SYN: LruHashMap<SynKey, SynEntry, { SYN_ENTRIES as usize }> = LruHashMap::new();
 #[btf_map]
 pub(crate) static GWF_SCRATCH: PerCpuArray<[u64; SCRATCH_WORDS], 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static GWF_LINE: PerCpuArray<[u64; LINE_WORDS], 1> = PerCpuArray::new();
 /// Element 0: the program that looks into payloads. Not a BTF map: the kernel refuses types of keys and values for this kind.
 #[map]
 pub(crate) static GWF_HEADER: ProgramArray = ProgramArray::with_max_entries(1, 0);

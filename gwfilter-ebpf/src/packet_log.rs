@@ -16,7 +16,7 @@ use gwfilter_common::read::PacketRead;
 use gwfilter_common::reason::Reason;
 use gwfilter_common::wire::{Family, Flow, flow};
 
-use crate::maps::GWF_LOGLIM;
+use crate::maps::{GWF_LINE, GWF_LOGLIM};
 use crate::reader::Interface;
 
 /// [`abi::PACKET_LOG_GLOBAL`].
@@ -26,14 +26,20 @@ static GWF_PACKET_LOG: Global<u32> = Global::new(abi::PACKET_LOG_OFF);
 #[unsafe(no_mangle)]
 static GWF_LOG_RATE: Global<u32> = Global::new(100);
 
-/// What a line says.
-#[derive(Clone, Copy)]
-struct Line {
+/// What a line says. It lies in a per-CPU map: the decision's stack has no room for it.
+#[repr(C)]
+pub(crate) struct Line {
     about: u64,
     which: u64,
     source: [u64; 2],
     destination: [u64; 2],
+    client: [u64; 2],
+    /// The client's port, and above it its family as `cfam` says it.
+    client_end: u64,
 }
+
+/// Words of a [`Line`].
+pub(crate) const LINE_WORDS: usize = size_of::<Line>().div_ceil(8);
 
 /// Where a packet came in, and who speaks to whom.
 pub(crate) trait Ends {
@@ -60,7 +66,8 @@ impl<R: PacketRead + Interface> Ends for R {
 #[inline(always)]
 pub(crate) fn log<P: Ends>(decision: &Decision, hook: u32, packet: &P) {
     let wanted = GWF_PACKET_LOG.load();
-    if wanted == abi::PACKET_LOG_OFF || decision.reason == Reason::NotAGateway {
+    // Segments in the middle of a stream would leave no room for the others.
+    if wanted == abi::PACKET_LOG_OFF || matches!(decision.reason, Reason::NotAGateway | Reason::NoHeader) {
         return;
     }
     let verdict = match decision.action {
@@ -80,7 +87,19 @@ pub(crate) fn log<P: Ends>(decision: &Decision, hook: u32, packet: &P) {
     // As `wire::hide` does: the verifier need not walk through all that follows once for each reason and verdict.
     let hide = |word: u64| black_box(word ^ now) ^ now;
     let family = u64::from(flow.family == Family::V6);
-    let line = Line {
+    let (client, client_end) = match &decision.client {
+        Some(client) => {
+            let family = if client.family == Family::V6 { 6 } else { 4 };
+            (words(client.address), u64::from(client.port) | family << 16)
+        }
+        None => ([0; 2], u64::from(logline::NO_CLIENT) << 16),
+    };
+    let Some(line) = GWF_LINE.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this CPU's element of a per-CPU array, as long as said; see `count::add`.
+    let line = unsafe { &mut *line.cast::<Line>() };
+    *line = Line {
         about: hide(
             u64::from(packet.ifindex())
                 | u64::from(flow.protocol) << 32
@@ -97,8 +116,10 @@ pub(crate) fn log<P: Ends>(decision: &Decision, hook: u32, packet: &P) {
         ),
         source: words(flow.source).map(hide),
         destination: words(flow.destination).map(hide),
+        client: client.map(hide),
+        client_end: hide(client_end),
     };
-    write(&line);
+    write(line);
 }
 
 #[inline(always)]
@@ -117,9 +138,13 @@ fn write(line: &Line) {
         let narrow = |[word, _]: [u64; 2]| (word as u32).to_ne_bytes();
         write_with(line, narrow(line.source), narrow(line.destination));
     } else {
-        let wide = |[a, b]: [u64; 2]| (u128::from(a) | u128::from(b) << 64).to_le_bytes();
         write_with(line, wide(line.source), wide(line.destination));
     }
+}
+
+#[inline(always)]
+fn wide([a, b]: [u64; 2]) -> [u8; 16] {
+    (u128::from(a) | u128::from(b) << 64).to_le_bytes()
 }
 
 #[inline(always)]
@@ -130,7 +155,7 @@ where
     info!(
         (),
         target: "gwf",
-        "gwf v=1 hook={} if={} verdict={} reason={} listener={} rule={} proto={} src={:i} sport={} dst={:i} dport={}",
+        "gwf v=2 hook={} if={} verdict={} reason={} listener={} rule={} proto={} src={:i} sport={} dst={:i} dport={} cfam={} client={:i} cport={}",
         (line.about >> 52) as u8 & 0xf,
         line.about as u32,
         (line.about >> 48) as u8 & 0xf,
@@ -141,7 +166,10 @@ where
         source,
         (line.which >> 16) as u16,
         destination,
-        line.which as u16
+        line.which as u16,
+        (line.client_end >> 16) as u8,
+        wide(line.client),
+        line.client_end as u16
     );
 }
 

@@ -4,7 +4,7 @@
 //! pipelines of Istio's documentation find the client address in it:
 //! `grep remoteIP | tail -1 | awk -F, '{print $3}' | awk -F: '{print $2}' | sed 's/ //'`. No comma may stand before `sourceIP`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gwfilter_common::logline::{
@@ -78,6 +78,8 @@ pub struct Packet {
     protocol: &'static str,
     source: SocketAddr,
     destination: SocketAddr,
+    /// Of the PROXY header that was judged.
+    client: Option<SocketAddr>,
 }
 
 /// Takes a line apart; `None` if it is not one of ours.
@@ -103,9 +105,24 @@ pub fn parse(line: &str) -> Option<Packet> {
         sport,
         destination,
         dport,
+        client_family,
+        client,
+        client_port,
     ] = values;
     let address =
         |ip: &str, port: &str| Some(SocketAddr::new(ip.parse::<IpAddr>().ok()?, port.parse().ok()?));
+    let client = match client_family {
+        "0" => None,
+        "4" => {
+            let [a, b, c, d, ..] = client.parse::<Ipv6Addr>().ok()?.octets();
+            Some(SocketAddr::new([a, b, c, d].into(), client_port.parse().ok()?))
+        }
+        "6" => Some(SocketAddr::new(
+            client.parse::<Ipv6Addr>().ok()?.into(),
+            client_port.parse().ok()?,
+        )),
+        _ => return None,
+    };
     Some(Packet {
         hook: match hook.parse().ok()? {
             HOOK_XDP => "xdp",
@@ -129,6 +146,7 @@ pub fn parse(line: &str) -> Option<Packet> {
         },
         source: address(source, sport)?,
         destination: address(destination, dport)?,
+        client,
     })
 }
 
@@ -145,7 +163,7 @@ pub fn log(line: &str, names: &Names, interface: impl Fn(u32) -> String, format:
         LogFormat::Text => info!("{}", packet.text(&interface, gateway, policy)),
         LogFormat::Json => info!(
             source = %packet.source,
-            client = %packet.source.ip(),
+            client = %packet.remote().ip(),
             destination = %packet.destination,
             protocol = packet.protocol,
             interface,
@@ -160,6 +178,11 @@ pub fn log(line: &str, names: &Names, interface: impl Fn(u32) -> String, format:
 }
 
 impl Packet {
+    /// Envoy's `remoteIP`: the client of the PROXY header, where one was judged.
+    fn remote(&self) -> SocketAddr {
+        self.client.unwrap_or(self.source)
+    }
+
     fn text(&self, interface: &str, gateway: &str, policy: &str) -> String {
         let Self {
             hook,
@@ -170,9 +193,9 @@ impl Packet {
             destination,
             ..
         } = self;
-        let (verdict, reason) = (verdict.name(), reason.name());
+        let (verdict, reason, remote) = (verdict.name(), reason.name(), self.remote());
         format!(
-            "requestedServerName: , sourceIP: {source}, directRemoteIP: {source}, remoteIP: {source}, localAddress: {destination}, \
+            "requestedServerName: , sourceIP: {source}, directRemoteIP: {source}, remoteIP: {remote}, localAddress: {destination}, \
              protocol: {protocol}, interface: {interface}, hook: {hook}, gateway: {gateway}, verdict: {verdict}, reason: {reason}, policy: {policy}"
         )
     }
@@ -182,7 +205,7 @@ impl Packet {
 mod tests {
     use super::*;
 
-    const LINE: &str = "gwf v=1 hook=1 if=2 verdict=1 reason=3 listener=4 rule=17 proto=6 src=192.0.2.1 sport=40000 dst=203.0.113.9 dport=443";
+    const LINE: &str = "gwf v=2 hook=1 if=2 verdict=1 reason=3 listener=4 rule=17 proto=6 src=192.0.2.1 sport=40000 dst=203.0.113.9 dport=443 cfam=0 client=:: cport=0";
 
     #[test]
     fn a_line_is_taken_apart() {
@@ -196,6 +219,7 @@ mod tests {
             protocol: "tcp",
             source: "192.0.2.1:40000".parse().unwrap(),
             destination: "203.0.113.9:443".parse().unwrap(),
+            client: None,
         };
         assert_eq!(parse(LINE), Some(want));
         let v6 = LINE
@@ -208,9 +232,30 @@ mod tests {
     }
 
     #[test]
+    fn a_client_in_a_header_then_the_packets_source_is_only_the_direct_peer() {
+        for (fields, client) in [
+            ("cfam=4 client=c633:6407:: cport=40001", "198.51.100.7:40001"),
+            ("cfam=6 client=2001:db8::7 cport=1", "[2001:db8::7]:1"),
+            (
+                "cfam=6 client=::ffff:198.51.100.7 cport=1",
+                "[::ffff:198.51.100.7]:1",
+            ),
+        ] {
+            let line = LINE.replace("cfam=0 client=:: cport=0", fields);
+            let packet = parse(&line).unwrap();
+            assert_eq!(packet.client, Some(client.parse().unwrap()), "{line}");
+            let text = packet.text("eth0", "a/gw", "");
+            assert!(
+                text.contains(&format!("directRemoteIP: 192.0.2.1:40000, remoteIP: {client},")),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn a_line_that_is_wrong_anywhere_is_none_of_ours() {
         for (from, to) in [
-            ("gwf v=1", "gwf v=2"),
+            ("gwf v=2", "gwf v=1"),
             ("hook=1", "hook=3"),
             ("if=2", "if=-2"),
             ("verdict=1", "verdict=9"),
@@ -220,7 +265,9 @@ mod tests {
             ("proto=6", "proto=1"),
             ("192.0.2.1", "192.0.2"),
             ("sport=40000", "sport=70000"),
-            ("dport=443", "dport=443 more=1"),
+            ("cport=0", "cport=0 more=1"),
+            ("cfam=0", "cfam=5"),
+            ("cfam=0 client=::", "cfam=4 client=192.0.2.1"),
             ("dport=443", "dport="),
         ] {
             let wrong = LINE.replace(from, to);

@@ -71,7 +71,7 @@ fn expected(hook: u32) -> [String; 4] {
         format!("verdict=2 reason={observed} listener=3 rule=1 proto=6 src=198.51.100.20 sport=40000 dst=203.0.113.10 dport=443"),
         format!("verdict=1 reason={denied} listener=2 rule=1 proto=6 src=2001:db8:51::20 sport=40001 dst=2001:db8:113::9 dport=443"),
     ]
-    .map(|rest| format!("gwf {}hook={hook} if=1 {rest}", logline::PREFIX))
+    .map(|rest| format!("gwf {}hook={hook} if=1 {rest} cfam=0 client=:: cport=0", logline::PREFIX))
 }
 
 #[test]
