@@ -1,7 +1,7 @@
 //! Listeners whose clients are named in a PROXY header: peer, client and the header's destination decide together.
 //!
 //! The rules are those of packets ([`super::rules`]), read over numbered cells instead of addresses; what comes out is a
-//! [`Matrix`]. The reference evaluator ([`super::evaluate`]) knows nothing of classes, and tests hold the two equal.
+//! [`Matrix`]. The reference evaluator ([`super::evaluate()`]) knows nothing of classes, and tests hold the two equal.
 
 mod matrix;
 mod space;
