@@ -76,7 +76,7 @@ fn write_new(path: &PathBuf, bytes: &[u8]) -> Result<(), DiskError> {
     file.sync_all().map_err(failed("cannot write out", path))
 }
 
-/// Reads a file that [`write`] wrote; `None` if there is none.
+/// Reads a file that [`write()`] wrote; `None` if there is none.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
     // Not a link, and no pipe that blocks.
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
