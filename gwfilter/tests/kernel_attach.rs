@@ -39,7 +39,6 @@ impl Node {
 
     /// What one agent does at its start, and then its sudden end: nothing is taken off.
     #[track_caller]
-    #[expect(clippy::expect_used, reason = "a test helper")]
     fn agent(&self, device: &str, mode: XdpMode) -> Attached {
         self.agent_with(device, mode, false)
     }
