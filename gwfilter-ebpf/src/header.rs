@@ -10,6 +10,7 @@ use core::hint::black_box;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_skb_load_bytes};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use gwfilter_common::abi::NEXT_RESET;
 use gwfilter_common::decide::{Decision, Look, proxy};
 use gwfilter_common::logline::HOOK_TC;
 use gwfilter_common::proxy::{Parsed, Version, v1, v2};
@@ -71,7 +72,7 @@ fn run(ctx: &TcContext, text: fn(&TcContext, *mut c_void)) -> i32 {
     }
     tell(ctx, scratch);
     match &open(scratch).decision {
-        Some(decision) => action(decision),
+        Some(decision) => action(ctx, decision, NEXT_RESET),
         None => lost(),
     }
 }

@@ -10,6 +10,7 @@ mod header;
 mod maps;
 mod packet_log;
 mod reader;
+mod reset;
 mod tc;
 mod xdp;
 

@@ -7,8 +7,8 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::ProgramArray;
 use gwfilter_common::abi::{
-    Leaf, LogLimit, MAX_LISTENERS, MAX_RULES, REASONS, ROOT_LEN, SYN_ENTRIES, Slot, SynEntry, SynKey,
-    TABLE_SLOTS, Tally,
+    Leaf, LogLimit, MAX_LISTENERS, MAX_RULES, NEXT_LEN, REASONS, ROOT_LEN, SYN_ENTRIES, Slot, SynEntry,
+    SynKey, TABLE_SLOTS, Tally,
 };
 use gwfilter_common::decide::{RootTable, Source, Streams, Tables};
 
@@ -45,9 +45,11 @@ static GWF_SYN: LruHashMap<SynKey, SynEntry, { SYN_ENTRIES as usize }> = LruHash
 pub(crate) static GWF_SCRATCH: PerCpuArray<[u64; SCRATCH_WORDS], 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static GWF_LINE: PerCpuArray<[u64; LINE_WORDS], 1> = PerCpuArray::new();
-/// Element 0: the program that looks into payloads. Not a BTF map: the kernel refuses types of keys and values for this kind.
+#[btf_map]
+pub(crate) static GWF_RSTLIM: PerCpuArray<LogLimit, 1> = PerCpuArray::new();
+/// What the TC programs go on to, by `abi::NEXT_*`. Not a BTF map: the kernel refuses types of keys and values for this kind.
 #[map]
-pub(crate) static GWF_HEADER: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub(crate) static GWF_NEXT: ProgramArray = ProgramArray::with_max_entries(NEXT_LEN, 0);
 
 /// The maps of this object.
 pub(crate) struct Maps;

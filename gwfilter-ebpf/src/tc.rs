@@ -3,12 +3,13 @@
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use gwfilter_common::abi::{NEXT_HEADER, NEXT_REFUSE};
 use gwfilter_common::decide::{Action, Decision, Scope, decide_in};
 use gwfilter_common::logline::HOOK_TC;
 use gwfilter_common::reason::Reason;
 
 use crate::count::count;
-use crate::maps::{GWF_HEADER, Maps};
+use crate::maps::{GWF_NEXT, Maps};
 use crate::packet_log;
 use crate::reader::TcReader;
 
@@ -30,7 +31,7 @@ fn run(ctx: &TcContext, scope: Scope) -> i32 {
     let decision = decide_in(&packet, &Maps, scope);
     if decision.action == Action::Look {
         // SAFETY: the context is this program's.
-        unsafe { GWF_HEADER.tail_call(ctx, 0) };
+        unsafe { GWF_NEXT.tail_call(ctx, NEXT_HEADER) };
         // Only if the program is not there.
         let lost = Decision {
             action: Action::Pass,
@@ -40,7 +41,7 @@ fn run(ctx: &TcContext, scope: Scope) -> i32 {
         count(&lost);
         return TC_ACT_UNSPEC;
     }
-    finish(&packet, &decision)
+    finish(ctx, &packet, &decision)
 }
 
 /// A map is not as it should be: nothing can be told, so nothing is judged.
@@ -50,15 +51,19 @@ pub(crate) const fn lost() -> i32 {
 
 /// Tells of a decision and carries it out.
 #[inline(always)]
-fn finish(packet: &TcReader<'_>, decision: &Decision) -> i32 {
+fn finish(ctx: &TcContext, packet: &TcReader<'_>, decision: &Decision) -> i32 {
     count(decision);
     packet_log::log(decision, HOOK_TC, packet);
-    action(decision)
+    action(ctx, decision, NEXT_REFUSE)
 }
 
-/// The hook's return value.
+/// The hook's return value. A refusal that is answered ends in the program `next`.
 #[inline(always)]
-pub(crate) fn action(decision: &Decision) -> i32 {
+pub(crate) fn action(ctx: &TcContext, decision: &Decision, next: u32) -> i32 {
+    if decision.action == Action::Drop && decision.reset {
+        // SAFETY: the context is this program's. If the program is not there, the segment is dropped in silence.
+        unsafe { GWF_NEXT.tail_call(ctx, next) };
+    }
     match decision.action {
         Action::Drop => TC_ACT_SHOT,
         // The same number as `TCX_NEXT`.

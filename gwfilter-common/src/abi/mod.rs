@@ -42,8 +42,16 @@ pub const RULES_MAP: &str = "GWF_RULES";
 pub const LOGLIM_MAP: &str = "GWF_LOGLIM";
 /// LRU hash from [`SynKey`] to [`SynEntry`]: where the streams of recent connections to PROXY tuples begin.
 pub const SYN_MAP: &str = "GWF_SYN";
-/// Program array of length 1: [`TC_HEADER_PROGRAM`] or its twin. Pinned, or the kernel empties it when the agent ends.
-pub const HEADER_MAP: &str = "GWF_HEADER";
+/// Program array: what the TC programs go on to, by `NEXT_*`. Pinned, or the kernel empties it when the agent ends.
+pub const NEXT_MAP: &str = "GWF_NEXT";
+/// Element of [`NEXT_MAP`]: [`TC_HEADER_PROGRAM`] or its twin.
+pub const NEXT_HEADER: u32 = 0;
+/// Element of [`NEXT_MAP`]: [`TC_RESET_PROGRAM`].
+pub const NEXT_RESET: u32 = 1;
+/// Element of [`NEXT_MAP`]: [`TC_REFUSE_PROGRAM`].
+pub const NEXT_REFUSE: u32 = 2;
+/// Elements of [`NEXT_MAP`].
+pub const NEXT_LEN: u32 = 3;
 /// Per-CPU array of length 1: [`LogLimit`], the budget of resets that are sent to peers.
 pub const RSTLIM_MAP: &str = "GWF_RSTLIM";
 
@@ -59,6 +67,10 @@ pub const TC_PROXY_PROGRAM: &str = "gwf_tc_proxy";
 pub const TC_HEADER_PROGRAM: &str = "gwf_tc_header";
 /// [`TC_HEADER_PROGRAM`] for kernels without `bpf_loop` (before 5.17): headers of PROXY version 1 are not read.
 pub const TC_HEADER_V2ONLY_PROGRAM: &str = "gwf_tc_header_v2only";
+/// What a refused segment of PROXY mode ends in: a reset to each end.
+pub const TC_RESET_PROGRAM: &str = "gwf_tc_reset";
+/// What a refused segment of local mode ends in, with [`TUPLE_RESET`]: a reset to the peer.
+pub const TC_REFUSE_PROGRAM: &str = "gwf_tc_refuse";
 
 /// Global: the object's [`ABI_VERSION`].
 pub const ABI_GLOBAL: &str = "GWF_ABI";

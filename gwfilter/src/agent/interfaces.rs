@@ -58,7 +58,7 @@ pub(super) struct Interfaces {
     /// Some destination is judged in TC everywhere.
     wants_tc: bool,
     beside_failures: Told<String>,
-    limitation: Told<String>,
+    limitations: Told<String>,
 }
 
 impl Interfaces {
@@ -72,7 +72,7 @@ impl Interfaces {
             idle: false,
             wants_tc: false,
             beside_failures: Told::default(),
-            limitation: Told::default(),
+            limitations: Told::default(),
         }
     }
 
@@ -220,9 +220,12 @@ impl Interfaces {
                 "what XDP leaves to TC (PROXY headers, resets) is left to the gateway on this interface"
             );
         }
-        let limitation = dataplane.reads().and_then(|reads| reads.limitation());
-        let limitation = limitation.filter(|_| self.wants_tc);
-        for text in self.limitation.update(limitation).new {
+        let limitations = if self.wants_tc {
+            dataplane.limitations()
+        } else {
+            Vec::new()
+        };
+        for text in self.limitations.update(limitations).new {
             warn!(limitation = text, "not everything can be enforced on this kernel");
         }
     }

@@ -1,12 +1,16 @@
-//! The program that reads PROXY headers: which of its two forms this kernel takes, and the maps that must outlive the agent.
+//! The programs that the TC programs go on to: the reader of PROXY headers in the form that this kernel takes, and those that answer with
+//! a reset; and the maps that must outlive the agent.
 //!
-//! The TC programs reach it through a program array. The kernel empties such an array when no process and no pin holds it, and
+//! They are reached through a program array. The kernel empties such an array when no process and no pin holds it, and
 //! headers would then pass unread; so it is pinned beside the links, and so is what was seen of the beginnings of streams.
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData, MapError, ProgramArray};
 use aya::programs::{Program, ProgramError, SchedClassifier};
-use gwfilter_common::abi::{HEADER_MAP, SYN_MAP, TC_HEADER_PROGRAM, TC_HEADER_V2ONLY_PROGRAM};
+use gwfilter_common::abi::{
+    NEXT_HEADER, NEXT_MAP, NEXT_REFUSE, NEXT_RESET, SYN_MAP, TC_HEADER_PROGRAM, TC_HEADER_V2ONLY_PROGRAM,
+    TC_REFUSE_PROGRAM, TC_RESET_PROGRAM,
+};
 
 use super::attach::{StepError, load_error, refused};
 use super::pins::Pins;
@@ -15,7 +19,7 @@ use crate::telemetry::chain;
 
 /// Which headers the kernel side reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reads {
+enum Reads {
     /// Versions 1 and 2.
     Both,
     /// Version 2; why not version 1 (before Linux 5.17 there is no `bpf_loop`).
@@ -26,8 +30,7 @@ pub enum Reads {
 
 impl Reads {
     /// What is left to the gateway for this, for people; nothing if nothing is.
-    #[must_use]
-    pub fn limitation(&self) -> Option<String> {
+    fn limitation(&self) -> Option<String> {
         match self {
             Self::Both => None,
             Self::V2Only(why) => Some(format!(
@@ -46,20 +49,26 @@ pub(super) struct Headers {
     /// The kernel's number of the array, which names its pin.
     id: u32,
     reads: Option<Reads>,
+    /// Why refused connections end in silence although a reset is wanted.
+    no_resets: Option<String>,
 }
 
 impl Headers {
     /// Of an object just loaded: no program is in its array.
     pub(super) fn of(ebpf: &Ebpf) -> Result<Self, TablesError> {
         let unusable = |source: Option<MapError>| TablesError::Missing {
-            name: HEADER_MAP,
+            name: NEXT_MAP,
             source: source.map(Box::new),
         };
-        let Some(Map::ProgramArray(data)) = ebpf.map(HEADER_MAP) else {
+        let Some(Map::ProgramArray(data)) = ebpf.map(NEXT_MAP) else {
             return Err(unusable(None));
         };
         let id = data.info().map_err(|e| unusable(Some(e)))?.id();
-        Ok(Self { id, reads: None })
+        Ok(Self {
+            id,
+            reads: None,
+            no_resets: None,
+        })
     }
 
     /// The number that names its pin.
@@ -67,27 +76,36 @@ impl Headers {
         self.id
     }
 
-    /// What is read, as far as it was asked for.
-    pub(super) const fn reads(&self) -> Option<&Reads> {
-        self.reads.as_ref()
+    /// What this kernel cannot do, for people; nothing before it was asked for.
+    pub(super) fn limitations(&self) -> Vec<String> {
+        let headers = self.reads.as_ref().and_then(Reads::limitation);
+        let resets = self.no_resets.as_ref().map(|why| {
+            format!("refused connections end in silence (this kernel does not take the programs that reset them: {why})")
+        });
+        headers.into_iter().chain(resets).collect()
     }
 
     /// Sees to it that a reader is in place, and that the maps behind it are pinned. To be called before a TC program is attached.
     ///
     /// # Errors
-    /// A map cannot be pinned. That no reader can be loaded is no error: see [`Self::reads`].
+    /// A map cannot be pinned. That a program cannot be loaded is no error: see [`Self::limitations`].
     pub(super) fn ready(&mut self, ebpf: &mut Ebpf, pins: &Pins) -> Result<(), StepError> {
         if self.reads.is_none() {
-            self.reads = Some(match put(ebpf, TC_HEADER_PROGRAM) {
+            self.reads = Some(match put(ebpf, NEXT_HEADER, TC_HEADER_PROGRAM) {
                 Ok(()) => Reads::Both,
-                Err(v1) => match put(ebpf, TC_HEADER_V2ONLY_PROGRAM) {
+                Err(v1) => match put(ebpf, NEXT_HEADER, TC_HEADER_V2ONLY_PROGRAM) {
                     Ok(()) => Reads::V2Only(chain(&v1)),
                     Err(v2) => Reads::Nothing(chain(&v2)),
                 },
             });
+            let resets = [(NEXT_RESET, TC_RESET_PROGRAM), (NEXT_REFUSE, TC_REFUSE_PROGRAM)];
+            let failed = resets
+                .into_iter()
+                .find_map(|(index, name)| put(ebpf, index, name).err());
+            self.no_resets = failed.map(|e| chain(&e));
         }
         for (name, path) in [
-            (HEADER_MAP, pins.headers_path(self.id)),
+            (NEXT_MAP, pins.headers_path(self.id)),
             (SYN_MAP, pins.streams_path()),
         ] {
             if !path.exists() {
@@ -102,17 +120,17 @@ impl Headers {
     }
 }
 
-/// Loads a reader and puts it into the program array.
-fn put(ebpf: &mut Ebpf, name: &'static str) -> Result<(), StepError> {
+/// Loads a program and puts it into the program array.
+fn put(ebpf: &mut Ebpf, index: u32, name: &'static str) -> Result<(), StepError> {
     let Some(Program::SchedClassifier(program)) = ebpf.program_mut(name) else {
         return Err(StepError::Missing(name));
     };
     load(program, name)?;
     let clone = program.fd().map_err(refused)?.try_clone();
     let program = clone.map_err(|e| refused(ProgramError::IOError(e)))?;
-    let map = ebpf.map_mut(HEADER_MAP).ok_or(StepError::Missing(HEADER_MAP))?;
+    let map = ebpf.map_mut(NEXT_MAP).ok_or(StepError::Missing(NEXT_MAP))?;
     let array = ProgramArray::<&mut MapData>::try_from(map);
-    let put = array.and_then(|mut array| array.set(0, &program, 0));
+    let put = array.and_then(|mut array| array.set(index, &program, 0));
     put.map_err(|e| refused(ProgramError::MapError(e)))
 }
 

@@ -2,7 +2,7 @@
 
 pub mod attach;
 pub mod choice;
-pub mod headers;
+mod headers;
 pub mod netlink;
 pub mod object;
 pub mod pins;
@@ -17,7 +17,7 @@ use gwfilter_common::abi::{
 
 use attach::{AttachError, Attached, BesideError, Kit};
 use choice::{Device, XdpMode};
-use headers::{Headers, Reads};
+use headers::Headers;
 use pins::{Hook, Pin, Pins, PinsError};
 use tables::{Tables, TablesError};
 
@@ -169,10 +169,10 @@ impl Dataplane {
         })
     }
 
-    /// Which PROXY headers are read; none yet if no TC program was ever wanted.
+    /// What this kernel cannot do in TC, for people; nothing if no TC program was ever wanted.
     #[must_use]
-    pub const fn reads(&self) -> Option<&Reads> {
-        self.headers.reads()
+    pub fn limitations(&self) -> Vec<String> {
+        self.headers.limitations()
     }
 
     /// Lets go of what earlier agents' TC programs went on to. To be called when no link of theirs is left.

@@ -78,7 +78,7 @@ pub(crate) struct Object {
     pub(crate) ebpf: Ebpf,
     /// Emptied by the kernel when nobody holds it.
     #[expect(dead_code, reason = "held, not used")]
-    headers: ProgramArray<MapData>,
+    next: ProgramArray<MapData>,
 }
 
 /// Where the object is; an error that says how to make it if it is not there.
@@ -111,12 +111,17 @@ impl Object {
             }
             .with_context(|| format!("load {}", hook.program()))?;
         }
-        let mut headers = ProgramArray::try_from(ebpf.take_map(abi::HEADER_MAP).context(abi::HEADER_MAP)?)?;
-        let name = abi::TC_HEADER_PROGRAM;
-        let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
-        program.load().with_context(|| format!("load {name}"))?;
-        headers.set(0, program.fd()?, 0)?;
-        Ok(Self { ebpf, headers })
+        let mut next = ProgramArray::try_from(ebpf.take_map(abi::NEXT_MAP).context(abi::NEXT_MAP)?)?;
+        for (index, name) in [
+            (abi::NEXT_HEADER, abi::TC_HEADER_PROGRAM),
+            (abi::NEXT_RESET, abi::TC_RESET_PROGRAM),
+            (abi::NEXT_REFUSE, abi::TC_REFUSE_PROGRAM),
+        ] {
+            let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
+            program.load().with_context(|| format!("load {name}"))?;
+            next.set(index, program.fd()?, 0)?;
+        }
+        Ok(Self { ebpf, next })
     }
 
     /// What the kernel knows of a program.
