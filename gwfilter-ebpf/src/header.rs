@@ -3,6 +3,7 @@
 //! A program of its own, and in it a function for each step, because the steps together need more than the 512 bytes of stack that a
 //! program has. What they hand on lies in a per-CPU map: TC ingress is not interrupted by itself on its CPU.
 //! They take it as an untyped pointer: the kernel refuses type information of enums that hold data.
+#![expect(clippy::cast_possible_truncation, reason = "the size of a line fits 32 bits")]
 
 use core::ffi::c_void;
 use core::hint::black_box;

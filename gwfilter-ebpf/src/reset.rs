@@ -8,6 +8,11 @@
 //! (`CHECKSUM_PARTIAL`, as in skbs from veth or merged by GRO) the field holds the sum of the pseudo-header alone; else it holds
 //! all of it. Where the card gave a sum over the packet (`CHECKSUM_COMPLETE`), each write says what it changes, but for what is
 //! not in that sum (the Ethernet header) or leaves it as it is (the IPv4 header, whose own sum is zero).
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "lengths are of headers, sums are folded, and indices are constants within arrays of known length"
+)]
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC};
