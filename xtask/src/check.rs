@@ -23,8 +23,9 @@ pub(crate) fn main() -> Result<()> {
 /// A step: its name and what it does.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     ("format", format),
+    ("lock files", lock_files),
     ("clippy, host", clippy_host),
     ("clippy, eBPF", clippy_ebpf),
     ("docs", docs),
@@ -62,6 +63,13 @@ fn format() -> Result<()> {
         run(cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))?;
     }
     Ok(())
+}
+
+/// The lock file of the fuzz crate follows that of the workspace: else a run of the targets resolves anew and leaves a changed tree.
+fn lock_files() -> Result<()> {
+    run(cargo()
+        .args(["tree", "--quiet", "--locked", "--depth", "0"])
+        .args(["--manifest-path", "fuzz/Cargo.toml"]))
 }
 
 fn clippy_host() -> Result<()> {
