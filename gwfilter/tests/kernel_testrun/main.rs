@@ -16,6 +16,7 @@ use gwfilter_common::testing::{Image, root_table};
 mod log;
 mod object;
 mod proxied;
+mod reset;
 
 use object::{Counters, Hook, Object, Scan, root_map};
 
@@ -286,10 +287,10 @@ fn verified_instructions_then_within_the_budget() {
         })
         .collect();
     let mut over = Vec::new();
-    for hook in Hook::ALL {
+    for program in object::PROGRAMS {
         for (suffix, object) in [("", &object), ("+log", &logging)] {
-            let name = format!("{}{suffix}", hook.program());
-            let info = object.info(hook).unwrap();
+            let name = format!("{program}{suffix}");
+            let info = object.info(program).unwrap();
             let verified = info.verified_instruction_count().unwrap();
             println!(
                 "{name}: {verified} instructions verified, {:?} bytes translated",

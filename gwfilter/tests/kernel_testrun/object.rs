@@ -10,7 +10,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, MapData, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions};
-use gwfilter_common::abi::{self, Leaf, Slot, Tally};
+use gwfilter_common::abi::{self, Leaf, LogLimit, Slot, Tally};
 use gwfilter_common::decide::Action;
 use gwfilter_common::testing::{Image, Trie};
 
@@ -61,6 +61,18 @@ impl Hook {
     }
 }
 
+/// Every program.
+pub(crate) const PROGRAMS: [&str; 8] = [
+    abi::XDP_PROGRAM,
+    abi::XDP_FRAGS_PROGRAM,
+    abi::TC_PROGRAM,
+    abi::TC_PROXY_PROGRAM,
+    abi::TC_HEADER_PROGRAM,
+    abi::TC_HEADER_V2ONLY_PROGRAM,
+    abi::TC_RESET_PROGRAM,
+    abi::TC_REFUSE_PROGRAM,
+];
+
 /// A counter of the kernel, as (listener, reason) or rule.
 pub(crate) type Counters = BTreeMap<(u32, u32), Tally>;
 
@@ -96,11 +108,21 @@ pub(crate) fn path() -> Result<PathBuf> {
 impl Object {
     /// Loads the object and its three programs.
     pub(crate) fn load(packet_log: u32, log_rate: u32) -> Result<Self> {
+        Self::load_all(packet_log, log_rate, 1000)
+    }
+
+    /// Without a log, and with this budget of resets to peers.
+    pub(crate) fn load_with_rate(resets: u32) -> Result<Self> {
+        Self::load_all(abi::PACKET_LOG_OFF, 0, resets)
+    }
+
+    fn load_all(packet_log: u32, log_rate: u32, resets: u32) -> Result<Self> {
         xtask::rights::require_root()?;
         let path = path()?;
         let mut ebpf = EbpfLoader::new()
             .override_global(abi::PACKET_LOG_GLOBAL, &packet_log, true)
             .override_global(abi::LOG_RATE_GLOBAL, &log_rate, true)
+            .override_global(abi::RST_RATE_GLOBAL, &resets, true)
             .load_file(&path)
             .with_context(|| format!("load {}", path.display()))?;
         for hook in [Hook::XdpFrags, Hook::Xdp, Hook::Tc, Hook::TcProxy] {
@@ -121,16 +143,22 @@ impl Object {
             program.load().with_context(|| format!("load {name}"))?;
             next.set(index, program.fd()?, 0)?;
         }
+        // Loaded only to see that it can be.
+        let name = abi::TC_HEADER_V2ONLY_PROGRAM;
+        let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
+        program.load().with_context(|| format!("load {name}"))?;
         Ok(Self { ebpf, next })
     }
 
     /// What the kernel knows of a program.
-    pub(crate) fn info(&self, hook: Hook) -> Result<ProgramInfo> {
-        Ok(self
-            .ebpf
-            .program(hook.program())
-            .context(hook.program())?
-            .info()?)
+    pub(crate) fn info(&self, program: &'static str) -> Result<ProgramInfo> {
+        Ok(self.ebpf.program(program).context(program)?.info()?)
+    }
+
+    /// Resets that were sent to peers in the last window, on all CPUs.
+    pub(crate) fn resets(&mut self) -> Result<u64> {
+        let map = PerCpuArray::<_, LogLimit>::try_from(self.map(abi::RSTLIM_MAP)?)?;
+        Ok(map.get(&0, 0)?.iter().map(|limit| limit.used).sum())
     }
 
     /// Runs a program once over a frame.
