@@ -13,6 +13,8 @@ use gwfilter_common::testing::cases::{self, Want};
 use gwfilter_common::testing::mutate::{Random, mutate};
 use gwfilter_common::testing::{Image, root_table};
 
+mod complete;
+mod ends;
 mod log;
 mod object;
 mod proxied;

@@ -1,41 +1,32 @@
-//! Refusals that are answered: the segment that becomes a reset, byte by byte, and both ends of real connections.
-//!
-//! What the kernel knows of a packet's checksum decides what the field must hold: nothing (`CHECKSUM_NONE`) under TEST_RUN; what is
-//! still to be computed (`CHECKSUM_PARTIAL`) and merged segments with real sockets. A sum by the card (`CHECKSUM_COMPLETE`) is
-//! forgotten by the kernel when the payload is cut, so that it becomes the first case.
+//! Refusals that are answered: the segment that becomes a reset, byte by byte. What the kernel knows of a packet's checksum is nothing
+//! (`CHECKSUM_NONE`) under TEST_RUN; the other states are those of `ends`.
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
-use aya::programs::tc::{TcAttachOptions, TcAttachType};
-use aya::programs::{LinkOrder, SchedClassifier};
+use aya::programs::SchedClassifier;
 use aya::{TestRun as _, TestRunOptions};
 use gwfilter_common::abi::{self, Leaf, Tuple};
 use gwfilter_common::packet::{Extension, Fragment, Packet, Transport};
 use gwfilter_common::reason::Reason;
 use gwfilter_common::testing::{Image, proxied, root_table, tuple};
 use gwfilter_common::wire::l4;
-use xtask::netns::{Namespace, veth};
 
-use crate::object::{Hook, Object, Scan};
+use crate::object::{Object, Scan};
 
-const GATEWAY4: &str = "203.0.113.20:443";
-const GATEWAY6: &str = "[2001:db8:113::20]:443";
+pub(crate) const GATEWAY4: &str = "203.0.113.20:443";
+pub(crate) const GATEWAY6: &str = "[2001:db8:113::20]:443";
 /// In local mode.
-const LOCAL4: &str = "203.0.113.20:444";
-const LOCAL6: &str = "[2001:db8:113::20]:444";
+pub(crate) const LOCAL4: &str = "203.0.113.20:444";
+pub(crate) const LOCAL6: &str = "[2001:db8:113::20]:444";
 const PEER4: &str = "192.0.2.77:50000";
 const PEER6: &str = "[2001:db8:77::77]:50000";
-const CLIENT: &str = "198.51.100.20:40000";
-const OTHER: &str = "198.51.101.20:40000";
+pub(crate) const CLIENT: &str = "198.51.100.20:40000";
+pub(crate) const OTHER: &str = "198.51.101.20:40000";
 const DATA: u8 = l4::ACK | 0x08;
-/// A segment that is lost is sent again after 200 ms: who is told before was told at once.
-const AT_ONCE: Duration = Duration::from_millis(190);
 
 #[expect(clippy::unwrap_used, reason = "constants of this file")]
-fn addr(text: &str) -> SocketAddr {
+pub(crate) fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
@@ -45,7 +36,7 @@ fn addr(text: &str) -> SocketAddr {
     clippy::unwrap_used,
     reason = "fixtures that are there"
 )]
-fn image() -> Image {
+pub(crate) fn image() -> Image {
     let mut image = proxied::image(0);
     let proxy = image.root.as_ref().unwrap()[abi::PROXY_START as usize];
     let deny = Leaf {
@@ -289,158 +280,4 @@ fn no_budget_for_resets_then_the_gateway_still_gets_its_own() {
     assert_eq!(object.resets().unwrap(), 0);
     let syn = Packet::syn(addr(PEER4), addr(LOCAL4)).build().unwrap();
     assert_eq!(run(&object, syn.bytes()).unwrap().0, SHOT);
-}
-
-/// A gateway's node and its balancer, and the programs between them.
-struct Ends {
-    node: Namespace,
-    peer: Namespace,
-    object: Object,
-}
-
-impl Ends {
-    /// `peer_offloads`, `node_offloads`: words for `ethtool -K`.
-    fn new(peer_offloads: &[&str], node_offloads: &[&str]) -> Result<Self> {
-        let mut object = Object::load(abi::PACKET_LOG_OFF, 0)?;
-        object.fill(&image())?;
-        let (node, peer) = (Namespace::new("node")?, Namespace::new("peer")?);
-        veth((&node, "eth0"), (&peer, "eth0"))?;
-        for (namespace, words) in [(&peer, peer_offloads), (&node, node_offloads)] {
-            namespace.run("ethtool", &[&["-K", "eth0"], words].concat())?;
-        }
-        node.address("eth0", "192.0.2.1/24")?;
-        node.address("eth0", "2001:db8:77::1/64")?;
-        node.address("lo", "203.0.113.20/32")?;
-        node.address("lo", "2001:db8:113::20/128")?;
-        peer.address("eth0", "192.0.2.77/24")?;
-        peer.address("eth0", "2001:db8:77::77/64")?;
-        peer.route("203.0.113.20/32", "192.0.2.1")?;
-        peer.route("2001:db8:113::20/128", "2001:db8:77::1")?;
-        // Connections are tracked, and what fits none does not get through.
-        node.nft(
-            "table inet tracked { chain in { type filter hook input priority 0; \
-             ct state invalid drop; }; }",
-        )?;
-        let program: &mut SchedClassifier = object
-            .ebpf
-            .program_mut(abi::TC_PROGRAM)
-            .context("a program")?
-            .try_into()?;
-        node.enter(|| {
-            program.attach_with_options(
-                "eth0",
-                TcAttachType::Ingress,
-                TcAttachOptions::TcxOrder(LinkOrder::first()),
-            )
-        })??;
-        Ok(Self { node, peer, object })
-    }
-
-    /// A connection from the peer, and the gateway's end of it.
-    fn connect(&self, to: &str) -> Result<(TcpStream, TcpStream)> {
-        let listener = self.node.enter(|| TcpListener::bind(addr(to)))??;
-        let near = self.peer.enter(|| TcpStream::connect(addr(to)))??;
-        let (far, _) = listener.accept()?;
-        for stream in [&near, &far] {
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        }
-        Ok((near, far))
-    }
-
-    /// Segments whose checksum was wrong, at either end.
-    fn wrong_checksums(&self) -> Result<u64> {
-        let mut all = 0;
-        for namespace in [&self.node, &self.peer] {
-            let text = namespace.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
-            let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
-            let (names, values) = (lines.next().context("names")?, lines.next().context("values")?);
-            let column = names
-                .split(' ')
-                .position(|name| name == "InCsumErrors")
-                .context("InCsumErrors")?;
-            all += values.split(' ').nth(column).context("a value")?.parse::<u64>()?;
-        }
-        Ok(all)
-    }
-}
-
-/// What reading ends in.
-fn end(stream: &mut TcpStream) -> Result<usize, ErrorKind> {
-    stream.read(&mut [0; 64]).map_err(|e| e.kind())
-}
-
-#[track_caller]
-#[expect(clippy::unwrap_used, reason = "a test's own steps")]
-fn both_ends_are_told(peer_offloads: &[&str], node_offloads: &[&str]) {
-    let ends = Ends::new(peer_offloads, node_offloads).unwrap();
-    for to in [GATEWAY4, GATEWAY6] {
-        for header in [
-            proxied::header2(1, CLIENT, GATEWAY4),
-            proxied::header1(CLIENT, GATEWAY4),
-        ] {
-            // The header alone, and with more than a segment's worth behind it.
-            for more in [0, 9, 60_000] {
-                let what = format!("{to}, {} bytes and {more}", header.len());
-                let (mut near, mut far) = ends.connect(to).unwrap();
-                let stream = [header.as_slice(), &vec![0x5a; more]].concat();
-                let began = Instant::now();
-                // A reset may come before all is written.
-                let _ = near.write(&stream);
-                assert_eq!(
-                    end(&mut far),
-                    Err(ErrorKind::ConnectionReset),
-                    "{what}: the gateway's end"
-                );
-                assert_eq!(
-                    end(&mut near),
-                    Err(ErrorKind::ConnectionReset),
-                    "{what}: the peer's end"
-                );
-                assert!(began.elapsed() < AT_ONCE, "{what}: {:?}", began.elapsed());
-            }
-        }
-        // Who is let in notices nothing.
-        let (mut near, mut far) = ends.connect(to).unwrap();
-        let stream = [proxied::header2(1, OTHER, GATEWAY4), vec![0x5a; 30]].concat();
-        near.write_all(&stream).unwrap();
-        let mut got = vec![0; stream.len()];
-        far.read_exact(&mut got).unwrap();
-        assert_eq!(got, stream);
-    }
-    for to in [LOCAL4, LOCAL6] {
-        let _listener = ends.node.enter(|| TcpListener::bind(addr(to))).unwrap().unwrap();
-        let began = Instant::now();
-        let refused = ends.peer.enter(|| TcpStream::connect(addr(to))).unwrap();
-        assert_eq!(
-            refused.map_err(|e| e.kind()).unwrap_err(),
-            ErrorKind::ConnectionRefused,
-            "{to}"
-        );
-        assert!(began.elapsed() < AT_ONCE, "{to}: {:?}", began.elapsed());
-    }
-    assert_eq!(ends.wrong_checksums().unwrap(), 0);
-    assert!(ends.object.ebpf.program(Hook::Tc.program()).is_some());
-}
-
-const OFF: [&str; 12] = [
-    "tx", "off", "rx", "off", "sg", "off", "tso", "off", "gso", "off", "gro", "off",
-];
-
-#[test]
-fn refused_with_checksums_on_the_wire_then_both_ends_are_reset_at_once() {
-    both_ends_are_told(&OFF, &OFF);
-}
-
-#[test]
-fn refused_with_checksums_still_to_be_computed_then_both_ends_are_reset_at_once() {
-    both_ends_are_told(
-        &["tx", "on", "sg", "on", "tso", "on", "gso", "on"],
-        &["rx", "on", "tx", "on"],
-    );
-}
-
-#[test]
-fn refused_among_segments_merged_on_receipt_then_both_ends_are_reset_at_once() {
-    both_ends_are_told(&OFF, &["rx", "on", "gro", "on"]);
-    both_ends_are_told(&["tx", "on", "sg", "on"], &["rx", "on", "gro", "on"]);
 }
