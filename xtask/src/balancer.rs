@@ -6,12 +6,14 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
+use crate::certificate::{self, Certificate};
 use crate::netns::Namespace;
 use crate::poll;
 use crate::process::Process;
@@ -20,6 +22,8 @@ use crate::process::Process;
 const START: Duration = Duration::from_secs(30);
 /// Time between two health checks, in milliseconds.
 const CHECK_MS: u32 = 200;
+/// The file with haproxy's key and certificate.
+const BOTH: &str = "both.pem";
 
 /// What a balancer writes before the client's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +34,15 @@ pub enum Sends {
     V1,
     /// The bytes of version 2.
     V2,
-    /// Version 2 with a unique id, a checksum and an authority (where there is one) behind the addresses.
+    /// Version 2 with a unique id and a checksum behind the addresses.
     V2Tlvs,
+    /// Version 2 with all that haproxy can tell of a TLS connection that it ends itself: version, cipher, signature, key and name of the
+    /// client's certificate, the server name that the client asked for, and a unique id and a checksum. Clients have to speak TLS.
+    V2Ssl,
 }
 
 impl Sends {
-    /// All that write a header.
+    /// All that write a header before the bytes as they come.
     pub const HEADERS: [Self; 3] = [Self::V1, Self::V2, Self::V2Tlvs];
 }
 
@@ -67,6 +74,7 @@ pub struct Way {
 #[derive(Debug)]
 pub struct Balancer {
     process: Process,
+    certificate: Option<Certificate>,
     _files: TempDir,
 }
 
@@ -78,11 +86,18 @@ impl Balancer {
     pub fn haproxy(namespace: &Namespace, ways: &[Way]) -> Result<Self> {
         let files = tempfile::tempdir().context("a folder for haproxy's configuration")?;
         let path = files.path().join("haproxy.cfg");
-        fs::write(&path, haproxy_config(ways)).with_context(|| format!("writing {}", path.display()))?;
+        let mut pair = None;
+        if ways.iter().any(|way| way.sends == Sends::V2Ssl) {
+            let made = Certificate::make(files.path())?;
+            fs::write(files.path().join(BOTH), made.both()?).context("writing haproxy's certificate")?;
+            pair = Some(made);
+        }
+        fs::write(&path, haproxy_config(ways, files.path()))
+            .with_context(|| format!("writing {}", path.display()))?;
         let mut command = Command::new("haproxy");
         command.args(["-db", "-f"]).arg(&path);
         let process = Process::spawn(namespace, "haproxy", command)?;
-        Self::ready(namespace, process, files, ways)
+        Self::ready(namespace, process, files, pair, ways)
     }
 
     /// Starts nginx in `namespace`. It writes headers of version 1 and makes no health checks of its own.
@@ -100,10 +115,16 @@ impl Balancer {
             .arg("-p")
             .arg(files.path());
         let process = Process::spawn(namespace, "nginx", command)?;
-        Self::ready(namespace, process, files, ways)
+        Self::ready(namespace, process, files, None, ways)
     }
 
-    fn ready(namespace: &Namespace, mut process: Process, files: TempDir, ways: &[Way]) -> Result<Self> {
+    fn ready(
+        namespace: &Namespace,
+        mut process: Process,
+        files: TempDir,
+        certificate: Option<Certificate>,
+        ways: &[Way],
+    ) -> Result<Self> {
         for way in ways {
             let serves = namespace.enter(|| {
                 poll::until(START, || {
@@ -117,8 +138,15 @@ impl Balancer {
         }
         Ok(Self {
             process,
+            certificate,
             _files: files,
         })
+    }
+
+    /// What a client may show, and must, for the balancer to tell its name; only of a way with [`Sends::V2Ssl`].
+    #[must_use]
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.as_ref()
     }
 
     /// All it said so far. haproxy says `is DOWN` of a gateway that fails its checks.
@@ -128,7 +156,7 @@ impl Balancer {
     }
 }
 
-fn haproxy_config(ways: &[Way]) -> String {
+fn haproxy_config(ways: &[Way], files: &Path) -> String {
     let mut text = "\
 global
   log stdout format raw local0
@@ -148,7 +176,18 @@ defaults
             Sends::Nothing => "",
             Sends::V1 => " send-proxy",
             Sends::V2 => " send-proxy-v2",
-            Sends::V2Tlvs => " send-proxy-v2 proxy-v2-options unique-id,crc32c,authority",
+            Sends::V2Tlvs => " send-proxy-v2 proxy-v2-options unique-id,crc32c",
+            Sends::V2Ssl => {
+                " send-proxy-v2 proxy-v2-options ssl,cert-cn,ssl-cipher,cert-sig,cert-key,authority,unique-id,crc32c"
+            }
+        };
+        let tls = match way.sends {
+            Sends::V2Ssl => format!(
+                " ssl crt {} ca-file {} verify optional",
+                files.join(BOTH).display(),
+                files.join(certificate::FILE).display(),
+            ),
+            Sends::Nothing | Sends::V1 | Sends::V2 | Sends::V2Tlvs => String::new(),
         };
         let check = match way.check {
             Check::Never => String::new(),
@@ -160,7 +199,7 @@ defaults
             text,
             "\
 listen way-{i}
-  bind {at}
+  bind {at}{tls}
   unique-id-format %[uuid()]
   server gateway-{i} {to}{sends}{check}
 ",
@@ -186,7 +225,7 @@ stream {
         let sends = match way.sends {
             Sends::Nothing => "off",
             Sends::V1 => "on",
-            Sends::V2 | Sends::V2Tlvs => bail!("nginx writes headers of version 1 only"),
+            Sends::V2 | Sends::V2Tlvs | Sends::V2Ssl => bail!("nginx writes headers of version 1 only"),
         };
         if way.check != Check::Never {
             bail!("nginx makes no health checks");
@@ -232,13 +271,14 @@ mod tests {
                 Check::Header,
                 "send-proxy-v2 check inter 200ms fall 1 rise 1 check-send-proxy\n",
             ),
+            (Sends::V2Tlvs, Check::Never, "proxy-v2-options unique-id,crc32c\n"),
             (
-                Sends::V2Tlvs,
+                Sends::V2Ssl,
                 Check::Never,
-                "proxy-v2-options unique-id,crc32c,authority\n",
+                "bind 203.0.113.10:8001 ssl crt /x/both.pem ca-file /x/certificate.pem verify optional\n",
             ),
         ] {
-            let text = haproxy_config(&[way(sends, check)]);
+            let text = haproxy_config(&[way(sends, check)], Path::new("/x"));
             assert!(text.contains(line), "{line} in {text}");
         }
     }

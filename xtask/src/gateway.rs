@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::certificate::Certificate;
 use crate::envoy::{self, Release};
 use crate::netns::Namespace;
 use crate::poll;
@@ -296,35 +297,9 @@ fn rules(policy: &Policy) -> Value {
     })
 }
 
-/// A certificate for anybody, made on the spot.
+/// A certificate for anybody.
 fn tls(files: &TempDir) -> Result<Value> {
-    let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| files.path().join(name));
-    if !key.exists() {
-        let made = Command::new("openssl")
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-                "-days",
-                "2",
-            ])
-            .args(["-subj", "/CN=gateway.test", "-keyout"])
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .output()
-            .context("running openssl: `cargo xtask setup` installs it")?;
-        if !made.status.success() {
-            bail!(
-                "openssl made no certificate: {}",
-                String::from_utf8_lossy(&made.stderr)
-            );
-        }
-    }
+    let Certificate { key, certificate } = Certificate::make(files.path())?;
     Ok(typed(
         "envoy.transport_sockets.tls",
         "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",

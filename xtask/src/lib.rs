@@ -44,6 +44,7 @@
 //! Errors are [`anyhow::Error`]: whoever meets one here is a person reading a test's or the demo's output.
 
 pub mod balancer;
+pub mod certificate;
 pub mod cluster;
 pub mod envoy;
 pub mod foreign;

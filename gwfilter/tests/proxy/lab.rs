@@ -10,6 +10,7 @@ use xtask::balancer::{Balancer, Check, Sends, Way};
 use xtask::gateway::{Gateway, Listener, Serves};
 use xtask::http::Answer;
 use xtask::manifests::{cluster_with_proxy_protocol, ingress_policy};
+use xtask::netns::Namespace;
 use xtask::poll;
 use xtask::process::Process;
 use xtask::site::{
@@ -188,12 +189,21 @@ pub(crate) fn established(site: &Site) -> usize {
 }
 
 /// A counter of a namespace's TCP (`Tcp:` in `/proc/net/snmp`).
-pub(crate) fn tcp_counter(namespace: &xtask::netns::Namespace, name: &str) -> u64 {
+pub(crate) fn tcp_counter(namespace: &Namespace, name: &str) -> u64 {
+    counter(namespace, "snmp", "Tcp: ", name)
+}
+
+/// A counter of a namespace's TCP beyond the standard (`TcpExt:` in `/proc/net/netstat`).
+pub(crate) fn tcp_extension(namespace: &Namespace, name: &str) -> u64 {
+    counter(namespace, "netstat", "TcpExt: ", name)
+}
+
+fn counter(namespace: &Namespace, file: &str, kind: &str, name: &str) -> u64 {
     let text = namespace
-        .enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))
+        .enter(|| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")))
         .expect("entered")
         .expect("read");
-    let mut lines = text.lines().filter(|line| line.starts_with("Tcp: "));
+    let mut lines = text.lines().filter(|line| line.starts_with(kind));
     let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
     let column = names
         .split(' ')
@@ -204,6 +214,18 @@ pub(crate) fn tcp_counter(namespace: &xtask::netns::Namespace, name: &str) -> u6
         .nth(column)
         .and_then(|v| v.parse().ok())
         .expect("a number")
+}
+
+/// The conntrack entries of a namespace that have all of `words`.
+pub(crate) fn tracked(namespace: &Namespace, words: &[&str]) -> Vec<String> {
+    let text = namespace
+        .enter(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack"))
+        .expect("entered")
+        .expect("read; the kernel tracks connections");
+    text.lines()
+        .filter(|line| words.iter().all(|word| line.contains(word)))
+        .map(ToOwned::to_owned)
+        .collect()
 }
 
 /// How long `work` takes.

@@ -2,8 +2,12 @@
 //!
 //! Needs root, and what `cargo xtask setup` installs: haproxy, nginx, Envoy.
 
+mod fast_open;
 mod lab;
+mod local;
 mod modes;
 mod raw;
 mod segments;
 mod senders;
+mod switch;
+mod told;

@@ -1,5 +1,9 @@
 //! Both ways to know the client on one node, a change between them under traffic, balancers that are trusted, and a restart.
 
+#![expect(clippy::expect_used, reason = "helpers of tests: their panic is the report")]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -207,6 +211,99 @@ fn a_header_from_a_peer_that_is_not_trusted_then_counted_and_left_to_the_gateway
         }
         lab.logged(reason, ways.len());
     }
+}
+
+/// A stranger's own header, with a request behind it; what came of it.
+fn forged(site: &Site, from: Client, names: &str) -> Answer {
+    let header = crate::raw::v2(names, 40_000, NODE_V4, 80);
+    let sent = site
+        .client(from)
+        .enter(|| {
+            let mut stream = TcpStream::connect_timeout(&to(NODE_V4, NODE_PORT), SOON)?;
+            stream.set_read_timeout(Some(SOON))?;
+            stream.write_all(&[&header[..], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"].concat())?;
+            let mut status = [0; 12];
+            stream.read_exact(&mut status)?;
+            Ok::<_, std::io::Error>(status)
+        })
+        .expect("entered");
+    match sent {
+        Ok(status) if status == *b"HTTP/1.1 200" => Answer::Status(200),
+        Ok(status) => Answer::Other(format!("{status:?}")),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Answer::Reset,
+        Err(error) => Answer::Other(error.to_string()),
+    }
+}
+
+#[test]
+fn a_stranger_that_writes_headers_then_counted_and_refused_only_where_the_gateway_refuses_too() {
+    let site = Site::without_gateway().expect("a site");
+    let objects = cluster_with_proxy_protocol();
+    let annotated = objects.replacen(
+        "  labels: {app: istio-ingressgateway, istio: ingressgateway}\n",
+        "  labels: {app: istio-ingressgateway, istio: ingressgateway}\n  annotations: {gwfilter.io/trusted-proxies: \"10.0.0.0/24,fd00:10::/64\"}\n",
+        1,
+    );
+    assert_ne!(annotated, objects);
+    site.write("cluster.yaml", &annotated).expect("objects");
+    site.write(POLICY, &ingress_policy("DENY", "remoteIpBlocks", &A))
+        .expect("a policy");
+    let mut lab = Lab::on(
+        site,
+        &listeners(&xtask::gateway::Serves::Http, true),
+        &["--drain", "1s"],
+    );
+    let (_balancer, ways) = lab.haproxy(&[Sends::V1, Sends::V2], Check::Never);
+    // Client a is denied, claims to be client b, and Envoy believes it: so does the node, which says it.
+    assert_eq!(forged(&lab.site, Client::A, B[0]), Answer::Status(200));
+    lab.logged("untrusted-proxy", 1);
+    // What the header says decides, from whomever.
+    assert_eq!(forged(&lab.site, Client::B, A[0]), Answer::Reset);
+    // To refuse strangers is the policy's to say, for the gateway and the node alike.
+    lab.policy(
+        "DENY",
+        "notIpBlocks",
+        &[xtask::site::PEER_V4, xtask::site::PEER_V6],
+    );
+    let refused = poll::until(SOON, || {
+        (forged(&lab.site, Client::A, B[0]) == Answer::Reset).then_some(())
+    });
+    assert!(refused.is_some(), "{}", lab.agent.tail());
+    for way in &ways {
+        lab.let_in(Client::A, way.at);
+        lab.let_in(Client::B, way.at);
+    }
+}
+
+#[test]
+fn sources_rewritten_on_the_way_then_the_header_still_decides() {
+    let site = Site::without_gateway().expect("a site");
+    let objects = cluster_with_proxy_protocol();
+    let anywhere = objects.replace("externalTrafficPolicy: Local", "externalTrafficPolicy: Cluster");
+    assert_ne!(anywhere, objects);
+    site.write("cluster.yaml", &anywhere).expect("objects");
+    site.write(POLICY, &ingress_policy("ALLOW", "remoteIpBlocks", &B))
+        .expect("a policy");
+    // As kube-proxy does for `Cluster`: Envoy's peer is the node.
+    site.node
+        .nft(
+            "table inet rewritten { chain out { type nat hook postrouting priority srcnat; \
+             oifname \"pods\" masquerade; }; }",
+        )
+        .expect("rules");
+    let lab = Lab::on(site, &listeners(&xtask::gateway::Serves::Http, true), &[]);
+    let (_balancer, ways) = lab.haproxy(&Sends::HEADERS, Check::Never);
+    for way in &ways {
+        lab.cut_off(Client::A, way.at);
+        lab.let_in(Client::B, way.at);
+    }
+    assert!(
+        lab.agent.log().contains("reason: no-rule-allows"),
+        "{}",
+        lab.agent.tail()
+    );
+    let seen = poll::until(SOON, || (crate::lab::established(&lab.site) == 0).then_some(()));
+    assert!(seen.is_some(), "Envoy lets go of the denied client's sockets");
 }
 
 #[test]

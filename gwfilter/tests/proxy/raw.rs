@@ -7,7 +7,7 @@
 )]
 
 use std::cell::Cell;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -19,32 +19,62 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use xtask::site::Site;
 
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const PUSH: u8 = 8;
-const ACK: u8 = 16;
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const PUSH: u8 = 8;
+pub(crate) const ACK: u8 = 16;
 
 /// Where the segments come from: an address of the router that its own TCP keeps quiet about.
-const SENDER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
+pub(crate) const SENDER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
+/// The first byte of the IP header's flags and offset.
+const DO_NOT_FRAGMENT: u8 = 0x40;
+const MORE_FRAGMENTS: u8 = 0x20;
 /// Marks our own segments among those that leave the router.
 const TTL: u8 = 77;
 /// How long silence is listened to.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// A header of version 1, IPv4.
+/// A header of version 1; both addresses of one family.
 pub(crate) fn v1(source: &str, source_port: u16, destination: &str, destination_port: u16) -> Vec<u8> {
-    format!("PROXY TCP4 {source} {destination} {source_port} {destination_port}\r\n").into_bytes()
+    let family = if source.contains(':') { 6 } else { 4 };
+    format!("PROXY TCP{family} {source} {destination} {source_port} {destination_port}\r\n").into_bytes()
 }
 
-/// A header of version 2, IPv4.
+/// A header of version 2; both addresses of one family.
 pub(crate) fn v2(source: &str, source_port: u16, destination: &str, destination_port: u16) -> Vec<u8> {
-    let mut bytes = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    v2_with(source, source_port, destination, destination_port, &[])
+}
+
+/// The same with these bytes (TLVs) behind the addresses.
+pub(crate) fn v2_with(
+    source: &str,
+    source_port: u16,
+    destination: &str,
+    destination_port: u16,
+    more: &[u8],
+) -> Vec<u8> {
+    let mut block = Vec::new();
+    let mut family = 0;
     for address in [source, destination] {
-        bytes.extend(address.parse::<Ipv4Addr>().expect("an address").octets());
+        match address.parse().expect("an address") {
+            IpAddr::V4(address) => {
+                family = 0x11;
+                block.extend(address.octets());
+            }
+            IpAddr::V6(address) => {
+                family = 0x21;
+                block.extend(address.octets());
+            }
+        }
     }
-    bytes.extend(source_port.to_be_bytes());
-    bytes.extend(destination_port.to_be_bytes());
+    block.extend(source_port.to_be_bytes());
+    block.extend(destination_port.to_be_bytes());
+    block.extend(more);
+    let mut bytes = b"\r\n\r\n\0\r\nQUIT\n\x21".to_vec();
+    bytes.push(family);
+    bytes.extend(u16::try_from(block.len()).expect("short").to_be_bytes());
+    bytes.extend(block);
     bytes
 }
 
@@ -87,10 +117,12 @@ pub(crate) struct Stream {
     end: Cell<u32>,
 }
 
-struct Segment {
-    seq: u32,
-    ack: u32,
-    flags: u8,
+/// A segment that came back.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
     payload: Vec<u8>,
 }
 
@@ -100,6 +132,16 @@ static ISN: AtomicU32 = AtomicU32::new(0x1234_5678);
 impl Stream {
     /// The handshake.
     pub(crate) fn open(site: &Site, to: SocketAddr) -> Self {
+        let mut stream = Self::new(site, to);
+        stream.syn(&[]);
+        let answer = stream.read(SILENCE).expect("an answer to the SYN");
+        assert_eq!(answer.ack, stream.first());
+        stream.accepted(&answer);
+        stream
+    }
+
+    /// Nothing is sent yet.
+    pub(crate) fn new(site: &Site, to: SocketAddr) -> Self {
         let SocketAddr::V4(to) = to else {
             panic!("IPv4 only")
         };
@@ -120,24 +162,49 @@ impl Stream {
         let (out, back) = (make(SockProtocol::Raw), make(SockProtocol::Tcp));
         setsockopt(&back, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50)).expect("set");
         setsockopt(&back, sockopt::RcvBuf, &(1 << 20)).expect("set");
-        let mut stream = Self {
+        // Also where numbers wrap.
+        let isn = ISN.fetch_add(0x1fff_fff1, Ordering::Relaxed);
+        Self {
             out,
             back,
             from: SocketAddrV4::new(SENDER, PORT.fetch_add(1, Ordering::Relaxed)),
             to,
-            // Also where numbers wrap.
-            isn: ISN.fetch_add(0x1fff_fff1, Ordering::Relaxed),
+            isn,
             ack: 0,
-            end: Cell::new(0),
-        };
-        stream.end.set(stream.isn.wrapping_add(1));
-        stream.write(stream.isn, SYN, &[]);
-        let answer = stream.read(SILENCE).expect("an answer to the SYN");
-        assert_eq!(answer.flags & (SYN | ACK), SYN | ACK, "flags {:#x}", answer.flags);
-        assert_eq!(answer.ack, stream.isn.wrapping_add(1));
-        stream.ack = answer.seq.wrapping_add(1);
-        stream.write(stream.isn.wrapping_add(1), ACK, &[]);
-        stream
+            end: Cell::new(isn.wrapping_add(1)),
+        }
+    }
+
+    /// Sends the SYN, with the beginning of the stream in it (TCP Fast Open, RFC 7413) or without.
+    pub(crate) fn syn(&self, data: &[u8]) {
+        self.write(self.isn, SYN, data);
+    }
+
+    /// Takes an answer for a SYN-ACK and confirms it.
+    pub(crate) fn accepted(&mut self, answer: &Segment) {
+        assert_eq!(answer.flags & (SYN | ACK | RST), SYN | ACK, "{answer:?}");
+        self.ack = answer.seq.wrapping_add(1);
+        self.write(answer.ack, ACK, &[]);
+    }
+
+    /// The sequence number of the first byte.
+    pub(crate) fn first(&self) -> u32 {
+        self.isn.wrapping_add(1)
+    }
+
+    /// Sends a segment as it is told.
+    pub(crate) fn segment(&self, seq: u32, flags: u8, payload: &[u8]) {
+        self.write(seq, flags, payload);
+    }
+
+    /// The next segment that comes back; `None`: none does.
+    pub(crate) fn answer(&self, within: Duration) -> Option<Segment> {
+        self.read(within)
+    }
+
+    /// Sends a SYN whose packet claims to be the first fragment of a longer one.
+    pub(crate) fn fragment(&self) {
+        self.write_packet(MORE_FRAGMENTS, self.isn, SYN, &[0; 4]);
     }
 
     /// Sends a part of the stream, which begins at `offset` of it.
@@ -211,6 +278,10 @@ impl Stream {
     }
 
     fn write(&self, seq: u32, flags: u8, payload: &[u8]) {
+        self.write_packet(DO_NOT_FRAGMENT, seq, flags, payload);
+    }
+
+    fn write_packet(&self, fragment: u8, seq: u32, flags: u8, payload: &[u8]) {
         let mut tcp = Vec::with_capacity(20 + payload.len());
         tcp.extend(self.from.port().to_be_bytes());
         tcp.extend(self.to.port().to_be_bytes());
@@ -231,7 +302,7 @@ impl Stream {
         let mut packet = vec![0x45, 0];
         packet.extend((length + 20).to_be_bytes());
         // The kernel fills in the identification and the checksum of the header.
-        packet.extend([0, 0, 0x40, 0, TTL, 6, 0, 0]);
+        packet.extend([0, 0, fragment, 0, TTL, 6, 0, 0]);
         packet.extend(self.from.ip().octets());
         packet.extend(self.to.ip().octets());
         packet.extend(tcp);
