@@ -10,6 +10,8 @@ use gwfilter::dataplane::choice::{Device, World, XdpMode};
 use gwfilter::dataplane::netlink::Netlink;
 use gwfilter::dataplane::pins::{self, Hook, PinsError};
 use gwfilter::dataplane::{Dataplane, DataplaneError, PacketLog};
+use gwfilter_common::abi::ABI_VERSION;
+use nix::fcntl::{Flock, FlockArg};
 use xtask::foreign;
 use xtask::netns::{Namespace, veth};
 use xtask::rights;
@@ -51,7 +53,7 @@ impl Node {
         self.inside(move || {
             let mut dataplane = Dataplane::load(PacketLog::Off)?;
             let attached = dataplane.attach(&found, mode, beside)?;
-            dataplane.forget_old_headers()?;
+            dataplane.forget_earlier_agents()?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(attached)
         })
         .expect("attached")
@@ -95,6 +97,32 @@ impl Node {
             .collect();
         names.sort();
         names
+    }
+
+    /// What lies under `/sys/fs/bpf/gwfilter`, as paths: directories and pins, but not the number of the network namespace.
+    #[expect(clippy::expect_used, reason = "a test helper")]
+    fn tree(&self) -> Vec<String> {
+        let find = ["/sys/fs/bpf/gwfilter", "-mindepth", "1", "-printf", "%P\n"];
+        let found = self.node.output(Command::new("find").args(find)).expect("find");
+        let mut paths: Vec<String> = String::from_utf8_lossy(&found.stdout)
+            .lines()
+            .map(|path| {
+                let parts = path
+                    .split('/')
+                    .map(|part| if part.starts_with("net-") { "net" } else { part });
+                parts.collect::<Vec<_>>().join("/")
+            })
+            .collect();
+        paths.sort();
+        paths
+    }
+
+    /// Makes what is pinned look like the work of another ABI: a link does not care where its pin lies.
+    #[expect(clippy::expect_used, reason = "a test helper")]
+    fn becomes(&self, abi: &str) {
+        let ours = format!("{}/gwfilter/v{ABI_VERSION}", pins::BPFFS);
+        let theirs = format!("{}/gwfilter/{abi}", pins::BPFFS);
+        self.node.run("mv", &[&ours, &theirs]).expect("moved");
     }
 
     #[expect(clippy::expect_used, reason = "a test helper")]
@@ -217,6 +245,119 @@ fn a_second_agent_in_the_namespace_is_refused_and_one_in_another_namespace_is_no
     );
     one.inside(|| Dataplane::load(PacketLog::Off).map(drop))
         .expect("the first one has ended");
+}
+
+#[test]
+fn links_of_another_abi_then_they_are_taken_over_in_place_and_nothing_of_it_is_left() {
+    for abi in ["v1", "v99"] {
+        let node = Node::new();
+        let ifindex = node.device(NIC).index;
+        node.agent_with(NIC, XdpMode::Native, true);
+        node.becomes(abi);
+        let before = node.xdp().expect("still attached");
+        assert!(node.tree().contains(&format!("{abi}/net/{ifindex}-xdp")));
+        let attached = node.agent_with(NIC, XdpMode::Native, true);
+        assert_eq!((attached.hook, attached.adopted), (Hook::Xdp, true), "{abi}");
+        assert!(matches!(attached.beside, Ok(true)), "{abi}: {attached:?}");
+        assert_ne!(
+            node.xdp().expect("attached"),
+            before,
+            "with the next agent's tables"
+        );
+        let net = format!("v{ABI_VERSION}/net");
+        let tree = node.tree();
+        for pin in ["xdp", "tcx"] {
+            assert!(tree.contains(&format!("{net}/{ifindex}-{pin}")), "{tree:?}");
+        }
+        assert_eq!(
+            tree.iter().filter(|path| path.contains("headers-")).count(),
+            1,
+            "only our own: {tree:?}"
+        );
+        assert!(
+            !tree.iter().any(|path| path.starts_with(&format!("{abi}/"))),
+            "{tree:?}"
+        );
+    }
+}
+
+#[test]
+fn links_of_another_abi_that_nobody_wants_then_they_go_once_ours_are_in_force() {
+    let node = Node::new();
+    let ifindex = node.device(NIC).index;
+    foreign::attach_xdp(&node.node, NIC).expect("attached");
+    assert_eq!(node.agent(NIC, XdpMode::Native).hook, Hook::Tcx);
+    node.becomes("v1");
+    // An agent of our own ABI that knew nothing of the other one: two links at one hook, and ours has to stay.
+    let device = node.device(NIC);
+    node.inside(move || {
+        let net = format!("net-{}", pins::namespace().expect("known"));
+        let hidden = format!("{}/gwfilter-aside", pins::BPFFS);
+        let theirs = format!("{}/gwfilter/v1/{net}", pins::BPFFS);
+        std::fs::rename(&theirs, &hidden).expect("out of sight");
+        let mut dataplane = Dataplane::load(PacketLog::Off).expect("loaded");
+        dataplane
+            .attach(&device, XdpMode::Native, false)
+            .expect("attached");
+        drop(dataplane);
+        std::fs::rename(&hidden, &theirs).expect("back");
+        let both = pins::attached().expect("listed");
+        assert_eq!(both.len(), 2, "status shows every ABI's: {both:?}");
+
+        let mut dataplane = Dataplane::load(PacketLog::Off).expect("loaded");
+        let attached = dataplane
+            .attach(&device, XdpMode::Native, false)
+            .expect("attached");
+        assert!(attached.adopted, "{attached:?}");
+        assert_eq!(pins::attached().expect("listed").len(), 2, "theirs goes last");
+        let gone = dataplane.forget_earlier_agents().expect("cleared");
+        assert_eq!(
+            gone.iter().map(|p| (p.ifindex, p.hook)).collect::<Vec<_>>(),
+            [(ifindex, Hook::Tcx)]
+        );
+    });
+    assert_eq!(node.pins(), [format!("{ifindex}-tcx")]);
+    assert_eq!(
+        node.tree().iter().filter(|path| path.starts_with("v1/")).count(),
+        0
+    );
+}
+
+#[test]
+fn an_agent_of_another_abi_runs_then_a_second_one_is_refused_whichever_came_first() {
+    let node = Node::new();
+    node.agent(NIC, XdpMode::Native);
+    node.becomes("v1");
+    node.inside(|| {
+        let net = format!("net-{}", pins::namespace().expect("known"));
+        let theirs = format!("{}/gwfilter/v1/{net}", pins::BPFFS);
+        let dir = std::fs::File::open(&theirs).expect("opened");
+        let held = Flock::lock(dir, FlockArg::LockExclusiveNonblock).expect("as an agent does");
+        assert!(pins::held().expect("looked"), "status says that one runs");
+        let refused = Dataplane::load(PacketLog::Off).expect_err("refused").to_string();
+        for part in ["another gwfilter agent runs", "v1", "unload"] {
+            assert!(refused.contains(part), "{part} in {refused}");
+        }
+        assert!(
+            !std::path::Path::new(&format!("{}/gwfilter/v{ABI_VERSION}/{net}", pins::BPFFS)).exists(),
+            "it leaves nothing behind"
+        );
+        drop(held);
+        let dataplane = Dataplane::load(PacketLog::Off).expect("the other one has ended");
+        let dir = std::fs::File::open(&theirs).expect("still there: nothing is taken over yet");
+        Flock::lock(dir, FlockArg::LockExclusiveNonblock).expect_err("we hold theirs too");
+        drop(dataplane);
+        assert_eq!(pins::unload().expect("unloaded").len(), 1, "of whatever ABI");
+    });
+    assert_eq!(gone(&node), None);
+}
+
+/// The XDP program, if it does not go soon.
+fn gone(node: &Node) -> Option<u32> {
+    let gone = xtask::poll::until(std::time::Duration::from_secs(10), || {
+        node.xdp().is_none().then_some(())
+    });
+    gone.map_or_else(|| node.xdp(), |()| None)
 }
 
 #[test]

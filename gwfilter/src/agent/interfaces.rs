@@ -305,8 +305,19 @@ impl Interfaces {
             }
         }
         // Only now is no link of an earlier agent left that could need them.
-        if let Err(e) = dataplane.forget_old_headers() {
-            warn!(error = chain(&e), "an old pin cannot be removed");
+        match dataplane.forget_earlier_agents() {
+            Ok(links) => {
+                for pin in links {
+                    let interface = interface_name(pin.ifindex).unwrap_or_else(|| "(gone)".to_owned());
+                    info!(
+                        interface,
+                        ifindex = pin.ifindex,
+                        hook = pin.hook.name(),
+                        "detached what an agent of another version left"
+                    );
+                }
+            }
+            Err(e) => warn!(error = chain(&e), "an old pin cannot be removed"),
         }
     }
 

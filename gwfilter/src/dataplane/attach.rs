@@ -204,6 +204,7 @@ pub(super) fn attach(
         interface: device.name.clone(),
         source,
     };
+    pins.gather(device.index).map_err(fail)?;
     let mut pinned = of_interface(pins, device.index).map_err(fail)?;
     let ours: Vec<u32> = pinned.iter().filter_map(|p| program_of(pins, *p)).collect();
     // Two modes of XDP exclude each other, so a change of mode has a gap. Nobody changes it but the user.

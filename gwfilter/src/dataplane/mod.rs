@@ -175,12 +175,15 @@ impl Dataplane {
         self.headers.limitations()
     }
 
-    /// Lets go of what earlier agents' TC programs went on to. To be called when no link of theirs is left.
+    /// Lets go of everything that earlier agents left and that is not in use: links and maps of other ABIs, and what TC programs of our own
+    /// went on to. To be called when our own links are in force. Gives back the links.
     ///
     /// # Errors
     /// A pin cannot be removed.
-    pub fn forget_old_headers(&self) -> Result<(), PinsError> {
-        self.pins.forget_headers(self.headers.id())
+    pub fn forget_earlier_agents(&self) -> Result<Vec<Pin>, PinsError> {
+        let links = self.pins.clear_others()?;
+        self.pins.forget_headers(self.headers.id())?;
+        Ok(links)
     }
 
     /// Detaches from an interface; gives back what was there.

@@ -5,6 +5,8 @@
 //! (`headers`). The directory of a network namespace doubles as
 //! the lock that keeps two agents from one namespace, and as a sign: an agent whose directory is gone has been unloaded, and ends.
 
+mod others;
+
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
@@ -19,6 +21,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use others::Other;
 
 /// Where bpffs is mounted, by convention.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -102,7 +106,8 @@ pub enum PinsError {
     },
     /// Another agent holds the lock.
     #[error(
-        "another gwfilter agent runs in this network namespace (it holds {path}); stop it, or take it off with `gwfilter unload`"
+        "another gwfilter agent runs in this network namespace ({}; it holds {path}); stop it, or take it off with `gwfilter unload`",
+        abi_of(path)
     )]
     Busy {
         /// The directory.
@@ -135,13 +140,15 @@ pub fn namespace() -> Result<u64, PinsError> {
 pub struct Pins {
     dir: PathBuf,
     lock: Flock<File>,
+    others: Vec<Other>,
 }
 
 impl Pins {
-    /// Mounts bpffs if there is none, makes the directory of this network namespace (for root only) and locks it.
+    /// Mounts bpffs if there is none, makes the directory of this network namespace (for root only) and locks it, and those
+    /// that agents of other ABIs left.
     ///
     /// # Errors
-    /// No bpffs and no right to mount it; another agent is there.
+    /// No bpffs and no right to mount it; another agent is there, of whatever ABI.
     pub fn open() -> Result<Self, PinsError> {
         if !mounted() {
             mount(
@@ -161,19 +168,19 @@ impl Pins {
             .mode(0o700)
             .create(&dir)
             .map_err(failed("cannot make", &dir))?;
-        let mut file = File::open(&dir).map_err(failed("cannot open", &dir))?;
-        for _ in 0..LOCK_ATTEMPTS {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(Self { dir, lock }),
-                // Perhaps only somebody who looks whether it is held.
-                Err((back, Errno::EWOULDBLOCK)) => file = back,
-                Err((_, e)) => return Err(failed("cannot lock", &dir)(e.into())),
-            }
-            std::thread::sleep(LOCK_PAUSE);
-        }
-        Err(PinsError::Busy {
+        let lock = lock(&dir)?.ok_or_else(|| PinsError::Io {
+            what: "somebody removed",
             path: dir.display().to_string(),
-        })
+            source: io::ErrorKind::NotFound.into(),
+        })?;
+        match others::claim(&dir) {
+            Ok(others) => Ok(Self { dir, lock, others }),
+            Err(e) => {
+                // Not empty, if an agent of our own ABI was here: then it stays.
+                let _ = fs::remove_dir(&dir);
+                Err(e)
+            }
+        }
     }
 
     /// Where this pin is.
@@ -257,6 +264,38 @@ impl Pins {
         }
         // Not empty: enforcement is kept, and so is the directory.
         let _ = fs::remove_dir(&self.dir);
+    }
+}
+
+/// Locks a directory; `None` if there is none.
+fn lock(dir: &Path) -> Result<Option<Flock<File>>, PinsError> {
+    let mut file = match File::open(dir) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed("cannot open", dir)(e)),
+    };
+    for _ in 0..LOCK_ATTEMPTS {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            // Perhaps only somebody who looks whether it is held.
+            Err((back, Errno::EWOULDBLOCK)) => file = back,
+            Err((_, e)) => return Err(failed("cannot lock", dir)(e.into())),
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Err(PinsError::Busy {
+        path: dir.display().to_string(),
+    })
+}
+
+/// For people: of which ABI an agent is that has pins in this directory.
+fn abi_of(dir: &str) -> String {
+    let version = Path::new(dir).parent().and_then(Path::file_name);
+    let version = version.map_or_else(String::new, |v| v.to_string_lossy().into_owned());
+    if version == format!("v{ABI_VERSION}") {
+        "of this version".to_owned()
+    } else {
+        format!("of another version, with maps {version}")
     }
 }
 

@@ -67,6 +67,26 @@ fn the_agent_ends_then_enforcement_stays_or_goes_as_the_flag_and_the_signal_say(
 
 #[test]
 fn one_agent_killed_and_the_next_one_started_then_no_gap_and_the_next_one_rules() {
+    replaced(|_| ());
+}
+
+#[test]
+fn an_agent_of_another_abi_killed_and_ours_started_then_no_gap_and_nothing_of_the_other_is_left() {
+    // What an agent leaves is links and maps under a directory of its ABI; a link does not care under which.
+    let lab = replaced(|lab| {
+        let script = "mv /sys/fs/bpf/gwfilter/v* /sys/fs/bpf/gwfilter/v1";
+        lab.site.node.run("sh", &["-c", script]).expect("moved");
+    });
+    let left = lab
+        .site
+        .node
+        .run("find", &["/sys/fs/bpf/gwfilter", "-name", "v1"])
+        .expect("listed");
+    assert_eq!(left, "");
+}
+
+/// An agent is killed and `between` happens; the next one rules, and at no moment is anybody let in, or kept out, who should not be.
+fn replaced(between: impl FnOnce(&Lab)) -> Lab {
     let mut lab = Lab::with("DENY", "ipBlocks", &A, &[]);
     lab.refused(Client::A, vip());
     let over = AtomicBool::new(false);
@@ -77,8 +97,15 @@ fn one_agent_killed_and_the_next_one_started_then_no_gap_and_the_next_one_rules(
                 assert_eq!(answer, Answer::Timeout, "refused while agents come and go");
             }
         });
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                let answer = lab.site.get(Client::B, vip());
+                assert_eq!(answer, Answer::Status(200), "let in while agents come and go");
+            }
+        });
         lab.agent.signal(Signal::SIGKILL).expect("sent");
         lab.agent.wait_exit(SOON).expect("ended");
+        between(&lab);
         let next = start(&lab.site, &[]);
         over.store(true, Ordering::SeqCst);
         next
@@ -90,6 +117,7 @@ fn one_agent_killed_and_the_next_one_started_then_no_gap_and_the_next_one_rules(
     lab.refused(Client::A, vip());
     lab.policy("DENY", "ipBlocks", &ALL);
     lab.refused(Client::B, vip());
+    lab
 }
 
 #[test]
