@@ -17,6 +17,7 @@
 //! - [`foreign::attach_xdp`] puts somebody else's XDP program on a device.
 //! - [`cluster::Cluster`] is a real API server and its etcd, with Istio's CRDs; it starts a DaemonSet's container as its pod
 //!   template says.
+//! - [`meter::Meter`] sends numbered streams over a cable and counts to the last frame which of them arrive.
 //! - [`rights::require_root`] fails with the reason where namespaces cannot be made. Tests call it and fail with it:
 //!   a test that cannot run has not passed.
 //! - [`oci::write`] writes a container image without a container tool.
@@ -51,6 +52,7 @@ pub mod foreign;
 pub mod gateway;
 pub mod http;
 pub mod manifests;
+pub mod meter;
 pub mod netns;
 pub mod oci;
 pub mod paths;

@@ -31,6 +31,8 @@ pub(crate) enum Group {
     Kube,
     /// PROXY headers end to end: haproxy and nginx write them, Envoy reads them; root.
     Proxy,
+    /// The leak meter: no denied packet in, no allowed packet lost, whatever happens to the agent; root, and most of two CPUs.
+    Leak,
     /// Each fuzz target for a short while.
     Fuzz,
 }
@@ -46,6 +48,9 @@ pub(crate) struct Options {
     /// How many random PROXY headers the oracle tries.
     #[arg(long, value_name = "N")]
     headers: Option<u32>,
+    /// The leak meter's long form, three times: half an hour instead of a minute.
+    #[arg(long)]
+    full: bool,
     /// How long each fuzz target runs.
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     fuzz_seconds: u32,
@@ -147,6 +152,13 @@ fn run_group(group: Group, options: &Options) -> Result<Tally> {
             setup::ensure(&[Part::Ebpf, Part::Lab, Part::Envoy, Part::Proxy], Voice::Changes)?;
             build_ebpf::build_if_stale()?;
             featured("gwfilter", "proxy-tests", &[])
+        }
+        Group::Leak => {
+            rights::require_root()?;
+            setup::ensure(&[Part::Ebpf, Part::Lab], Voice::Changes)?;
+            build_ebpf::build_if_stale()?;
+            let full = options.full.then(|| ("GWFILTER_LEAK_FULL", "1".to_owned()));
+            featured("gwfilter", "leak-tests", full.as_slice())
         }
         Group::Fuzz => {
             setup::ensure(&[Part::Fuzz], Voice::Changes)?;

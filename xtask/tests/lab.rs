@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use xtask::http::{self, Answer, Connection, Server};
+use xtask::meter::{End, Fate, Meter, Stream};
 use xtask::netns::{Namespace, veth};
 use xtask::process::Process;
 use xtask::{poll, rights};
@@ -182,4 +183,62 @@ fn somebody_elses_program_attached_then_its_id_is_shown_and_packets_pass() {
         SOON,
     );
     assert_eq!(answer, Answer::Status(200));
+}
+
+/// A meter on the cable of a pair, with a stream of each fate and family.
+#[expect(clippy::expect_used, reason = "a test helper")]
+fn meter<'a>(client: &'a Namespace, server: &'a Namespace) -> Meter<'a> {
+    let device = "eth0";
+    let mut streams = Vec::new();
+    for fate in [Fate::Never, Fate::Always] {
+        for (first, to) in [
+            ("192.0.2.7", "198.51.100.1:80"),
+            ("2001:db8:7::", "[2001:db8::1]:80"),
+        ] {
+            streams.push(Stream {
+                name: format!("{fate:?} {first}"),
+                fate,
+                first: first.parse().expect("an address"),
+                sources: 100,
+                to: vec![to.parse().expect("an address")],
+            });
+        }
+    }
+    let ends = [client, server].map(|namespace| End { namespace, device });
+    Meter::start(ends[0], ends[1], streams, 10_000).expect("a meter")
+}
+
+#[test]
+fn numbered_streams_over_a_cable_then_every_frame_is_counted_once() {
+    let (client, server) = pair().expect("a pair");
+    let mut meter = meter(&client, &server);
+    meter.run_for(BRIEF).expect("sent");
+    meter.without_link(|| Ok(())).expect("down and up");
+    meter.run_for(BRIEF).expect("sent");
+    let outcome = meter.stop().expect("counted");
+    assert!(outcome.doubts.is_empty(), "{outcome:#?}");
+    for account in &outcome.accounts {
+        assert!(account.sent >= 6_000, "{account:#?}");
+        match account.fate {
+            Fate::Always => assert_eq!(account.wrong, 0, "{account:#?}"),
+            Fate::Never => {
+                let lost = account.sent - account.wrong;
+                assert!(lost <= account.excused, "nothing refuses them here: {account:#?}");
+                assert!(account.longest_wrong > 100_000_000, "{account:#?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_link_that_goes_down_unannounced_then_the_meter_does_not_trust_itself() {
+    let (client, server) = pair().expect("a pair");
+    let meter = meter(&client, &server);
+    meter.run_for(BRIEF).expect("sent");
+    for state in ["down", "up"] {
+        server.ip(&["link", "set", "eth0", state]).expect("set");
+    }
+    meter.run_for(BRIEF).expect("sent");
+    let outcome = meter.stop().expect("counted");
+    assert!(!outcome.doubts.is_empty(), "{outcome:#?}");
 }

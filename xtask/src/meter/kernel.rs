@@ -1,0 +1,258 @@
+//! The system calls behind the meter: a map that both sides see, a program at the tail of a device's TCX chain, a packet socket.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// `enum bpf_cmd` (Linux, `include/uapi/linux/bpf.h`).
+const MAP_CREATE: libc::c_long = 0;
+const PROG_LOAD: libc::c_long = 5;
+const LINK_CREATE: libc::c_long = 28;
+/// `BPF_MAP_TYPE_ARRAY` and `BPF_F_MMAPABLE`.
+const ARRAY: u32 = 2;
+const MMAPABLE: u32 = 1 << 10;
+/// `BPF_PROG_TYPE_SCHED_CLS`.
+const SCHED_CLS: u32 = 3;
+/// `BPF_TCX_INGRESS` of `enum bpf_attach_type`.
+const TCX_INGRESS: u32 = 46;
+/// `PACKET_QDISC_BYPASS` (Linux, `include/uapi/linux/if_packet.h`).
+const QDISC_BYPASS: libc::c_int = 20;
+
+/// How much of the verifier's log is kept.
+const LOG: usize = 1 << 16;
+
+/// The beginnings of `union bpf_attr`; the kernel takes the rest as zero.
+#[derive(Default)]
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+}
+
+#[derive(Default)]
+#[repr(C)]
+struct Load {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+}
+
+/// Without a relative program and without flags, a link goes to the tail of the chain.
+#[derive(Default)]
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// An array of 64-bit words that a program writes and this process reads, without a call in between.
+#[derive(Debug)]
+pub(super) struct Words {
+    fd: OwnedFd,
+    at: NonNull<AtomicU64>,
+    len: usize,
+}
+
+// SAFETY: the memory is shared with the kernel anyway and is only reached through atomics; the pointer lives as long as the value.
+unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// An array of `len` zeros.
+    pub(super) fn new(len: u32) -> io::Result<Self> {
+        let fd = bpf(
+            MAP_CREATE,
+            &MapCreate {
+                map_type: ARRAY,
+                key_size: 4,
+                value_size: 8,
+                max_entries: len,
+                map_flags: MMAPABLE,
+            },
+        )?;
+        let len = len as usize;
+        // SAFETY: a new mapping of the map's own size, at an address of the kernel's choice; it is unmapped in `Drop` only.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len * size_of::<u64>(),
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let at =
+            NonNull::new(at.cast()).ok_or_else(|| io::Error::other("the map was mapped at address zero"))?;
+        Ok(Self { fd, at, len })
+    }
+
+    /// The word at `index`; zero beyond the end.
+    pub(super) fn get(&self, index: usize) -> u64 {
+        if index >= self.len {
+            return 0;
+        }
+        // SAFETY: within the mapping, which lives as long as `self`, and aligned: the kernel maps whole pages.
+        unsafe { self.at.add(index).as_ref() }.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: what `new` mapped, and nobody holds a reference into it any more.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), self.len * size_of::<u64>()) };
+    }
+}
+
+impl AsFd for Words {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Loads a TC program; the error has the verifier's words.
+pub(super) fn load(instructions: &[u64]) -> io::Result<OwnedFd> {
+    let mut log = vec![0_u8; LOG];
+    let loaded = bpf(
+        PROG_LOAD,
+        &Load {
+            prog_type: SCHED_CLS,
+            insn_cnt: u32::try_from(instructions.len()).map_err(io::Error::other)?,
+            insns: instructions.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            log_level: 1,
+            log_size: u32::try_from(log.len()).map_err(io::Error::other)?,
+            log_buf: log.as_mut_ptr() as u64,
+        },
+    );
+    loaded.map_err(|error| {
+        let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+        let text = String::from_utf8_lossy(log.get(..end).unwrap_or_default()).into_owned();
+        io::Error::new(error.kind(), format!("{error}: {text}"))
+    })
+}
+
+/// Puts a program at the tail of the TCX ingress chain of a device of this thread's namespace; it goes with the descriptor.
+pub(super) fn attach_last(program: &OwnedFd, device: &str) -> io::Result<OwnedFd> {
+    bpf(
+        LINK_CREATE,
+        &LinkCreate {
+            prog_fd: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
+            target_ifindex: u32::try_from(index(device)?).map_err(io::Error::other)?,
+            attach_type: TCX_INGRESS,
+            flags: 0,
+        },
+    )
+}
+
+/// A packet socket that sends from a device of this thread's namespace, past its queueing discipline, and receives nothing.
+pub(super) fn packet_socket(device: &str) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; the descriptor is ours alone.
+    let socket = unsafe {
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    let one: libc::c_int = 1;
+    // SAFETY: the kernel reads an integer of the size given.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            QDISC_BYPASS,
+            std::ptr::from_ref(&one).cast(),
+            size(&one)?,
+        )
+    })?;
+    // SAFETY: all zeros is an address of no device and no protocol.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+    address.sll_ifindex = index(device)?;
+    // SAFETY: the kernel reads an address of the size given.
+    check(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            std::ptr::from_ref(&address).cast(),
+            size(&address)?,
+        )
+    })?;
+    Ok(socket)
+}
+
+/// The clock that `bpf_ktime_get_ns` reads, in nanoseconds.
+pub(super) fn now() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel writes a `timespec`. This clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    let part = |value: i64| u64::try_from(value).unwrap_or_default();
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
+}
+
+/// Lets the calling thread run before every ordinary one. `false` where that is not allowed.
+pub(super) fn hurry() -> bool {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the kernel reads the parameters; 0 is the calling thread.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &priority) == 0 }
+}
+
+/// The number of a device of this thread's namespace.
+fn index(device: &str) -> io::Result<libc::c_int> {
+    let name = CString::new(device).map_err(io::Error::other)?;
+    // SAFETY: a string that lives through the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    libc::c_int::try_from(index).map_err(io::Error::other)
+}
+
+fn size<T>(value: &T) -> io::Result<libc::socklen_t> {
+    libc::socklen_t::try_from(size_of_val(value)).map_err(io::Error::other)
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The system call. `attributes` is the beginning of the command's `union bpf_attr`; pointers in it are live.
+fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads `size_of::<T>()` bytes at a valid reference and what the callers point to from there, all of which lives
+    // through the call; it writes to the log only, within the size given. Each of these commands opens a descriptor, ours alone.
+    unsafe {
+        let fd = libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attributes),
+            size_of::<T>(),
+        );
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(
+            libc::c_int::try_from(fd).map_err(io::Error::other)?,
+        ))
+    }
+}

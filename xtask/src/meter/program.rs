@@ -1,0 +1,167 @@
+//! The counting program, instruction by instruction: it writes down when each numbered frame came, and swallows it.
+
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use super::frame::{ACKNOWLEDGEMENT, MAGIC};
+
+/// Registers.
+const R0: u64 = 0;
+const R1: u64 = 1;
+const R2: u64 = 2;
+const R3: u64 = 3;
+const R4: u64 = 4;
+const CONTEXT: u64 = 6;
+const CELL: u64 = 7;
+const STACK: u64 = 10;
+
+/// Helpers (`include/uapi/linux/bpf.h`).
+const MAP_LOOKUP_ELEM: i32 = 1;
+const KTIME_GET_NS: i32 = 5;
+const SKB_LOAD_BYTES: i32 = 26;
+
+/// `offsetof(struct __sk_buff, protocol)`.
+const PROTOCOL: i16 = 16;
+/// Ethernet types as a little-endian machine reads them.
+const IPV4: i32 = 0x0008;
+const IPV6: i32 = 0xdd86;
+/// Where TCP begins behind headers without options and tags.
+const TCP_IN_V4: i32 = 14 + 20;
+const TCP_IN_V6: i32 = 14 + 40;
+
+/// `TCX_NEXT` and `TCX_DROP`.
+const NEXT: i32 = -1;
+const SWALLOW: i32 = 2;
+
+/// The beginning of the TCP header on the stack, and the index below it.
+const HEADER: i16 = -16;
+const INDEX: i16 = -24;
+/// `offsetof(struct tcphdr, seq)`.
+const SEQUENCE: i16 = 4;
+
+/// An instruction: code, destination, source, offset, immediate (`struct bpf_insn`).
+fn insn(code: u8, dst: u64, src: u64, off: i16, imm: i32) -> u64 {
+    u64::from(code)
+        | dst << 8
+        | src << 12
+        | u64::from(off.cast_unsigned()) << 16
+        | u64::from(imm.cast_unsigned()) << 32
+}
+
+fn mov(dst: u64, imm: i32) -> u64 {
+    insn(0xb7, dst, 0, 0, imm)
+}
+
+fn mov_register(dst: u64, src: u64) -> u64 {
+    insn(0xbf, dst, src, 0, 0)
+}
+
+fn add(dst: u64, imm: i32) -> u64 {
+    insn(0x07, dst, 0, 0, imm)
+}
+
+/// `dst = *(u32 *)(src + off)`.
+fn load_word(dst: u64, src: u64, off: i16) -> u64 {
+    insn(0x61, dst, src, off, 0)
+}
+
+/// `*(u32 *)(dst + off) = src`.
+fn store_word(dst: u64, off: i16, src: u64) -> u64 {
+    insn(0x63, dst, src, off, 0)
+}
+
+/// Bytes of the network to a number.
+fn from_network(dst: u64) -> u64 {
+    insn(0xdc, dst, 0, 0, 32)
+}
+
+fn call(helper: i32) -> u64 {
+    insn(0x85, 0, 0, 0, helper)
+}
+
+/// A jump of `off` instructions, by comparison with a number.
+fn jump(code: u8, dst: u64, imm: i32, off: i16) -> u64 {
+    insn(code, dst, 0, off, imm)
+}
+
+const EQUAL: u8 = 0x15;
+const ABOVE_OR_EQUAL: u8 = 0x35;
+const UNEQUAL: u8 = 0x55;
+
+/// `r1 = map` of a descriptor: two slots.
+fn map(fd: BorrowedFd<'_>) -> [u64; 2] {
+    [insn(0x18, R1, 1, 0, fd.as_raw_fd()), 0]
+}
+
+/// The program. `words` has a cell for each of `streams` streams of `numbers` numbers, and one more, in which frames are counted
+/// that came twice.
+pub(super) fn program(words: BorrowedFd<'_>, streams: i32, numbers: i32) -> Vec<u64> {
+    // What is none of ours goes on; the jumps there are filled in below, as the program's end is not known yet.
+    let mut code = vec![
+        mov_register(CONTEXT, R1),
+        load_word(R1, CONTEXT, PROTOCOL),
+        mov(R2, TCP_IN_V4),
+        jump(EQUAL, R1, IPV4, 2),
+        mov(R2, TCP_IN_V6),
+        jump(UNEQUAL, R1, IPV6, 0),
+        mov_register(R1, CONTEXT),
+        mov_register(R3, STACK),
+        add(R3, i32::from(HEADER)),
+        mov(R4, 12),
+        call(SKB_LOAD_BYTES),
+        jump(UNEQUAL, R0, 0, 0),
+        // The acknowledgement number: 24 bits that mark our frames, and the stream.
+        load_word(R1, STACK, HEADER + ACKNOWLEDGEMENT),
+        from_network(R1),
+        mov_register(R2, R1),
+        // r2 >>= 8
+        insn(0x77, R2, 0, 0, 8),
+        jump(UNEQUAL, R2, MAGIC, 0),
+        // r1 &= 0xff
+        insn(0x57, R1, 0, 0, 0xff),
+        jump(ABOVE_OR_EQUAL, R1, streams, 0),
+        load_word(R2, STACK, HEADER + SEQUENCE),
+        from_network(R2),
+        jump(ABOVE_OR_EQUAL, R2, numbers, 0),
+        // r1 = r1 * numbers + r2
+        insn(0x27, R1, 0, 0, numbers),
+        insn(0x0f, R1, R2, 0, 0),
+        store_word(STACK, INDEX, R1),
+    ];
+    code.extend(map(words));
+    code.extend([
+        mov_register(R2, STACK),
+        add(R2, i32::from(INDEX)),
+        call(MAP_LOOKUP_ELEM),
+        jump(EQUAL, R0, 0, 0),
+        mov_register(CELL, R0),
+        call(KTIME_GET_NS),
+        // atomic: r0 <-> *(u64 *)cell
+        insn(0xdb, CELL, R0, 0, 0xe1),
+    ]);
+    // First come: swallowed. Otherwise counted in the last cell, and swallowed too.
+    let mut again = vec![mov(R1, streams * numbers), store_word(STACK, INDEX, R1)];
+    again.extend(map(words));
+    again.extend([
+        mov_register(R2, STACK),
+        add(R2, i32::from(INDEX)),
+        call(MAP_LOOKUP_ELEM),
+        jump(EQUAL, R0, 0, 2),
+        mov(R1, 1),
+        // atomic: *(u64 *)r0 += r1
+        insn(0xdb, R0, R1, 0, 0),
+    ]);
+    code.push(jump(EQUAL, R0, 0, i16::try_from(again.len()).unwrap_or(i16::MAX)));
+    code.extend(again);
+    code.extend([mov(R0, SWALLOW), insn(0x95, 0, 0, 0, 0)]);
+    let end = code.len();
+    code.extend([mov(R0, NEXT), insn(0x95, 0, 0, 0, 0)]);
+    // A jump of no instructions is one to the end.
+    for (at, word) in code.iter_mut().enumerate() {
+        let [kind, _, off0, off1, ..] = word.to_le_bytes();
+        if matches!(kind, EQUAL | UNEQUAL | ABOVE_OR_EQUAL) && (off0, off1) == (0, 0) {
+            let off = i16::try_from(end - at - 1).unwrap_or(i16::MAX);
+            *word |= u64::from(off.cast_unsigned()) << 16;
+        }
+    }
+    code
+}
