@@ -147,7 +147,8 @@ impl Setup {
             "nftables",
             "forwards the gateway's port in the lab as kube-proxy does",
         )?;
-        self.program("ethtool", "ethtool", "switches offloads off in the lab")
+        self.program("ethtool", "ethtool", "switches offloads off in the lab")?;
+        self.program("strace", "strace", "makes system calls of the agent fail")
     }
 
     fn lints(&mut self) -> Result<()> {
