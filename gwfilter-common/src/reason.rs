@@ -53,11 +53,16 @@ pub enum Reason {
     HeaderInvalid = 21,
     /// The PROXY header comes from a peer that is not among the trusted proxies, and its client is let in.
     UntrustedProxy = 22,
+    /// The source would be refused, but nobody has vouched for the tables for too long: the agent does not run, or cannot see whether
+    /// they still hold.
+    LeaseExpired = 23,
+    /// The source would be refused, but `gwfilter pause` is in force.
+    Paused = 24,
 }
 
 impl Reason {
     /// Every reason, in order of its code.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::NotAGateway,
         Self::NoPolicy,
         Self::Allowed,
@@ -81,6 +86,8 @@ impl Reason {
         Self::HeaderUnknown,
         Self::HeaderInvalid,
         Self::UntrustedProxy,
+        Self::LeaseExpired,
+        Self::Paused,
     ];
 
     /// The public kebab-case name.
@@ -110,6 +117,8 @@ impl Reason {
             Self::HeaderUnknown => "header-unknown",
             Self::HeaderInvalid => "header-invalid",
             Self::UntrustedProxy => "untrusted-proxy",
+            Self::LeaseExpired => "lease-expired",
+            Self::Paused => "paused",
         }
     }
 

@@ -7,8 +7,8 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::ProgramArray;
 use gwfilter_common::abi::{
-    Leaf, LogLimit, MAX_LISTENERS, MAX_RULES, NEXT_LEN, REASONS, ROOT_LEN, SYN_ENTRIES, Slot, SynEntry,
-    SynKey, TABLE_SLOTS, Tally,
+    CONTROL_LEN, Leaf, LogLimit, MAX_LISTENERS, MAX_RULES, NEXT_LEN, REASONS, ROOT_LEN, SYN_ENTRIES, Slot,
+    SynEntry, SynKey, TABLE_SLOTS, Tally,
 };
 use gwfilter_common::decide::{RootTable, Source, Streams, Tables};
 
@@ -50,6 +50,8 @@ pub(crate) static GWF_RSTLIM: PerCpuArray<LogLimit, 1> = PerCpuArray::new();
 /// What the TC programs go on to, by `abi::NEXT_*`. Not a BTF map: the kernel refuses types of keys and values for this kind.
 #[map]
 pub(crate) static GWF_NEXT: ProgramArray = ProgramArray::with_max_entries(NEXT_LEN, 0);
+#[btf_map]
+static GWF_CONTROL: Array<u64, { CONTROL_LEN as usize }> = Array::new();
 
 /// The maps of this object.
 pub(crate) struct Maps;
@@ -91,6 +93,16 @@ impl Tables for Maps {
     fn never6(&self, table: u32, addr: [u8; 16]) -> Option<bool> {
         covers(&GWF_NEVER6, table, addr)
     }
+
+    #[inline(always)]
+    fn control(&self, element: u32) -> Option<u64> {
+        GWF_CONTROL.get(element).copied()
+    }
+
+    #[inline(always)]
+    fn clock_ns(&self) -> u64 {
+        monotonic_ns()
+    }
 }
 
 impl Streams for Maps {
@@ -109,9 +121,14 @@ impl Streams for Maps {
 
     #[inline(always)]
     fn now_ns(&self) -> u64 {
-        // SAFETY: no arguments.
-        unsafe { bpf_ktime_get_ns() }
+        monotonic_ns()
     }
+}
+
+#[inline(always)]
+fn monotonic_ns() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 #[inline(always)]

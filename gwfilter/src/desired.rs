@@ -163,6 +163,8 @@ pub struct Target {
     pub observe: bool,
     /// The destination is an address of this node ([`gwfilter_common::abi::TUPLE_MAYBE_REPLY`]).
     pub node_address: bool,
+    /// The destination is an address of a pod ([`gwfilter_common::abi::TUPLE_POD`]).
+    pub pod_address: bool,
     /// Refusals are answered with a reset.
     pub reset: bool,
 }

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod control;
 pub mod dataplane;
 pub mod desired;
 pub mod diagnostic;

@@ -236,6 +236,7 @@ struct Claim<'a> {
     listener: &'a Listener,
     tables: Option<&'a CompiledListener>,
     node_address: bool,
+    pod_address: bool,
     peer_known: bool,
 }
 
@@ -334,6 +335,7 @@ impl<'a> Claims<'a> {
                     || claims.iter().any(|c| c.gateway.observe.is_some())
                     || claims.iter().any(|c| c.tables.is_some_and(|t| t.observe)),
                 node_address: claims.iter().any(|c| c.node_address),
+                pod_address: claims.iter().any(|c| c.pod_address),
                 reset: if by_header {
                     self.refuse.resets_by_header()
                 } else {
@@ -404,6 +406,7 @@ impl<'a> Claims<'a> {
                         listener,
                         tables,
                         node_address: tuple.node_address,
+                        pod_address: tuple.pod_address(),
                         peer_known: tuple.peer_known,
                     };
                     all.entry(tuple.key).or_default().push(claim);

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::{Span, Words};
+
 /// What the agent leaves on the disk, for when it is asked or dead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
@@ -47,6 +49,63 @@ pub struct Attached {
     pub hook: &'static str,
 }
 
+/// Lease and pause, as the kernel has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Control {
+    /// `runs`, `expired` or `off`.
+    pub lease: &'static str,
+    /// Until it ends, where it runs.
+    pub lease_seconds: Option<u64>,
+    /// The same of the lease of pods' addresses.
+    pub pod_lease: &'static str,
+    /// Until it ends, where it runs.
+    pub pod_lease_seconds: Option<u64>,
+    /// Whether what is refused passes and is only counted.
+    pub paused: bool,
+    /// For how much longer, where the pause has an end.
+    pub paused_seconds: Option<u64>,
+}
+
+impl Control {
+    /// What `words` say at `now`, both of the monotonic clock.
+    #[must_use]
+    pub fn of(words: Words, now: u64) -> Self {
+        let of = |until| match Span::of(now, until) {
+            Span::Over => ("expired", None),
+            Span::For(span) => ("runs", Some(span.as_secs())),
+            Span::Forever => ("off", None),
+        };
+        let ((lease, lease_seconds), (pod_lease, pod_lease_seconds)) = (of(words.lease), of(words.pod_lease));
+        Self {
+            lease,
+            lease_seconds,
+            pod_lease,
+            pod_lease_seconds,
+            paused: Span::of(now, words.paused) != Span::Over,
+            paused_seconds: of(words.paused).1,
+        }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let paused = self.paused.then(|| {
+            let end = self.paused_seconds.map_or_else(
+                || "until `gwfilter resume`".to_owned(),
+                |s| format!("for {s}s more"),
+            );
+            format!("PAUSED: what is refused is counted and passes, {end}")
+        });
+        let lease = |what: &str, state, seconds: Option<u64>| match (state, seconds) {
+            ("runs", Some(s)) => format!("{what}: runs for {s}s more"),
+            ("off", _) => format!("{what}: off"),
+            _ => format!("{what}: EXPIRED, nothing is refused there until it is renewed"),
+        };
+        paused.into_iter().chain([
+            lease("lease", self.lease, self.lease_seconds),
+            lease("lease of pods' addresses", self.pod_lease, self.pod_lease_seconds),
+        ])
+    }
+}
+
 /// The whole answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Status {
@@ -54,6 +113,8 @@ pub struct Status {
     pub agent: &'static str,
     /// Programs that are pinned, whoever pinned them.
     pub attached: Vec<Attached>,
+    /// Lease and pause; `null` where nothing is pinned.
+    pub control: Option<Control>,
     /// What the last agent left; `null` where it left nothing that can be read.
     pub last: Option<Left>,
 }
@@ -86,6 +147,9 @@ impl Status {
         }
         if running && self.attached.is_empty() {
             line("attached: nothing".to_owned());
+        }
+        for words in self.control.iter().flat_map(Control::lines) {
+            line(words);
         }
         let Some(last) = &self.last else {
             if !running && self.attached.is_empty() {
@@ -139,6 +203,7 @@ mod tests {
                 ifindex: 2,
                 hook: "xdp",
             }],
+            control: None,
             last: Some(Left {
                 written_at: 100,
                 from: "the cluster".to_owned(),
@@ -154,6 +219,33 @@ mod tests {
                 }],
             }),
         }
+    }
+
+    #[test]
+    fn lease_and_pause_then_the_lines_that_tell_them() {
+        let second = 1_000_000_000;
+        let lines = |lease, pod_lease, paused| {
+            let words = Words {
+                lease,
+                pod_lease,
+                paused,
+            };
+            Control::of(words, second).lines().collect::<Vec<_>>()
+        };
+        assert_eq!(
+            lines(61 * second, u64::MAX, 0),
+            ["lease: runs for 60s more", "lease of pods' addresses: off"]
+        );
+        let expired = "EXPIRED, nothing is refused there until it is renewed";
+        assert_eq!(
+            lines(second, 0, u64::MAX),
+            [
+                "PAUSED: what is refused is counted and passes, until `gwfilter resume`".to_owned(),
+                format!("lease: {expired}"),
+                format!("lease of pods' addresses: {expired}"),
+            ]
+        );
+        assert!(lines(0, 0, 3 * second)[0].ends_with("for 2s more"));
     }
 
     #[track_caller]

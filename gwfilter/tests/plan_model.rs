@@ -342,6 +342,7 @@ fn target() -> impl Strategy<Value = Target> {
                 }),
                 observe,
                 node_address,
+                pod_address: false,
                 reset: false,
             },
         )

@@ -54,6 +54,20 @@ pub const NEXT_REFUSE: u32 = 2;
 pub const NEXT_LEN: u32 = 3;
 /// Per-CPU array of length 1: [`LogLimit`], the budget of resets that are sent to peers.
 pub const RSTLIM_MAP: &str = "GWF_RSTLIM";
+/// Array of 64-bit words, `CONTROL_*`: moments of `CLOCK_MONOTONIC` in nanoseconds. A word that is never written is 0. Pinned and kept
+/// over restarts of the agent.
+pub const CONTROL_MAP: &str = "GWF_CONTROL";
+/// Element of [`CONTROL_MAP`]: from this moment on nothing is refused. 0: nothing is refused before somebody vouches for the tables;
+/// [`FOREVER`]: there is no lease.
+pub const CONTROL_LEASE: u32 = 0;
+/// Element of [`CONTROL_MAP`]: as [`CONTROL_LEASE`], for tuples with [`TUPLE_POD`], which need both.
+pub const CONTROL_POD_LEASE: u32 = 1;
+/// Element of [`CONTROL_MAP`]: until this moment everything is only observed. 0: not paused; [`FOREVER`]: until somebody resumes.
+pub const CONTROL_PAUSED: u32 = 2;
+/// Elements of [`CONTROL_MAP`].
+pub const CONTROL_LEN: u32 = 3;
+/// The moment that does not come.
+pub const FOREVER: u64 = u64::MAX;
 
 /// Program for NICs whose driver takes multi-buffer frames.
 pub const XDP_FRAGS_PROGRAM: &str = "gwf_xdp_frags";
@@ -181,6 +195,8 @@ pub const TUPLE_MAYBE_REPLY: u32 = 4;
 pub const TUPLE_PROXY: u32 = 8;
 /// Tuple flag: a refusal is answered with a reset. TC judges such a tuple, XDP passes.
 pub const TUPLE_RESET: u32 = 16;
+/// Tuple flag: the destination is an address of a pod, which may be another pod's soon: [`CONTROL_POD_LEASE`] bears on it too.
+pub const TUPLE_POD: u32 = 32;
 
 /// Leaf of a source trie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -102,6 +102,10 @@ pub trait Tables {
     fn never4(&self, table: u32, addr: [u8; 4]) -> Option<bool>;
     /// As [`never4`](Self::never4), for IPv6.
     fn never6(&self, table: u32, addr: [u8; 16]) -> Option<bool>;
+    /// A word of [`abi::CONTROL_MAP`]; `None`: it cannot be read.
+    fn control(&self, element: u32) -> Option<u64>;
+    /// Nanoseconds of `CLOCK_MONOTONIC`, which the words of [`Self::control`] are moments of.
+    fn clock_ns(&self) -> u64;
 }
 
 /// The answer for one frame.
@@ -115,7 +119,7 @@ pub struct Decision {
     pub listener: u32,
     /// The policy rule that decided, 0 for none. Counted only when the packet is dropped or would be.
     pub rule: u32,
-    /// Passed, but only for observe mode.
+    /// Passed, but only because refusals are counted and not carried out: observe mode, pause.
     pub would_drop: bool,
     /// Dropped, and both ends are to be told ([`abi::TUPLE_RESET`]).
     pub reset: bool,
@@ -362,18 +366,40 @@ fn judge<T: Tables>(
             };
         }
     }
-    if (header_flags & abi::HEADER_OBSERVE) | (tuple.flags & abi::TUPLE_OBSERVE) != 0 {
+    let refused = Decision {
+        rule: leaf.rule,
+        ..pass(reason)
+    };
+    refuse(tables, header_flags, tuple, refused)
+}
+
+/// Makes a drop of what is refused, unless nobody vouches for the tables any more, or refusals are only counted. `refused` passes so far.
+#[inline(always)]
+fn refuse<T: Tables>(tables: &T, header_flags: u32, tuple: &Tuple, refused: Decision) -> Decision {
+    let now = tables.clock_ns();
+    let runs = |element| tables.control(element).is_some_and(|until| now < until);
+    if !runs(abi::CONTROL_LEASE) || tuple.flags & abi::TUPLE_POD != 0 && !runs(abi::CONTROL_POD_LEASE) {
         return Decision {
-            rule: leaf.rule,
+            reason: Reason::LeaseExpired,
+            ..refused
+        };
+    }
+    let observed = (header_flags & abi::HEADER_OBSERVE) | (tuple.flags & abi::TUPLE_OBSERVE) != 0;
+    if observed || runs(abi::CONTROL_PAUSED) {
+        return Decision {
+            reason: if observed {
+                Reason::Observed
+            } else {
+                Reason::Paused
+            },
             would_drop: true,
-            ..pass(Reason::Observed)
+            ..refused
         };
     }
     Decision {
         action: Action::Drop,
-        rule: leaf.rule,
         reset: tuple.flags & abi::TUPLE_RESET != 0,
-        ..pass(reason)
+        ..refused
     }
 }
 

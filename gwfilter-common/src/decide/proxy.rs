@@ -11,7 +11,7 @@ use crate::reason::Reason;
 use crate::wire::{Family, Flow, Transport, l4};
 
 use super::{
-    Action, Client, Decision, RootTable, Source, Streams, Tables, judgeable, lookup, narrow, refusal,
+    Action, Client, Decision, RootTable, Source, Streams, Tables, judgeable, lookup, narrow, refusal, refuse,
     transport,
 };
 
@@ -281,17 +281,7 @@ pub fn judge<T: Tables>(tables: &T, look: &Look) -> Decision {
     if drains && syn.at_ns / 1_000_000 < proxy.since_ms {
         return judged(Reason::Draining);
     }
-    if (header_flags & abi::HEADER_OBSERVE) | (tuple.flags & abi::TUPLE_OBSERVE) != 0 {
-        return Decision {
-            would_drop: true,
-            ..judged(Reason::Observed)
-        };
-    }
-    Decision {
-        action: Action::Drop,
-        reset: tuple.flags & abi::TUPLE_RESET != 0,
-        ..judged(reason)
-    }
+    refuse(tables, *header_flags, tuple, judged(reason))
 }
 
 /// The cell of the four classes; `None` if some table is not as it should be.

@@ -8,7 +8,7 @@ use crate::read::SliceReader;
 use crate::reason::Reason;
 use crate::testing::cases::{self, Want};
 use crate::testing::mutate::{Random, mutate};
-use crate::testing::{Connections, Image, property, proxied, root_table, tuple};
+use crate::testing::{Connections, Image, control, property, proxied, root_table, tuple};
 use crate::wire::l4;
 
 fn run(image: &Image, frame: &[u8]) -> Want {
@@ -167,4 +167,60 @@ fn each_segment_to_a_proxy_tuple_then_what_its_row_says() {
         let got: Want = decide(&SliceReader(&step.frame), &image, &connections).into();
         assert_eq!(got, step.want, "{}", step.name);
     }
+}
+
+#[test]
+fn each_state_of_lease_and_pause_then_what_is_refused_comes_to_what_its_row_says() {
+    const NOW: u64 = 5_000_000_000_000;
+    for row in control::ROWS {
+        let image = Image {
+            control: (row.words)(NOW),
+            clock_ns: NOW,
+            ..control::image()
+        };
+        for (step, pod) in control::steps() {
+            let want = control::under(&row, step.want, pod);
+            assert_eq!(run(&image, &step.frame), want, "{}: {}", row.name, step.name);
+        }
+        for pod in [false, true] {
+            let (mut image, connections) = (
+                Image {
+                    control: image.control,
+                    clock_ns: NOW,
+                    ..proxied::image(0)
+                },
+                Connections::default(),
+            );
+            if pod {
+                proxied::at_pods(&mut image);
+            }
+            for step in control::header_steps() {
+                let got: Want = decide(&SliceReader(&step.frame), &image, &connections).into();
+                assert_eq!(
+                    got,
+                    control::under(&row, step.want, pod),
+                    "{}: {}",
+                    row.name,
+                    step.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_last_nanosecond_of_a_lease_then_dropped_and_the_next_one_then_passed() {
+    let frame = &cases::cases().remove(0).frame;
+    let at = |clock_ns| {
+        let image = Image {
+            control: [1000, 0, 0],
+            clock_ns,
+            ..cases::image(0)
+        };
+        run(&image, frame).action
+    };
+    assert_eq!(
+        [at(0), at(999), at(1000), at(u64::MAX)],
+        [Action::Drop, Action::Drop, Action::Pass, Action::Pass]
+    );
 }

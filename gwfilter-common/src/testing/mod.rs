@@ -17,6 +17,7 @@ use crate::decide::{RootTable, Source, Streams, Tables};
 use crate::wire::Family;
 
 pub mod cases;
+pub mod control;
 pub mod headers;
 mod lengths;
 pub mod mutate;
@@ -29,7 +30,7 @@ pub mod tables;
 pub type Trie<const N: usize, V> = Vec<([u8; N], u32, V)>;
 
 /// The kernel's maps, in memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Image {
     /// The root table, if one is in force.
     pub root: Option<Vec<Slot>>,
@@ -41,6 +42,27 @@ pub struct Image {
     pub never4: BTreeMap<u32, Trie<4, Leaf>>,
     /// IPv6 never-drop tables by index.
     pub never6: BTreeMap<u32, Trie<16, Leaf>>,
+    /// The words of the control map.
+    pub control: [u64; abi::CONTROL_LEN as usize],
+    /// What [`Tables::clock_ns`] says.
+    pub clock_ns: u64,
+}
+
+/// Without lease and pause.
+pub const UNCONTROLLED: [u64; abi::CONTROL_LEN as usize] = [abi::FOREVER, abi::FOREVER, 0];
+
+impl Default for Image {
+    fn default() -> Self {
+        Self {
+            root: None,
+            source4: BTreeMap::new(),
+            source6: BTreeMap::new(),
+            never4: BTreeMap::new(),
+            never6: BTreeMap::new(),
+            control: UNCONTROLLED,
+            clock_ns: 0,
+        }
+    }
 }
 
 /// The kernel's memory of connections, without a bound, and a clock that the test sets.
@@ -96,6 +118,14 @@ impl Tables for Image {
 
     fn never6(&self, table: u32, addr: [u8; 16]) -> Option<bool> {
         self.never6.get(&table).map(|t| longest(t, addr).is_some())
+    }
+
+    fn control(&self, element: u32) -> Option<u64> {
+        self.control.get(usize::try_from(element).ok()?).copied()
+    }
+
+    fn clock_ns(&self) -> u64 {
+        self.clock_ns
     }
 }
 

@@ -93,6 +93,20 @@ pub fn image(header_flags: u32) -> Image {
     }
 }
 
+/// Takes the destinations of [`image`] for addresses of pods.
+pub fn at_pods(image: &mut Image) {
+    for slot in image.root.iter_mut().flatten() {
+        let tuple = Tuple::from_slot(slot);
+        if tuple.family == 4 && tuple.flags & abi::TUPLE_PROXY != 0 && tuple.proxy == abi::PROXY_START {
+            *slot = Tuple {
+                flags: tuple.flags | abi::TUPLE_POD,
+                ..tuple
+            }
+            .to_slot();
+        }
+    }
+}
+
 /// A header of version 2 with this command and these ends.
 #[must_use]
 pub fn header2(command: u8, source: &str, destination: &str) -> Vec<u8> {

@@ -135,6 +135,7 @@ pub fn image(header_flags: u32) -> Image {
         source6: [(1, v6)].into(),
         never4: [(1, vec![([198, 51, 100, 7], 32, pass)])].into(),
         never6: [(1, vec![(net6([0x2001, 0xdb8, 0x51, 7, 0, 0, 0, 0]), 64, pass)])].into(),
+        ..Image::default()
     }
 }
 

@@ -58,6 +58,8 @@ pub(super) struct Enforcer {
     deadline: Option<Instant>,
     retry: Option<(Instant, Duration)>,
     failure: Option<String>,
+    /// Tables are in force that may refuse what is let in now.
+    stale: bool,
     diagnostics: Told<Diagnostic>,
     gateways: Told<(String, bool, Vec<String>)>,
     uncounted: Told<Arc<str>>,
@@ -78,6 +80,7 @@ impl Enforcer {
             deadline: None,
             retry: None,
             failure: None,
+            stale: false,
             diagnostics: Told::default(),
             gateways: Told::default(),
             uncounted: Told::default(),
@@ -98,6 +101,19 @@ impl Enforcer {
     /// Why the wanted generation is not in force, if it is not.
     pub(super) fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
+    }
+
+    /// Whether what is in force refuses nothing that is let in now.
+    pub(super) fn vouched(&self) -> Result<(), String> {
+        if self.stale {
+            return Err("old tables that refuse what is let in now could not be withdrawn".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether something is judged at an address of a pod.
+    pub(super) fn judges_pods(&self) -> bool {
+        self.in_force.tuples.values().any(|target| target.pod_address)
     }
 
     pub(super) fn names(&self) -> &Names {
@@ -155,6 +171,7 @@ impl Enforcer {
         let outcome = self.bring(&built.desired, tables);
         match &outcome {
             Ok(plan) => {
+                self.stale = false;
                 self.tell_gateways(&built);
                 self.tell_plan(plan, &built);
             }
@@ -184,7 +201,9 @@ impl Enforcer {
     fn withdraw(&mut self, wanted: &Desired, tables: &mut impl Apply) {
         let rest = plan::withdraw(&self.in_force, wanted);
         let destinations = self.in_force.tuples.len().saturating_sub(rest.tuples.len());
-        match self.bring(&rest, tables) {
+        let outcome = self.bring(&rest, tables);
+        self.stale = outcome.is_err() && destinations > 0;
+        match outcome {
             Ok(_) if destinations == 0 => {}
             Ok(_) => warn!(
                 destinations,

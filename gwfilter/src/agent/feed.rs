@@ -1,7 +1,7 @@
 //! Where the objects come from: manifests that are polled, or the watches of a cluster. Either way the index is brought up to date
 //! here, and the loop hears only that it may have changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -68,7 +68,7 @@ impl Feed {
                 Ok(Self::Files { input, ticks })
             }
             From::Cluster(settings) => {
-                let mut cluster = Cluster::new(kube::open(settings).await?, index);
+                let mut cluster = Cluster::new(kube::open(settings).await?, index, last_good);
                 cluster
                     .first(index, if last_good { SHORT_PATIENCE } else { PATIENCE })
                     .await;
@@ -94,6 +94,16 @@ impl Feed {
     pub(super) fn answered(&mut self, cost: Duration) {
         if let Self::Cluster(cluster) = self {
             cluster.burst.answered(Instant::now(), cost);
+        }
+    }
+
+    /// Whether what the index says may be taken for what is so now; else why not, and what to do.
+    pub(super) fn confirmed(&self) -> Result<(), String> {
+        match self {
+            Self::Files { input, .. } => input
+                .readable()
+                .map_err(|why| format!("the manifests cannot be read: {why}")),
+            Self::Cluster(cluster) => cluster.confirmed(),
         }
     }
 
@@ -130,6 +140,10 @@ pub(super) struct Cluster {
     unread: BTreeSet<String>,
     /// Neither read nor failed yet.
     silent: BTreeSet<String>,
+    /// Cannot be read now, and why.
+    troubled: BTreeMap<String, String>,
+    /// The index began with a last good snapshot: what has not been read yet is known, but from then.
+    last_good: bool,
     /// Some source was read.
     news: bool,
     burst: Burst,
@@ -164,7 +178,7 @@ impl Burst {
 }
 
 impl Cluster {
-    fn new(watches: Watches, index: &mut Index) -> Self {
+    fn new(watches: Watches, index: &mut Index, last_good: bool) -> Self {
         let Watches {
             client,
             sources,
@@ -184,6 +198,8 @@ impl Cluster {
             updates,
             unread: sources.clone(),
             silent: sources,
+            troubled: BTreeMap::new(),
+            last_good,
             news: false,
             burst: Burst::default(),
         }
@@ -221,8 +237,26 @@ impl Cluster {
         }
     }
 
+    /// A kind that was never read is not known, and nothing is refused for it. One that was read and cannot be any more may have changed.
+    fn confirmed(&self) -> Result<(), String> {
+        let stale = |source: &&String| self.last_good || !self.unread.contains(*source);
+        if let Some((source, why)) = self.troubled.iter().find(|(source, _)| stale(source)) {
+            return Err(format!("{source}: {why}"));
+        }
+        match self.unread.first() {
+            Some(source) if self.last_good => Err(format!(
+                "{source} was not read since the agent began, and the last good snapshot may be stale"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn take(&mut self, update: Update, index: &mut Index) -> bool {
         self.silent.remove(&update.source);
+        match &update.change {
+            Change::Unreadable(why) => drop(self.troubled.insert(update.source.clone(), why.clone())),
+            _ => drop(self.troubled.remove(&update.source)),
+        }
         if matches!(update.change, Change::Reset { .. }) {
             self.unread.remove(&update.source);
             self.news = true;

@@ -11,6 +11,8 @@ mod feed;
 mod health;
 mod interfaces;
 mod last_good;
+mod lease;
+mod pulse;
 mod told;
 
 use std::collections::BTreeSet;
@@ -32,11 +34,14 @@ pub use enforce::EnforceError;
 pub use exit::OnExit;
 pub use feed::From;
 pub use interfaces::InterfacesError;
+pub use lease::Settings as LeaseSettings;
 
 use crate::dataplane::attach::AttachError;
 use crate::dataplane::choice::XdpMode;
+use crate::dataplane::control::now_ns;
 use crate::dataplane::netlink::{Netlink, NetlinkError};
 use crate::dataplane::pins::{self, PinsError};
+use crate::dataplane::tables::TablesError;
 use crate::dataplane::{Dataplane, DataplaneError, PacketLog};
 use crate::gateway;
 use crate::index::Index;
@@ -57,6 +62,8 @@ use exit::Cause;
 use feed::Feed;
 use health::Health;
 use interfaces::{Interfaces, Kernel};
+use lease::Lease;
+use pulse::{Beat, Pulse};
 
 /// After Cluster→Local, connections from before it show another peer address, and nothing drains them.
 const REWRITTEN_DRAIN: Duration = Duration::from_secs(24 * 3600);
@@ -88,6 +95,8 @@ pub struct Settings {
     pub refuse: Refuse,
     /// `--drain`.
     pub drain: Duration,
+    /// `--lease`, `--pod-lease`.
+    pub lease: LeaseSettings,
     /// `--never-drop`.
     pub never_drop: Vec<IpNet>,
     /// `--counters-every`.
@@ -116,6 +125,9 @@ pub enum AgentError {
     /// Devices and addresses.
     #[error("cannot learn this machine's interfaces and addresses")]
     Netlink(#[from] NetlinkError),
+    /// Lease and pause.
+    #[error("the lease cannot be written; nothing was attached")]
+    Lease(#[from] TablesError),
     /// The first generation.
     #[error("the first tables cannot be made; nothing was attached")]
     Enforce(#[from] EnforceError),
@@ -146,6 +158,8 @@ enum Event {
     Packets,
     /// Time to say and write what changed.
     Aside,
+    /// Whether the view of the policies holds was asked.
+    Beat(Beat),
     /// A signal to end.
     Signal(Cause),
 }
@@ -168,6 +182,7 @@ pub fn run(settings: Settings) -> Result<(), AgentError> {
 /// What the loop listens to.
 struct Wires {
     network: mpsc::Receiver<()>,
+    pulse: Pulse,
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -188,6 +203,8 @@ struct Agent {
     network_error: Option<String>,
     aside: Aside,
     health: Health,
+    lease: Lease,
+    control_error: Option<String>,
 }
 
 impl Agent {
@@ -241,11 +258,19 @@ impl Agent {
         if settings.observe {
             warn!("observe mode: packets are judged and counted, none is dropped");
         }
+        let lease = Lease::new(settings.lease);
+        let asked_at = now_ns();
+        let left = dataplane.adopted().control;
+        let control = dataplane.control();
+        let words = lease.begin(left.then(|| control.words()).transpose()?, asked_at);
+        control.lease(words.lease)?;
+        control.pod_lease(words.pod_lease)?;
         let mut kernel = Kernel {
             dataplane: &mut dataplane,
             interfaces: &mut interfaces,
         };
         enforcer.enforce(&index, &facts, &mut kernel)?;
+        dataplane.keep()?;
         interfaces.first(&world, &mut dataplane)?;
         if let Some(unread) = feed.unread().filter(|unread| !unread.is_empty()) {
             let sources: Vec<&str> = unread.iter().map(String::as_str).collect();
@@ -264,15 +289,17 @@ impl Agent {
             }
         }
         info!(from = %settings.from, pins = %dataplane.pins().dir().display(), "agent runs");
+        let server = feed.client().zip(settings.node.as_deref());
         let wires = Wires {
             network,
+            pulse: Pulse::start(settings.lease.period(), server),
             interrupt,
             terminate,
             hangup,
         };
         let mut aside = Aside::start(&settings.aside, settings.node.as_deref(), feed.client());
         aside.changed();
-        let agent = Self {
+        let mut agent = Self {
             settings,
             index,
             feed,
@@ -287,7 +314,14 @@ impl Agent {
             network_error: None,
             aside,
             health,
+            lease,
+            control_error: None,
         };
+        // From here on it is this agent's tables that packets meet. What was read at the start was read after this moment.
+        agent.beat(Beat {
+            at: asked_at,
+            answer: Ok(()),
+        });
         Ok((agent, wires))
     }
 
@@ -317,6 +351,7 @@ impl Agent {
                 () = at(enforce_at) => Event::Enforce,
                 _ = packets.tick(), if self.packet_log.is_some() => Event::Packets,
                 () = at(aside_at) => Event::Aside,
+                beat = wires.pulse.next() => Event::Beat(beat),
                 _ = wires.interrupt.recv() => Event::Signal(Cause::Interrupt),
                 _ = wires.terminate.recv() => Event::Signal(Cause::Terminate),
                 _ = wires.hangup.recv() => Event::Signal(Cause::Hangup),
@@ -328,6 +363,7 @@ impl Agent {
                         info!("gwfilter was unloaded by somebody else: enforcement is off, the agent ends");
                         return Ok(());
                     }
+                    self.look_at_lease();
                 }
                 Event::NetworkStirs => {
                     network_at.get_or_insert(Instant::now() + NETWORK_REST);
@@ -338,12 +374,14 @@ impl Agent {
                 }
                 Event::Counters => {
                     self.tell_counters();
+                    self.lease.tell_pause(now_ns());
                     // Messages can be lost, and default routes come and go without one.
                     self.network().await;
                 }
                 Event::Enforce => self.enforce(),
                 Event::Packets => self.tell_packets(),
                 Event::Aside => self.catch_up(),
+                Event::Beat(beat) => self.beat(beat),
                 Event::Signal(cause) => {
                     self.tell_packets();
                     self.tell_counters();
@@ -364,6 +402,44 @@ impl Agent {
         self.aside.changed();
     }
 
+    /// Renews the leases, if the tables are vouched for.
+    fn beat(&mut self, Beat { at, answer }: Beat) {
+        let view = answer
+            .and_then(|()| self.feed.confirmed())
+            .and_then(|()| self.enforcer.vouched());
+        let control = self.dataplane.control();
+        let renewed = control.words().and_then(|before| {
+            let words = self.lease.beat(before, at, view);
+            if words != before {
+                control.lease(words.lease)?;
+                control.pod_lease(words.pod_lease)?;
+            }
+            Ok(())
+        });
+        self.tell_control(renewed);
+        self.look_at_lease();
+    }
+
+    /// Says what is new of lease and pause.
+    fn look_at_lease(&mut self) {
+        let words = self.dataplane.control().words();
+        let pods = self.enforcer.judges_pods();
+        let told = words.map(|words| self.lease.tell(words, now_ns(), pods));
+        self.tell_control(told);
+    }
+
+    fn tell_control(&mut self, outcome: Result<(), TablesError>) {
+        let error = outcome.err().map(|e| chain(&e));
+        match &error {
+            Some(error) if self.control_error.as_ref() != Some(error) => error!(
+                error,
+                "lease and pause cannot be read or written; the lease runs out if that lasts"
+            ),
+            _ => {}
+        }
+        self.control_error = error;
+    }
+
     /// Whether everything that is wanted is there; the error says what is missing.
     fn ready(&self) -> Result<(), String> {
         if let Some(failure) = self.enforcer.failure() {
@@ -375,7 +451,7 @@ impl Agent {
         if !self.interfaces.content() {
             return Err("no interface is served".to_owned());
         }
-        Ok(())
+        self.lease.ready()
     }
 
     /// What `gwfilter status` shows.
@@ -458,7 +534,7 @@ impl Agent {
         let (reading, suppressed) = match read() {
             Ok(read) => read,
             Err(e) => {
-                let e: crate::dataplane::tables::TablesError = e;
+                let e: TablesError = e;
                 error!(error = chain(&e), "counters cannot be read");
                 return;
             }

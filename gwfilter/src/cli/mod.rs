@@ -5,6 +5,7 @@ pub mod check;
 pub mod duration;
 pub mod explain;
 mod manifests;
+pub mod pause;
 pub mod run;
 pub mod status;
 pub mod unload;
@@ -47,6 +48,10 @@ const STATUS: &str = "\
 Needs root. Works without a running agent: what is attached is asked of the kernel, the rest is what the agent wrote down last.
 
 Exit: 0; 1 if what is attached cannot be read.";
+const PAUSE: &str = "\
+Needs root. Works with and without a running agent, and outlives its restarts; a restart of the node, or unload, ends it.
+
+Exit: 0; 1 if nothing is pinned here, or it cannot be written.";
 const UNLOAD: &str = "\
 Needs root. A running agent sees it and ends. Doing it again removes nothing.
 
@@ -66,6 +71,12 @@ enum Verb {
     /// Show what is attached on this node, whether an agent runs, and what it enforces
     #[command(after_help = STATUS)]
     Status(status::Args),
+    /// Turn all enforcement on this node into counting: nothing is dropped until `resume`
+    #[command(after_help = PAUSE)]
+    Pause(pause::PauseArgs),
+    /// End a pause: drop again what is refused
+    #[command(after_help = PAUSE)]
+    Resume(pause::ResumeArgs),
     /// Take all enforcement off this node: detach and unpin
     #[command(after_help = UNLOAD)]
     Unload(unload::Args),
@@ -121,6 +132,14 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => (run::run(args).map(ExitCode::from), ExitCode::FAILURE),
         Verb::Status(args) => (
             status::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
+            ExitCode::FAILURE,
+        ),
+        Verb::Pause(args) => (
+            pause::pause(&args, &mut out).map(|()| ExitCode::SUCCESS),
+            ExitCode::FAILURE,
+        ),
+        Verb::Resume(args) => (
+            pause::resume(&args, &mut out).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,
         ),
         Verb::Unload(args) => (

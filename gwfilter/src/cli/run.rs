@@ -61,6 +61,13 @@ pub struct Args {
     /// How long connections from before a tightening live on; Envoy drains them for 45 s
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "60s")]
     drain: Duration,
+    /// How long refusals go on without a confirmed view of the policies (an agent that does not run, an API server that is away); then
+    /// everything passes. off: for ever
+    #[arg(long, value_name = "TIME|off", value_parser = lease, default_value = "1h")]
+    lease: Lease,
+    /// The same at addresses of pods, which may soon be another pod's
+    #[arg(long, value_name = "TIME|off", value_parser = lease, default_value = "60s")]
+    pod_lease: Lease,
     /// Sources that no gateway may drop
     #[arg(long, value_name = "CIDR,…", value_delimiter = ',', value_parser = address::network)]
     never_drop: Vec<IpNet>,
@@ -128,6 +135,21 @@ enum LogFormatArg {
     Json,
 }
 
+/// A time, or none for `off`.
+#[derive(Clone, Copy, Debug)]
+struct Lease(Option<Duration>);
+
+fn lease(text: &str) -> Result<Lease, String> {
+    if text == "off" {
+        return Ok(Lease(None));
+    }
+    match duration::parse(text) {
+        Ok(time) if time >= Duration::from_secs(1) => Ok(Lease(Some(time))),
+        Ok(_) => Err("at least 1s, or off".to_owned()),
+        Err(e) => Err(format!("{e}, or off")),
+    }
+}
+
 /// `NAMESPACE/NAME`.
 fn namespaced(text: &str) -> Result<(String, String), String> {
     match text.split_once('/') {
@@ -188,6 +210,10 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
             Some(RefuseArg::Reset) => Refuse::Reset,
         },
         drain: args.drain,
+        lease: agent::LeaseSettings {
+            lease: args.lease.0,
+            pods: args.pod_lease.0,
+        },
         never_drop: args.never_drop,
         counters_every: args.counters_every,
         aside: AsideSettings {

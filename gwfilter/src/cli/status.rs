@@ -8,8 +8,9 @@ use anyhow::Context;
 
 use super::{Output, written};
 use crate::agent;
+use crate::dataplane::control::{Control, now_ns};
 use crate::dataplane::pins::{self, interface_name};
-use crate::status::{Attached, Left, Status};
+use crate::status::{self, Attached, Left, Status};
 
 /// Arguments of `gwfilter status`.
 #[derive(Debug, clap::Args)]
@@ -41,6 +42,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
                 hook: pin.hook.name(),
             })
             .collect(),
+        control: control().context(context)?,
         last: last(&args.state_dir),
     };
     let now = SystemTime::now()
@@ -52,6 +54,15 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
         Output::Text => status.text(now),
     };
     written(out.write_all(text.as_bytes())).map(|_| ())
+}
+
+/// Lease and pause. A map that cannot be opened is told, for what is attached is known all the same.
+fn control() -> anyhow::Result<Option<status::Control>> {
+    let Some(path) = pins::controls()?.into_iter().next() else {
+        return Ok(None);
+    };
+    let words = Control::open(&path)?.words()?;
+    Ok(Some(status::Control::of(words, now_ns())))
 }
 
 /// The newest of what agents left.

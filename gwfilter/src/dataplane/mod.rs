@@ -2,7 +2,9 @@
 
 pub mod attach;
 pub mod choice;
+pub mod control;
 mod headers;
+pub mod kept;
 pub mod netlink;
 pub mod object;
 pub mod pins;
@@ -17,7 +19,9 @@ use gwfilter_common::abi::{
 
 use attach::{AttachError, Attached, BesideError, Kit};
 use choice::{Device, XdpMode};
+use control::Control;
 use headers::Headers;
+use kept::{Adopted, Kept, KeptError};
 use pins::{Hook, Pin, Pins, PinsError};
 use tables::{Tables, TablesError};
 
@@ -57,12 +61,18 @@ pub enum DataplaneError {
     /// The pins.
     #[error(transparent)]
     Pins(#[from] PinsError),
+    /// What is to outlive the agent.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
 }
 
 /// The loaded object and the pins of this network namespace.
 pub struct Dataplane {
     ebpf: Ebpf,
     tables: Tables,
+    control: Control,
+    kept: Kept,
+    adopted: Adopted,
     headers: Headers,
     pins: Pins,
 }
@@ -101,14 +111,20 @@ impl Dataplane {
         if streams.exists() {
             loader.map_pin_path(SYN_MAP, streams);
         }
+        let adopted = kept::adopt(&mut loader, &pins)?;
         let mut ebpf = loader
             .load(bytes)
             .map_err(|e| DataplaneError::Load(Box::new(e)))?;
+        let kept = Kept::of(&ebpf)?;
+        let control = Control::take(&mut ebpf)?;
         let tables = Tables::take(&mut ebpf)?;
         let headers = Headers::of(&ebpf)?;
         Ok(Self {
             ebpf,
             tables,
+            control,
+            kept,
+            adopted,
             headers,
             pins,
         })
@@ -125,6 +141,25 @@ impl Dataplane {
     /// The maps.
     pub const fn tables(&mut self) -> &mut Tables {
         &mut self.tables
+    }
+
+    /// Lease and pause.
+    pub const fn control(&mut self) -> &mut Control {
+        &mut self.control
+    }
+
+    /// What of an earlier agent's maps is gone on with.
+    #[must_use]
+    pub const fn adopted(&self) -> Adopted {
+        self.adopted
+    }
+
+    /// Pins what is to outlive the agent. To be called before the first program is attached; doing it again pins what is not pinned any more.
+    ///
+    /// # Errors
+    /// A map cannot be pinned.
+    pub fn keep(&self) -> Result<(), DataplaneError> {
+        Ok(self.kept.pin(&self.pins)?)
     }
 
     /// The pins.

@@ -194,6 +194,22 @@ impl Pins {
         self.dir.join(format!("{HEADERS}{id}"))
     }
 
+    /// The name of the pinned map of lease and pause.
+    pub(super) const CONTROL: &str = "control";
+
+    /// Where a map that the next agent goes on with is pinned.
+    pub(super) fn map_path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Removes such a pin.
+    ///
+    /// # Errors
+    /// It is there and cannot be removed.
+    pub(super) fn forget_map(&self, name: &str) -> Result<bool, PinsError> {
+        remove(&self.map_path(name))
+    }
+
     /// Where the beginnings of streams are pinned. They are facts, not policy: the next agent goes on with them.
     pub(super) fn streams_path(&self) -> PathBuf {
         self.dir.join(STREAMS)
@@ -257,7 +273,7 @@ impl Pins {
     pub fn close(self) {
         let names = entries(&self.dir).unwrap_or_default();
         if !names.iter().any(|n| Pin::parse(n).is_some()) {
-            for name in names.iter().filter(|n| *n == STREAMS || n.starts_with(HEADERS)) {
+            for name in &names {
                 // What cannot be removed holds memory, and enforces nothing.
                 let _ = remove(&self.dir.join(name));
             }
@@ -345,6 +361,20 @@ pub fn attached() -> Result<Vec<Pin>, PinsError> {
         pins.extend(entries(&dir)?.iter().filter_map(|name| Pin::parse(name)));
     }
     Ok(pins)
+}
+
+/// Where lease and pause of this network namespace are pinned, for every version of gwfilter that has left them.
+///
+/// # Errors
+/// The pins cannot be listed.
+pub fn controls() -> Result<Vec<PathBuf>, PinsError> {
+    let mut paths = Vec::new();
+    for dir in directories()? {
+        if entries(&dir)?.iter().any(|name| name == Pins::CONTROL) {
+            paths.push(dir.join(Pins::CONTROL));
+        }
+    }
+    Ok(paths)
 }
 
 /// Whether an agent runs in this network namespace: whether it holds the lock.

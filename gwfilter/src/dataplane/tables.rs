@@ -53,7 +53,11 @@ pub enum TablesError {
     Cpus(#[source] io::Error),
 }
 
-fn failed(what: &'static str, map: &'static str, index: u32) -> impl FnOnce(MapError) -> TablesError {
+pub(super) fn failed(
+    what: &'static str,
+    map: &'static str,
+    index: u32,
+) -> impl FnOnce(MapError) -> TablesError {
     move |source| TablesError::Access {
         what,
         map,
@@ -222,7 +226,11 @@ impl Tables {
     }
 }
 
-fn map<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, TablesError> {
+/// Takes a map out of the object.
+pub(super) fn map<M: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, TablesError> {
     let map = ebpf
         .take_map(name)
         .ok_or(TablesError::Missing { name, source: None })?;

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use super::candidate::{Candidate, Member};
 use super::chains;
-use super::model::{Chain, Listener, Protocol, Receiver, Tuple, TupleKey, Why};
+use super::model::{Chain, Listener, POD_ORIGIN, Protocol, Receiver, Tuple, TupleKey, Why};
 use super::world::World;
 use crate::object::service::{Service, ServicePort, TargetPort};
 
@@ -306,7 +306,7 @@ impl Builder {
         let receiver = (member.workload, target);
         let host_network = member.spec.is_some_and(|spec| spec.host_network);
         let hint = member.pod.map_or("", |pod| pod.meta.name.as_str());
-        let origin = if host_network { "host-network" } else { "pod" };
+        let origin = if host_network { "host-network" } else { POD_ORIGIN };
         let mut addresses = member.addresses.clone().unwrap_or_default();
         if host_network {
             addresses.extend(&self.node_addresses);

@@ -155,6 +155,17 @@ pub struct Tuple {
     pub peer_known: bool,
 }
 
+impl Tuple {
+    /// The destination address is a pod's own: it ends with the pod, and may then be another pod's.
+    #[must_use]
+    pub fn pod_address(&self) -> bool {
+        self.origin == POD_ORIGIN && !self.node_address
+    }
+}
+
+/// [`Tuple::origin`] of a pod's own address.
+pub const POD_ORIGIN: &str = "pod";
+
 /// Tuples whose packets end at the same receivers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listener {

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gwfilter_common::abi::{
-    MAX_LISTENERS, MAX_RULES, MAX_TUPLES, TUPLE_MAYBE_REPLY, TUPLE_NEW_ONLY, TUPLE_OBSERVE, TUPLE_PROXY,
-    TUPLE_RESET, Tuple,
+    MAX_LISTENERS, MAX_RULES, MAX_TUPLES, TUPLE_MAYBE_REPLY, TUPLE_NEW_ONLY, TUPLE_OBSERVE, TUPLE_POD,
+    TUPLE_PROXY, TUPLE_RESET, Tuple,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -231,7 +231,8 @@ impl<'a> Draft<'a> {
         let reset = target.reset && key.protocol == Protocol::Tcp;
         let flags = if target.observe { TUPLE_OBSERVE } else { 0 }
             | if maybe_reply { TUPLE_MAYBE_REPLY } else { 0 }
-            | if reset { TUPLE_RESET } else { 0 };
+            | if reset { TUPLE_RESET } else { 0 }
+            | if target.pod_address { TUPLE_POD } else { 0 };
         Tuple {
             addr,
             port: key.port,

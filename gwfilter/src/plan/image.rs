@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gwfilter_common::abi::{Leaf, Slot};
+use gwfilter_common::abi::{CONTROL_PAUSED, FOREVER, Leaf, Slot};
 use gwfilter_common::decide::{RootTable, Source, Tables};
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -107,6 +107,15 @@ impl Tables for Image {
                 .lookup(u128::from_be_bytes(addr))
                 .is_some(),
         )
+    }
+
+    /// As an agent that runs and is not paused keeps it.
+    fn control(&self, element: u32) -> Option<u64> {
+        Some(if element == CONTROL_PAUSED { 0 } else { FOREVER })
+    }
+
+    fn clock_ns(&self) -> u64 {
+        0
     }
 }
 

@@ -37,6 +37,7 @@ fn target(listener: &str, table: Table4) -> Target {
         }),
         observe: false,
         node_address: false,
+        pod_address: false,
         reset: false,
     }
 }

@@ -32,10 +32,12 @@ pub fn withdraw(in_force: &Desired, wanted: &Desired) -> Desired {
                 .or_insert_with(|| refuses_no_more(old, new, key.addr.is_ipv4()));
         if stays {
             let node_address = old.node_address || new.node_address;
+            let pod_address = old.pod_address || new.pod_address;
             tuples.insert(
                 *key,
                 Target {
                     node_address,
+                    pod_address,
                     ..old.clone()
                 },
             );
@@ -114,6 +116,7 @@ mod tests {
             }),
             observe,
             node_address: false,
+            pod_address: false,
             reset: false,
         }
     }

@@ -11,6 +11,7 @@
 pub mod files;
 pub mod settle;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -97,6 +98,8 @@ pub struct Input {
     name: String,
     files: Files,
     failure: Option<String>,
+    /// Files that cannot be read, and why.
+    unreadable: BTreeMap<String, String>,
 }
 
 impl Input {
@@ -107,6 +110,7 @@ impl Input {
             name: origin.to_string(),
             files: Files::new(origin),
             failure: None,
+            unreadable: BTreeMap::new(),
         }
     }
 
@@ -144,17 +148,36 @@ impl Input {
         }
     }
 
-    fn feed(&self, index: &mut Index, changes: Vec<Change>) {
+    /// Whether everything could be read at the last look; a file that is broken was read. The error says what could not.
+    ///
+    /// # Errors
+    /// The origin, or a file of it, cannot be read.
+    pub fn readable(&self) -> Result<(), String> {
+        if let Some(why) = &self.failure {
+            return Err(format!("{}: {why}", self.name));
+        }
+        match self.unreadable.first_key_value() {
+            Some((name, why)) => Err(format!("{name}: {why}")),
+            None => Ok(()),
+        }
+    }
+
+    fn feed(&mut self, index: &mut Index, changes: Vec<Change>) {
         if self.files.is_directory() {
             // The directory is a source without objects: it was read, so that it is no gap in what is known if it vanishes.
             index.reset(&self.name, Vec::new(), Vec::new());
         }
         for Change { name, news } in changes {
+            self.unreadable.remove(&name);
             match news {
                 // The index keeps the last good version, and why the new one is none.
                 News::Bytes(bytes) => drop(index.load(&name, &bytes)),
                 News::Gone => index.remove(&name),
-                News::Unreadable(e) => index.unreadable(&name, &why(&name, &e)),
+                News::Unreadable(e) => {
+                    let why = why(&name, &e);
+                    index.unreadable(&name, &why);
+                    self.unreadable.insert(name, why);
+                }
             }
         }
     }

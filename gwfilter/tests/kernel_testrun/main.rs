@@ -14,6 +14,7 @@ use gwfilter_common::testing::mutate::{Random, mutate};
 use gwfilter_common::testing::{Image, root_table};
 
 mod complete;
+mod control;
 mod ends;
 mod log;
 mod object;

@@ -201,10 +201,20 @@ impl Object {
         self.tries::<16>(abi::SRC6_MAP, &image.source6)?;
         self.tries::<4>(abi::NEVER4_MAP, &image.never4)?;
         self.tries::<16>(abi::NEVER6_MAP, &image.never6)?;
+        self.control(image.control)?;
         if let Some(root) = &image.root {
             let mut outer: ArrayOfMaps<_, Array<MapData, Slot>> =
                 ArrayOfMaps::try_from(self.map(abi::ROOT_MAP)?)?;
             outer.set(0, &root_map(root)?, 0).context("the root table")?;
+        }
+        Ok(())
+    }
+
+    /// Writes the words of the control map.
+    pub(crate) fn control(&mut self, words: [u64; abi::CONTROL_LEN as usize]) -> Result<()> {
+        let mut map = Array::<_, u64>::try_from(self.map(abi::CONTROL_MAP)?)?;
+        for (element, word) in (0..).zip(words) {
+            map.set(element, word, 0)?;
         }
         Ok(())
     }

@@ -6,4 +6,5 @@ mod attach;
 mod enforce;
 mod exit;
 mod lab;
+mod lease;
 mod reload;

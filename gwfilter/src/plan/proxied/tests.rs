@@ -67,6 +67,7 @@ fn target(tables: ProxyTables) -> Target {
         judge: Judge::Proxy(Arc::new(tables)),
         observe: false,
         node_address: true,
+        pod_address: false,
         reset: true,
     }
 }
@@ -226,6 +227,7 @@ fn another_client_address_mode_then_a_new_window_both_ways() {
             ..SourceTables::default()
         }),
         node_address: false,
+        pod_address: false,
         ..target(tables(None))
     };
     let by_source = Desired {

@@ -1,0 +1,155 @@
+//! Maps that outlive the agent: the next one goes on with them instead of beginning anew.
+//!
+//! They hold facts and not policy: what was counted, where streams begin, until when tables are vouched for. They are pinned beside the
+//! links, before the first program is attached, and opened again by the next agent if they are what this ABI says.
+
+use std::os::fd::AsFd as _;
+
+use aya::maps::{Map, MapData};
+use aya::pin::PinError;
+use aya::{Ebpf, EbpfLoader};
+use gwfilter_common::abi::{
+    CONTROL_LEN, CONTROL_MAP, COUNT_MAP, MAX_LISTENERS, MAX_RULES, REASONS, RULES_MAP, Tally,
+};
+use tracing::warn;
+
+use super::pins::{Pins, PinsError};
+use super::tables::TablesError;
+
+/// What a map of this ABI looks like.
+#[derive(Debug)]
+struct Shape {
+    /// Its name in the object.
+    map: &'static str,
+    /// The name of its pin.
+    pin: &'static str,
+    value_size: usize,
+    entries: u32,
+}
+
+const SHAPES: [Shape; 3] = [
+    Shape {
+        map: CONTROL_MAP,
+        pin: Pins::CONTROL,
+        value_size: size_of::<u64>(),
+        entries: CONTROL_LEN,
+    },
+    Shape {
+        map: COUNT_MAP,
+        pin: "count",
+        value_size: size_of::<Tally>(),
+        entries: MAX_LISTENERS * REASONS,
+    },
+    Shape {
+        map: RULES_MAP,
+        pin: "rules",
+        value_size: size_of::<Tally>(),
+        entries: MAX_RULES,
+    },
+];
+
+impl Shape {
+    fn fits(&self, map: &MapData) -> bool {
+        map.info().is_ok_and(|info| {
+            usize::try_from(info.value_size()).is_ok_and(|size| size == self.value_size)
+                && info.max_entries() == self.entries
+        })
+    }
+}
+
+/// Why a map cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeptError {
+    /// Its pin.
+    #[error("cannot pin the map {map} at {path}")]
+    Pin {
+        /// The map.
+        map: &'static str,
+        /// Where.
+        path: String,
+        /// Why.
+        source: PinError,
+    },
+}
+
+/// Which of the maps an earlier agent has left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Lease and pause.
+    pub control: bool,
+    /// Counters of listeners and of rules, both.
+    pub counters: bool,
+}
+
+/// Has `loader` go on with the maps that are pinned. A pin that holds something else is removed: the kernel would not load a program over it.
+///
+/// # Errors
+/// Such a pin cannot be removed.
+pub(super) fn adopt(loader: &mut EbpfLoader<'_>, pins: &Pins) -> Result<Adopted, PinsError> {
+    let fits = |shape: &Shape| {
+        let path = pins.map_path(shape.pin);
+        path.exists() && MapData::from_pin(&path).is_ok_and(|map| shape.fits(&map))
+    };
+    let adopted = SHAPES.map(|shape| {
+        let fits = fits(&shape);
+        (shape, fits)
+    });
+    // Both or none: the names behind the indices are stored together.
+    let counters = adopted
+        .iter()
+        .filter(|(s, _)| s.map != CONTROL_MAP)
+        .all(|(_, fits)| *fits);
+    let control = adopted.iter().any(|(s, fits)| s.map == CONTROL_MAP && *fits);
+    for (shape, _) in adopted {
+        let path = pins.map_path(shape.pin);
+        if if shape.map == CONTROL_MAP {
+            control
+        } else {
+            counters
+        } {
+            loader.map_pin_path(shape.map, path);
+        } else if path.exists() {
+            warn!(path = %path.display(), "a pinned map is not what this version of gwfilter keeps there, and is made anew");
+            pins.forget_map(shape.pin)?;
+        }
+    }
+    Ok(Adopted { control, counters })
+}
+
+/// Handles of the maps, to pin them by.
+#[derive(Debug)]
+pub(super) struct Kept(Vec<(&'static str, &'static str, MapData)>);
+
+impl Kept {
+    /// Of an object just loaded, whose maps nobody has taken yet.
+    pub(super) fn of(ebpf: &Ebpf) -> Result<Self, TablesError> {
+        let handle = |shape: &Shape| {
+            let name = shape.map;
+            let missing = |source| TablesError::Missing { name, source };
+            let (Map::Array(map) | Map::PerCpuArray(map)) = ebpf.map(name).ok_or_else(|| missing(None))?
+            else {
+                return Err(missing(None));
+            };
+            let fd = map.fd().as_fd().try_clone_to_owned();
+            let fd = fd.map_err(|e| missing(Some(Box::new(aya::maps::MapError::IoError(e)))))?;
+            let data = MapData::from_fd(fd).map_err(|e| missing(Some(Box::new(e))))?;
+            Ok((name, shape.pin, data))
+        };
+        SHAPES.iter().map(handle).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Pins what is not pinned.
+    pub(super) fn pin(&self, pins: &Pins) -> Result<(), KeptError> {
+        for (map, pin, data) in &self.0 {
+            let path = pins.map_path(pin);
+            if !path.exists() {
+                data.pin(&path).map_err(|source| KeptError::Pin {
+                    map,
+                    path: path.display().to_string(),
+                    source,
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
