@@ -12,12 +12,14 @@ use tokio::time::Instant;
 
 use super::last_good::{Job, Keeper, Place};
 use super::millis;
+use super::past::Shelf;
 use crate::dataplane::pins;
 use crate::index::Index;
 use crate::kube::events::{Events, Reporter};
 use crate::kube::own::{Name, OwnDaemonSet};
 use crate::notice::{Notices, Speaker};
 use crate::placement::Fate;
+use crate::plan::Draining;
 use crate::status::Left;
 
 /// From a change to what is said and written of it.
@@ -44,6 +46,11 @@ pub const RUN_DIR: &str = "/run/gwfilter";
 /// Name of the status file of this network namespace.
 pub(super) fn status_file() -> String {
     pins::namespace().map_or_else(|_| "status.json".to_owned(), |id| format!("status-net-{id}.json"))
+}
+
+/// What tells this network namespace apart in the names of files.
+pub(super) fn namespace() -> String {
+    pins::namespace().map_or_else(|_| "net".to_owned(), |id| format!("net-{id}"))
 }
 
 /// The things beside enforcement.
@@ -96,9 +103,15 @@ impl Aside {
     }
 
     /// Says and writes what changed. `good`: the index that is in force, if it may be the last good one.
-    pub(super) fn catch_up(&mut self, good: Option<&Index>, left: &Left, notices: impl FnOnce() -> Notices) {
+    pub(super) fn catch_up(
+        &mut self,
+        good: Option<&Index>,
+        left: &Left,
+        draining: (Shelf, Draining),
+        notices: impl FnOnce() -> Notices,
+    ) {
         self.due = None;
-        if !self.keeper.save(|| self.job(good, left)) {
+        if !self.keeper.save(|| self.job(good, left, draining)) {
             self.changed();
         }
         let Some((events, speaker)) = &mut self.events else {
@@ -113,11 +126,12 @@ impl Aside {
         }
     }
 
-    fn job(&self, good: Option<&Index>, left: &Left) -> Job {
+    fn job(&self, good: Option<&Index>, left: &Left, draining: (Shelf, Draining)) -> Job {
         Job {
             snapshot: good.filter(|_| self.saves).cloned(),
             // Our own plain types; there is nothing in them that JSON does not have.
             status: serde_json::to_vec(left).unwrap_or_default(),
+            draining: Some(draining),
         }
     }
 
@@ -134,8 +148,8 @@ impl Aside {
     }
 
     /// Writes what is not written yet.
-    pub(super) async fn finish(self, good: Option<&Index>, left: &Left) {
-        let job = self.due.is_some().then(|| self.job(good, left));
+    pub(super) async fn finish(self, good: Option<&Index>, left: &Left, draining: (Shelf, Draining)) {
+        let job = self.due.is_some().then(|| self.job(good, left, draining));
         self.keeper.finish(job).await;
     }
 }

@@ -42,14 +42,26 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskErro
 
 /// Writes `dir/name` for root only. Whoever reads it at any time, also after a power cut, finds the old file or the new one.
 pub(crate) fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
+    put(dir, name, bytes, true)
+}
+
+/// As [`write()`], but not flushed: after a power cut it may be damaged.
+pub(crate) fn write_for_this_boot(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
+    put(dir, name, bytes, false)
+}
+
+fn put(dir: &Path, name: &str, bytes: &[u8], flush: bool) -> Result<(), DiskError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)
         .map_err(failed("cannot make", dir))?;
     let (path, new) = (dir.join(name), dir.join(format!("{name}.new")));
-    let outcome = write_new(&new, bytes).and_then(|()| {
+    let outcome = write_new(&new, bytes, flush).and_then(|()| {
         fs::rename(&new, &path).map_err(failed("cannot put in place", &path))?;
+        if !flush {
+            return Ok(());
+        }
         let folder = File::open(dir).map_err(failed("cannot open", dir))?;
         folder.sync_all().map_err(failed("cannot write out", dir))
     });
@@ -60,7 +72,7 @@ pub(crate) fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), DiskErro
     outcome
 }
 
-fn write_new(path: &PathBuf, bytes: &[u8]) -> Result<(), DiskError> {
+fn write_new(path: &PathBuf, bytes: &[u8], flush: bool) -> Result<(), DiskError> {
     // What an agent that was killed has left; also a link that somebody put there is removed, not followed.
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("cannot remove", path)(e)),
@@ -73,7 +85,10 @@ fn write_new(path: &PathBuf, bytes: &[u8]) -> Result<(), DiskError> {
         .open(path)
         .map_err(failed("cannot make", path))?;
     file.write_all(bytes).map_err(failed("cannot write", path))?;
-    file.sync_all().map_err(failed("cannot write out", path))
+    if flush {
+        file.sync_all().map_err(failed("cannot write out", path))?;
+    }
+    Ok(())
 }
 
 /// Reads a file that [`write()`] wrote; `None` if there is none.

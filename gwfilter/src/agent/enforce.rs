@@ -15,7 +15,7 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::index::Index;
 use crate::node::NodeFacts;
 use crate::pipeline::{self, Built};
-use crate::plan::{self, Names, Op, Plan, PlanError, Planner};
+use crate::plan::{self, Counters, Draining, Names, Op, Past, Plan, PlanError, Planner};
 use crate::report::GatewayReport;
 use crate::telemetry::chain;
 
@@ -37,6 +37,9 @@ pub enum EnforceError {
 pub(super) trait Apply {
     /// See [`Tables::apply`].
     fn apply(&mut self, ops: &[Op]) -> Result<Vec<TablesError>, TablesError>;
+
+    /// Notes for the next agent who has which counter.
+    fn note(&mut self, _: &Counters) {}
 }
 
 impl Apply for Tables {
@@ -70,9 +73,15 @@ pub(super) struct Enforcer {
 }
 
 impl Enforcer {
-    pub(super) fn new(plan: plan::Settings, settings: pipeline::Settings) -> Self {
+    /// `counters` and `past`: what an earlier agent has left.
+    pub(super) fn new(
+        plan: plan::Settings,
+        settings: pipeline::Settings,
+        counters: Option<&Counters>,
+        past: Past,
+    ) -> Self {
         Self {
-            planner: Planner::new(plan),
+            planner: Planner::resume(plan, counters, past),
             in_force: Desired::default(),
             settings,
             start: Instant::now(),
@@ -114,6 +123,11 @@ impl Enforcer {
     /// Whether something is judged at an address of a pod.
     pub(super) fn judges_pods(&self) -> bool {
         self.in_force.tuples.values().any(|target| target.pod_address)
+    }
+
+    /// What the next agent is to know of connections.
+    pub(super) fn draining(&self) -> Draining {
+        self.planner.draining()
     }
 
     pub(super) fn names(&self) -> &Names {
@@ -185,8 +199,18 @@ impl Enforcer {
     fn bring(&mut self, desired: &Desired, tables: &mut impl Apply) -> Result<Plan, EnforceError> {
         let now_ms = self.start_ms.saturating_add(millis(self.start.elapsed()));
         let plan = self.planner.plan(desired, now_ms)?;
-        let not_freed = tables.apply(&plan.ops)?;
+        // Whoever comes next must know the owner of a counter before anything is counted there.
+        let (zero, rest) = plan.parts();
+        let mut not_freed = Vec::new();
+        if !zero.is_empty() {
+            not_freed = tables.apply(zero)?;
+            tables.note(&self.planner.counters(Some(&plan)));
+        }
+        not_freed.extend(tables.apply(rest)?);
         self.planner.commit(&plan);
+        if !rest.is_empty() {
+            tables.note(&self.planner.counters(None));
+        }
         self.in_force = desired.clone();
         let since_start = plan.next_deadline_ms.map(|ms| ms.saturating_sub(self.start_ms));
         self.deadline = since_start.and_then(|ms| moment(self.start, ms));
@@ -376,6 +400,8 @@ spec:
                 gateway,
                 ..pipeline::Settings::default()
             },
+            None,
+            Past::default(),
         )
     }
 

@@ -6,13 +6,14 @@ use tracing::{error, info, warn};
 
 use super::attach_failed;
 use super::enforce::Apply;
+use super::past::Shelf;
 use super::told::Told;
 use crate::dataplane::Dataplane;
 use crate::dataplane::attach::{AttachError, Attached, told};
 use crate::dataplane::choice::{Device, Lost, Wanted, World, XdpMode, lost, wanted};
 use crate::dataplane::pins::{Hook, Pin, interface_name};
 use crate::dataplane::tables::TablesError;
-use crate::plan::Op;
+use crate::plan::{Counters, Op};
 use crate::telemetry::chain;
 
 /// Why no interface is served at the start.
@@ -343,6 +344,7 @@ impl Interfaces {
 pub(super) struct Kernel<'a> {
     pub(super) dataplane: &'a mut Dataplane,
     pub(super) interfaces: &'a mut Interfaces,
+    pub(super) shelf: &'a mut Shelf,
 }
 
 impl Apply for Kernel<'_> {
@@ -360,6 +362,10 @@ impl Apply for Kernel<'_> {
             self.interfaces.set_tc(false, self.dataplane);
         }
         Ok(not_freed)
+    }
+
+    fn note(&mut self, counters: &Counters) {
+        self.shelf.note(counters);
     }
 }
 

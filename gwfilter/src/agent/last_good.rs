@@ -12,8 +12,10 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::disk;
+use super::past::Shelf;
 use crate::index::Index;
 use crate::index::saved::{self, LastGood, Stamp};
+use crate::plan::Draining;
 use crate::telemetry::chain;
 
 /// The file in the state directory.
@@ -82,6 +84,8 @@ pub(super) struct Job {
     pub(super) snapshot: Option<Index>,
     /// For `gwfilter status`.
     pub(super) status: Vec<u8>,
+    /// For the next agent.
+    pub(super) draining: Option<(Shelf, Draining)>,
 }
 
 /// Where what is written goes.
@@ -144,15 +148,27 @@ impl Keeper {
 async fn write_all(place: Place, mut jobs: mpsc::Receiver<Job>) {
     let mut failure = None;
     let mut written = false;
-    while let Some(Job { snapshot, status }) = jobs.recv().await {
+    while let Some(Job {
+        snapshot,
+        status,
+        draining,
+    }) = jobs.recv().await
+    {
         let (place, stamp) = (place.clone(), stamp(&place.node));
         let path = place
             .state
             .as_ref()
             .map(|dir| dir.join(NAME).display().to_string());
         let is_snapshot = snapshot.is_some();
-        let outcome =
-            tokio::task::spawn_blocking(move || write(&place, snapshot.as_ref(), &status, &stamp)).await;
+        let outcome = tokio::task::spawn_blocking(move || {
+            if let Some((shelf, draining)) = draining
+                && let Err(error) = shelf.keep(&draining)
+            {
+                debug!(error, "what is draining cannot be left for the next agent");
+            }
+            write(&place, snapshot.as_ref(), &status, &stamp)
+        })
+        .await;
         let error = match outcome {
             Ok(Ok(())) => None,
             Ok(Err(text)) => Some(text),
@@ -220,6 +236,7 @@ mod tests {
         Job {
             snapshot: Some(index()),
             status: b"{}".to_vec(),
+            draining: None,
         }
     }
 

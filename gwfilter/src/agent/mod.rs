@@ -12,6 +12,7 @@ mod health;
 mod interfaces;
 mod last_good;
 mod lease;
+mod past;
 mod pulse;
 mod told;
 
@@ -49,7 +50,7 @@ use crate::kube;
 use crate::node::NodeFacts;
 use crate::notice;
 use crate::pipeline::{self, Refuse};
-use crate::plan;
+use crate::plan::{self, Past};
 use crate::source;
 use crate::status::{GatewayState, Left};
 use crate::telemetry::counters::{Book, Reading};
@@ -63,6 +64,7 @@ use feed::Feed;
 use health::Health;
 use interfaces::{Interfaces, Kernel};
 use lease::Lease;
+use past::Shelf;
 use pulse::{Beat, Pulse};
 
 /// After Cluster→Local, connections from before it show another peer address, and nothing drains them.
@@ -204,6 +206,7 @@ struct Agent {
     aside: Aside,
     health: Health,
     lease: Lease,
+    shelf: Shelf,
     control_error: Option<String>,
 }
 
@@ -214,7 +217,16 @@ impl Agent {
         let terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
         let hangup = signal(SignalKind::hangup()).map_err(AgentError::Runtime)?;
         let health = Health::new(settings.aside.health_listen);
-        let mut dataplane = Dataplane::load(settings.packet_log)?;
+        let dir = settings.aside.state_dir.clone();
+        let mut shelf = Shelf::new(dir.unwrap_or_else(|| RUN_DIR.into()), aside::namespace());
+        let mut left = None;
+        let mut dataplane = Dataplane::load_after(settings.packet_log, |maps| {
+            left = shelf.read_counters(maps).map(|counters| (maps, counters));
+            left.is_some()
+        })?;
+        if let Some(maps) = dataplane.counter_maps() {
+            shelf.set_maps(maps);
+        }
         let packet_log = match settings.packet_log {
             PacketLog::Off => None,
             PacketLog::Drops | PacketLog::All => {
@@ -254,20 +266,25 @@ impl Agent {
         };
         let mut interfaces = Interfaces::new(settings.interfaces.clone(), settings.xdp_mode);
         interfaces.check(&world)?;
-        let mut enforcer = Enforcer::new(plan, pipeline);
+        let asked_at = now_ns();
+        let adopted = dataplane.adopted();
+        let words = dataplane.control().words()?;
+        let past = left.as_ref().and_then(|(maps, _)| shelf.read_draining(*maps));
+        let past = past.map_or_else(Past::default, |past| past::still(past, words, asked_at));
+        let counters = left.as_ref().map(|(_, counters)| counters);
+        let mut enforcer = Enforcer::new(plan, pipeline, counters, past);
         if settings.observe {
             warn!("observe mode: packets are judged and counted, none is dropped");
         }
         let lease = Lease::new(settings.lease);
-        let asked_at = now_ns();
-        let left = dataplane.adopted().control;
+        let words = lease.begin(adopted.control.then_some(words), asked_at);
         let control = dataplane.control();
-        let words = lease.begin(left.then(|| control.words()).transpose()?, asked_at);
         control.lease(words.lease)?;
         control.pod_lease(words.pod_lease)?;
         let mut kernel = Kernel {
             dataplane: &mut dataplane,
             interfaces: &mut interfaces,
+            shelf: &mut shelf,
         };
         enforcer.enforce(&index, &facts, &mut kernel)?;
         dataplane.keep()?;
@@ -315,8 +332,15 @@ impl Agent {
             aside,
             health,
             lease,
+            shelf,
             control_error: None,
         };
+        if adopted.counters {
+            // What earlier agents counted is in the totals, and no news.
+            if let Ok((reading, _)) = agent.read_counters() {
+                agent.book.begin(reading);
+            }
+        }
         // From here on it is this agent's tables that packets meet. What was read at the start was read after this moment.
         agent.beat(Beat {
             at: asked_at,
@@ -396,6 +420,7 @@ impl Agent {
         let mut kernel = Kernel {
             dataplane: &mut self.dataplane,
             interfaces: &mut self.interfaces,
+            shelf: &mut self.shelf,
         };
         self.enforcer.try_enforce(&self.index, &self.facts, &mut kernel);
         self.feed.answered(began.elapsed());
@@ -481,7 +506,8 @@ impl Agent {
         // In force, and not only what the last one said.
         let good = (self.enforcer.failure().is_none() && self.feed.is_news()).then_some(&self.index);
         let notices = || self.enforcer.built().map(notice::select).unwrap_or_default();
-        self.aside.catch_up(good, &left, notices);
+        let draining = (self.shelf.clone(), self.enforcer.draining());
+        self.aside.catch_up(good, &left, draining, notices);
     }
 
     /// Looks at interfaces and addresses.
@@ -514,27 +540,28 @@ impl Agent {
         self.interfaces.follow(&world, &mut self.dataplane);
     }
 
-    fn tell_counters(&mut self) {
+    /// The counters with their names, and how many lines of the packet log were left out.
+    fn read_counters(&mut self) -> Result<(Reading, u64), TablesError> {
         let names = self.enforcer.names();
         let tables = self.dataplane.tables();
-        let read = || {
-            let mut reading = Reading {
-                unattributed: tables.listener(NO_LISTENER)?,
-                ..Reading::default()
-            };
-            for (index, name) in &names.listeners {
-                let key = (Arc::clone(&name.gateway), Arc::clone(&name.listener));
-                reading.listeners.insert(key, tables.listener(*index)?);
-            }
-            for (index, policy) in &names.rules {
-                reading.rules.insert(Arc::clone(policy), tables.rule(*index)?);
-            }
-            Ok((reading, tables.suppressed_lines()?))
+        let mut reading = Reading {
+            unattributed: tables.listener(NO_LISTENER)?,
+            ..Reading::default()
         };
-        let (reading, suppressed) = match read() {
+        for (index, name) in &names.listeners {
+            let key = (Arc::clone(&name.gateway), Arc::clone(&name.listener));
+            reading.listeners.insert(key, tables.listener(*index)?);
+        }
+        for (index, policy) in &names.rules {
+            reading.rules.insert(Arc::clone(policy), tables.rule(*index)?);
+        }
+        Ok((reading, tables.suppressed_lines()?))
+    }
+
+    fn tell_counters(&mut self) {
+        let (reading, suppressed) = match self.read_counters() {
             Ok(read) => read,
             Err(e) => {
-                let e: TablesError = e;
                 error!(error = chain(&e), "counters cannot be read");
                 return;
             }
@@ -576,7 +603,8 @@ impl Agent {
         };
         let left = self.left();
         let good = (self.enforcer.failure().is_none() && self.feed.is_news()).then_some(&self.index);
-        self.aside.finish(good, &left).await;
+        let draining = (self.shelf.clone(), self.enforcer.draining());
+        self.aside.finish(good, &left, draining).await;
         let (keeps, why) = exit::keeps(self.settings.on_exit, cause, own);
         if keeps {
             info!(

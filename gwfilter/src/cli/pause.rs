@@ -29,6 +29,9 @@ pub struct ResumeArgs {
     output: Output,
 }
 
+/// A moment that is over.
+const PAST: u64 = 1;
+
 /// Turns enforcement on this node into counting.
 ///
 /// # Errors
@@ -56,7 +59,8 @@ pub fn pause(args: &PauseArgs, out: &mut impl Write) -> anyhow::Result<()> {
 /// # Errors
 /// As [`pause`].
 pub fn resume(args: &ResumeArgs, out: &mut impl Write) -> anyhow::Result<()> {
-    let was = write_all(0).context("enforcement cannot be resumed")?;
+    // Not 0: the next agent must know that what was refused was let in.
+    let was = write_all(PAST).context("enforcement cannot be resumed")?;
     let text = match (args.output, was) {
         (Output::Json, _) => serde_json::json!({"paused": false, "was_paused": was}).to_string(),
         (Output::Text, true) => "resumed: what is refused is dropped again".to_owned(),

@@ -11,6 +11,7 @@ use aya::{Ebpf, EbpfLoader};
 use gwfilter_common::abi::{
     CONTROL_LEN, CONTROL_MAP, COUNT_MAP, MAX_LISTENERS, MAX_RULES, REASONS, RULES_MAP, Tally,
 };
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::pins::{Pins, PinsError};
@@ -72,6 +73,15 @@ pub enum KeptError {
     },
 }
 
+/// The kernel's numbers of the maps of counters: within one boot, no other map ever has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterMaps {
+    /// Of those of listeners.
+    pub count: u32,
+    /// Of those of rules.
+    pub rules: u32,
+}
+
 /// Which of the maps an earlier agent has left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Adopted {
@@ -81,39 +91,44 @@ pub struct Adopted {
     pub counters: bool,
 }
 
-/// Has `loader` go on with the maps that are pinned. A pin that holds something else is removed: the kernel would not load a program over it.
+/// Has `loader` go on with the maps that are pinned: with those of counters only if `known` says that the names behind their indices are. A pin
+/// that holds something else is removed: the kernel would not load a program over it.
 ///
 /// # Errors
 /// Such a pin cannot be removed.
-pub(super) fn adopt(loader: &mut EbpfLoader<'_>, pins: &Pins) -> Result<Adopted, PinsError> {
-    let fits = |shape: &Shape| {
+pub(super) fn adopt(
+    loader: &mut EbpfLoader<'_>,
+    pins: &Pins,
+    known: impl FnOnce(CounterMaps) -> bool,
+) -> Result<Adopted, PinsError> {
+    let pinned = |shape: &Shape| {
         let path = pins.map_path(shape.pin);
-        path.exists() && MapData::from_pin(&path).is_ok_and(|map| shape.fits(&map))
+        let map = MapData::from_pin(&path).ok().filter(|map| shape.fits(map))?;
+        map.info().ok().map(|info| info.id())
     };
-    let adopted = SHAPES.map(|shape| {
-        let fits = fits(&shape);
-        (shape, fits)
-    });
-    // Both or none: the names behind the indices are stored together.
-    let counters = adopted
-        .iter()
-        .filter(|(s, _)| s.map != CONTROL_MAP)
-        .all(|(_, fits)| *fits);
-    let control = adopted.iter().any(|(s, fits)| s.map == CONTROL_MAP && *fits);
-    for (shape, _) in adopted {
-        let path = pins.map_path(shape.pin);
-        if if shape.map == CONTROL_MAP {
-            control
-        } else {
-            counters
-        } {
-            loader.map_pin_path(shape.map, path);
-        } else if path.exists() {
-            warn!(path = %path.display(), "a pinned map is not what this version of gwfilter keeps there, and is made anew");
-            pins.forget_map(shape.pin)?;
+    let [control, count, rules] = &SHAPES;
+    let adopted = Adopted {
+        control: pinned(control).is_some(),
+        counters: match (pinned(count), pinned(rules)) {
+            (Some(count), Some(rules)) => known(CounterMaps { count, rules }),
+            _ => false,
+        },
+    };
+    for (shape, adopts) in [
+        (control, adopted.control),
+        (count, adopted.counters),
+        (rules, adopted.counters),
+    ] {
+        if adopts {
+            loader.map_pin_path(shape.map, pins.map_path(shape.pin));
+        } else if pins.forget_map(shape.pin)? {
+            warn!(
+                map = shape.map,
+                "a pinned map cannot be gone on with, and is made anew"
+            );
         }
     }
-    Ok(Adopted { control, counters })
+    Ok(adopted)
 }
 
 /// Handles of the maps, to pin them by.
@@ -136,6 +151,18 @@ impl Kept {
             Ok((name, shape.pin, data))
         };
         SHAPES.iter().map(handle).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Numbers of the maps of counters.
+    pub(super) fn counters(&self) -> Option<CounterMaps> {
+        let id = |name| {
+            let (_, _, map) = self.0.iter().find(|(map, ..)| *map == name)?;
+            map.info().ok().map(|info| info.id())
+        };
+        Some(CounterMaps {
+            count: id(COUNT_MAP)?,
+            rules: id(RULES_MAP)?,
+        })
     }
 
     /// Pins what is not pinned.

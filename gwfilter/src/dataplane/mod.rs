@@ -21,7 +21,7 @@ use attach::{AttachError, Attached, BesideError, Kit};
 use choice::{Device, XdpMode};
 use control::Control;
 use headers::Headers;
-use kept::{Adopted, Kept, KeptError};
+use kept::{Adopted, CounterMaps, Kept, KeptError};
 use pins::{Hook, Pin, Pins, PinsError};
 use tables::{Tables, TablesError};
 
@@ -86,12 +86,24 @@ impl std::fmt::Debug for Dataplane {
 }
 
 impl Dataplane {
-    /// Checks the rights, takes the lock of this network namespace and loads the object: maps, but no program yet.
-    /// Nothing is attached and nothing that is attached is touched.
+    /// As [`Self::load_after`], with counters that begin anew.
     ///
     /// # Errors
     /// Each thing that is missing, by name.
     pub fn load(packet_log: PacketLog) -> Result<Self, DataplaneError> {
+        Self::load_after(packet_log, |_| false)
+    }
+
+    /// Checks the rights, takes the lock of this network namespace and loads the object: maps, but no program yet.
+    /// Nothing is attached and nothing that is attached is touched. `known` is asked whether the names behind the indices of an earlier
+    /// agent's counters are known; if not, counters begin anew.
+    ///
+    /// # Errors
+    /// Each thing that is missing, by name.
+    pub fn load_after(
+        packet_log: PacketLog,
+        known: impl FnOnce(CounterMaps) -> bool,
+    ) -> Result<Self, DataplaneError> {
         let bytes = object::embedded()?;
         let missing = rights::missing();
         if !missing.is_empty() {
@@ -111,7 +123,7 @@ impl Dataplane {
         if streams.exists() {
             loader.map_pin_path(SYN_MAP, streams);
         }
-        let adopted = kept::adopt(&mut loader, &pins)?;
+        let adopted = kept::adopt(&mut loader, &pins, known)?;
         let mut ebpf = loader
             .load(bytes)
             .map_err(|e| DataplaneError::Load(Box::new(e)))?;
@@ -152,6 +164,12 @@ impl Dataplane {
     #[must_use]
     pub const fn adopted(&self) -> Adopted {
         self.adopted
+    }
+
+    /// Numbers of the maps of counters.
+    #[must_use]
+    pub fn counter_maps(&self) -> Option<CounterMaps> {
+        self.kept.counters()
     }
 
     /// Pins what is to outlive the agent. To be called before the first program is attached; doing it again pins what is not pinned any more.

@@ -11,15 +11,20 @@ use gwfilter_common::abi::{
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::drain::{Group, Memory};
-use super::names::{Indices, ListenerName, Names};
+use super::names::Indices;
 use super::op::{Op, PlanError};
 use super::proxied::{self, Elements, Pools};
 use super::ranges::Prefix;
 use super::root::RootImage;
 use super::slots::{Finished, Next};
-use super::{Plan, Settings, State, leaves};
+use super::{Plan, Settings, State, leaves, saved};
 use crate::desired::{Desired, Outcome, ProxyTables, SourceTables, Target, Verdict};
 use crate::gateway::model::{Protocol, TupleKey};
+
+/// Indices of listeners are below this, …
+pub(super) const LISTENERS: u32 = MAX_LISTENERS;
+/// … and those of rules below this.
+pub(super) const RULES: u32 = MAX_RULES;
 
 /// What all tuples with the same past and the same target share.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +86,7 @@ impl<'a> Draft<'a> {
         let names: BTreeSet<Arc<str>> = judged.iter().map(|(_, t)| t.listener.clone()).collect();
         let listeners = before
             .listeners
-            .assign(&names, before.generation, generation, MAX_LISTENERS);
+            .assign(&names, before.generation, generation, LISTENERS);
         if !listeners.without.is_empty() {
             return Err(PlanError::TooManyListeners {
                 wanted: listeners.zero.len() + listeners.without.len(),
@@ -91,7 +96,7 @@ impl<'a> Draft<'a> {
         }
         let rules = before
             .rules
-            .assign(&rule_names(&judged), before.generation, generation, MAX_RULES);
+            .assign(&rule_names(&judged), before.generation, generation, RULES);
         let zero = (rules.zero.iter().map(|i| Op::ZeroRule { index: *i }))
             .chain(listeners.zero.iter().map(|i| Op::ZeroListener { index: *i }))
             .collect();
@@ -119,6 +124,7 @@ impl<'a> Draft<'a> {
     pub(super) fn finish(mut self) -> Result<Plan, PlanError> {
         let mut tuples = Vec::with_capacity(self.judged.len());
         let mut members: BTreeMap<TupleKey, usize> = BTreeMap::new();
+        let mut pods: BTreeSet<TupleKey> = BTreeSet::new();
         let mut deadlines: Vec<u64> = Vec::new();
         for (key, target) in std::mem::take(&mut self.judged) {
             let mut tuple = self.tuple(&key, target);
@@ -136,6 +142,9 @@ impl<'a> Draft<'a> {
                 tuple.never_table = placed.never_table;
                 tuple.flags |= if placed.new_only { TUPLE_NEW_ONLY } else { 0 };
                 members.insert(key, placed.group);
+                if target.pod_address {
+                    pods.insert(key);
+                }
             }
             tuples.push(tuple);
         }
@@ -151,6 +160,7 @@ impl<'a> Draft<'a> {
             groups,
             tuples: members,
             rewritten: self.rewritten,
+            pods,
         };
         let next_deadline_ms = deadlines.into_iter().min();
 
@@ -187,14 +197,7 @@ impl<'a> Draft<'a> {
                 .chain(clears(&never4))
                 .chain(clears(&never6)),
         );
-        let names = Names {
-            listeners: self
-                .listeners
-                .iter()
-                .map(|(i, n)| (i, ListenerName::parse(n)))
-                .collect(),
-            rules: self.rules.iter().map(|(i, n)| (i, n.clone())).collect(),
-        };
+        let names = saved::names(&self.listeners, &self.rules);
         let next = State {
             generation: self.generation,
             root,

@@ -9,7 +9,7 @@
 //!
 //! [`Memory`] is plain data and serializable, so it can outlive the agent; its times are those given to the planner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +79,8 @@ pub(super) struct Memory {
     /// connections): nothing drains those connections, and they would carry another peer address now.
     #[serde(with = "pairs")]
     pub(super) rewritten: BTreeMap<TupleKey, Option<u64>>,
+    /// Those of `tuples` that are addresses of pods.
+    pub(super) pods: BTreeSet<TupleKey>,
 }
 
 impl Memory {
@@ -170,6 +172,7 @@ mod tests {
             groups: vec![group],
             tuples: BTreeMap::from([(key, 0)]),
             rewritten: BTreeMap::from([(key, Some(9)), (TupleKey { port: 80, ..key }, None)]),
+            pods: BTreeSet::from([key]),
         };
         let text = serde_json::to_string(&memory).unwrap();
         assert_eq!(serde_json::from_str::<Memory>(&text).unwrap(), memory);

@@ -20,6 +20,7 @@ mod op;
 mod proxied;
 mod ranges;
 mod root;
+mod saved;
 mod slots;
 mod withdraw;
 
@@ -32,6 +33,7 @@ pub use image::Image;
 pub use names::{ListenerName, Names};
 pub use op::{Entries4, Entries6, Kind, Op, PlanError};
 pub use root::RootImage;
+pub use saved::{Counters, Draining, Past};
 pub use withdraw::withdraw;
 
 use crate::desired::Desired;
@@ -39,7 +41,7 @@ use crate::gateway::model::TupleKey;
 use draft::Draft;
 use drain::Memory;
 use names::Indices;
-use proxied::Past;
+use proxied::Past as ProxyPast;
 use slots::Pool;
 
 /// The windows, in milliseconds.
@@ -74,7 +76,7 @@ struct State {
     names: Names,
     memory: Memory,
     /// Destinations that are judged by the PROXY header. Without it (after a restart) every one of them counts as changed.
-    proxied: BTreeMap<TupleKey, Past>,
+    proxied: BTreeMap<TupleKey, ProxyPast>,
 }
 
 /// What to do next.

@@ -36,14 +36,14 @@ pub struct Names {
 /// Who has which index of one counter map.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Indices {
-    by_name: BTreeMap<Arc<str>, Holder>,
+    pub(super) by_name: BTreeMap<Arc<str>, Holder>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Holder {
-    index: u32,
+pub(super) struct Holder {
+    pub(super) index: u32,
     /// The last generation that used it.
-    used: u64,
+    pub(super) used: u64,
 }
 
 /// What [`Indices::assign`] found out.

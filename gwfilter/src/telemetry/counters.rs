@@ -77,6 +77,11 @@ pub struct Book {
 }
 
 impl Book {
+    /// Begins with what was counted before: no line tells it, but the totals hold it.
+    pub fn begin(&mut self, reading: Reading) {
+        self.last = reading;
+    }
+
     /// The lines for what happened since the last reading: gateways first, each in order of its name, and rules last.
     pub fn lines(&mut self, now: Reading) -> Vec<Line> {
         let mut gateways: BTreeMap<&Arc<str>, Sums> = BTreeMap::new();

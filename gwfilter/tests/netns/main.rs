@@ -8,3 +8,4 @@ mod exit;
 mod lab;
 mod lease;
 mod reload;
+mod restart;

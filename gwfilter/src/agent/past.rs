@@ -1,0 +1,230 @@
+//! What the next agent is to know of the past, on the disk: who has which counter, and what is draining.
+//!
+//! Believed only within the boot and with the very maps of counters that it was written for: whoever takes gwfilter off, or restarts the node,
+//! ends it. Not flushed to the disk: a file that a power cut damages is of another boot.
+
+use std::path::{Path, PathBuf};
+
+use gwfilter_common::abi::FOREVER;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::disk;
+use crate::control::{Span, Words};
+use crate::dataplane::kept::CounterMaps;
+use crate::plan::{Counters, Draining, Past};
+use crate::telemetry::chain;
+
+const FORMAT: u32 = 1;
+
+/// What a file of the past is good for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    format: u32,
+    boot_id: String,
+    maps: CounterMaps,
+}
+
+/// Line 1 of each file; the rest is what it is about.
+fn stamp(maps: CounterMaps) -> Option<Stamp> {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(Stamp {
+        format: FORMAT,
+        boot_id: boot_id.trim().to_owned(),
+        maps,
+    })
+}
+
+/// Where the past of this network namespace is.
+#[derive(Clone, Debug)]
+pub(super) struct Shelf {
+    dir: PathBuf,
+    /// Ends the names of the files.
+    namespace: String,
+    maps: Option<CounterMaps>,
+    failed: bool,
+}
+
+impl Shelf {
+    /// In `dir`; `namespace` tells network namespaces of one machine apart.
+    pub(super) fn new(dir: PathBuf, namespace: String) -> Self {
+        Self {
+            dir,
+            namespace,
+            maps: None,
+            failed: false,
+        }
+    }
+
+    /// What is written from now on is about these maps.
+    pub(super) fn set_maps(&mut self, maps: CounterMaps) {
+        self.maps = Some(maps);
+    }
+
+    fn counters(&self) -> String {
+        format!("counters-{}.json", self.namespace)
+    }
+
+    fn draining(&self) -> String {
+        format!("draining-{}.json", self.namespace)
+    }
+
+    /// Who has which counter of `maps`, if that is known.
+    pub(super) fn read_counters(&self, maps: CounterMaps) -> Option<Counters> {
+        serde_json::from_slice(&read(&self.dir.join(self.counters()), maps)?).ok()
+    }
+
+    /// What was refused and what was draining when `maps` were written last.
+    pub(super) fn read_draining(&self, maps: CounterMaps) -> Option<Past> {
+        Past::decode(&read(&self.dir.join(self.draining()), maps)?)
+    }
+
+    /// Notes who has which counter.
+    pub(super) fn note(&mut self, counters: &Counters) {
+        // Our own plain types; there is nothing in them that JSON does not have.
+        let text = serde_json::to_vec(counters).unwrap_or_default();
+        let outcome = self.write(&self.counters(), &text);
+        self.tell(outcome);
+    }
+
+    /// Notes what is draining.
+    pub(super) fn keep(&self, draining: &Draining) -> Result<(), String> {
+        self.write(&self.draining(), &draining.encode())
+    }
+
+    fn write(&self, name: &str, text: &[u8]) -> Result<(), String> {
+        let maps = self.maps.ok_or("the maps of counters have no number")?;
+        let stamp = stamp(maps).ok_or("the boot id cannot be read")?;
+        let mut bytes = serde_json::to_vec(&stamp).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes.extend_from_slice(text);
+        disk::write_for_this_boot(&self.dir, name, &bytes).map_err(|e| chain(&e))
+    }
+
+    fn tell(&mut self, outcome: Result<(), String>) {
+        if let Err(error) = &outcome
+            && !self.failed
+        {
+            warn!(
+                dir = %self.dir.display(),
+                error,
+                "what the next agent is to know of the past cannot be written: counters would begin anew, and every drain window with them"
+            );
+        }
+        self.failed = outcome.is_err();
+    }
+}
+
+fn read(path: &Path, maps: CounterMaps) -> Option<Vec<u8>> {
+    let bytes = match disk::read(path) {
+        Ok(bytes) => bytes?,
+        Err(e) => {
+            warn!(error = chain(&e), "what an earlier agent wrote down is not used");
+            return None;
+        }
+    };
+    let at = bytes.iter().position(|b| *b == b'\n')?;
+    let (head, body) = bytes.split_at_checked(at)?;
+    let head: Stamp = serde_json::from_slice(head).ok()?;
+    (Some(head) == stamp(maps)).then(|| body.to_vec())
+}
+
+/// The past as far as it holds. While a lease is over or enforcement paused, what was refused was let in, and may have connections that only
+/// a drain window spares.
+pub(super) fn still(past: Past, words: Words, now: u64) -> Past {
+    let over = |until| until != FOREVER && Span::of(now, until) == Span::Over;
+    if over(words.lease) || words.paused != 0 {
+        past.let_in()
+    } else if over(words.pod_lease) {
+        past.let_in_at_pods()
+    } else {
+        past
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::desired::Desired;
+    use crate::plan::{Planner, Settings};
+
+    const MAPS: CounterMaps = CounterMaps { count: 7, rules: 8 };
+
+    fn shelf(dir: &Path) -> Shelf {
+        let mut shelf = Shelf::new(dir.to_owned(), "net-1".to_owned());
+        shelf.set_maps(MAPS);
+        shelf
+    }
+
+    fn planner() -> Planner {
+        let mut planner = Planner::new(Settings {
+            drain_ms: 1,
+            rewritten_drain_ms: 1,
+        });
+        let plan = planner.plan(&Desired::default(), 0).unwrap();
+        planner.commit(&plan);
+        planner
+    }
+
+    #[test]
+    fn what_was_noted_then_read_by_the_next_agent_with_the_same_maps_and_by_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut shelf, planner) = (shelf(dir.path()), planner());
+        assert_eq!(shelf.read_counters(MAPS), None);
+        let counters = planner.counters(None);
+        shelf.note(&counters);
+        shelf.keep(&planner.draining()).unwrap();
+        assert_eq!(shelf.read_counters(MAPS), Some(counters));
+        assert!(shelf.read_draining(MAPS).is_some());
+        let others = CounterMaps { count: 9, ..MAPS };
+        assert_eq!(shelf.read_counters(others), None);
+        assert_eq!(shelf.read_draining(others), None);
+        let elsewhere = Shelf::new(dir.path().to_owned(), "net-2".to_owned());
+        assert_eq!(elsewhere.read_counters(MAPS), None);
+    }
+
+    #[test]
+    fn another_boot_or_half_a_file_then_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shelf = shelf(dir.path());
+        shelf.note(&planner().counters(None));
+        let path = dir.path().join(shelf.counters());
+        let text = fs::read_to_string(&path).unwrap();
+        let boot_id = stamp(MAPS).unwrap().boot_id;
+        for wrong in [
+            text.replace(&boot_id, "another"),
+            text.replace("\"format\":1", "\"format\":2"),
+            text[..text.len() / 2].to_owned(),
+            text[..text.len() - 3].to_owned(),
+            String::new(),
+        ] {
+            fs::write(&path, &wrong).unwrap();
+            assert_eq!(shelf.read_counters(MAPS), None, "{wrong}");
+        }
+        fs::write(&path, text).unwrap();
+        assert!(shelf.read_counters(MAPS).is_some());
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_then_told_once_and_gone_on() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        let mut shelf = shelf(&dir.path().join("file/no"));
+        shelf.note(&planner().counters(None));
+        assert!(shelf.failed);
+    }
+
+    #[test]
+    fn refusals_that_were_suspended_then_forgotten() {
+        let past = || Past::default();
+        let words = |lease, pod_lease, paused| Words {
+            lease,
+            pod_lease,
+            paused,
+        };
+        // What each does is the planner's to test; here, that nothing is lost while the leases run.
+        assert_eq!(still(past(), words(FOREVER, FOREVER, 0), 5), past());
+    }
+}
