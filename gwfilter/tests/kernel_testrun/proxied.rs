@@ -1,9 +1,9 @@
 //! The programs under the segments of `gwfilter_common::testing::proxied`.
 
 use gwfilter_common::abi;
-use gwfilter_common::testing::cases::Want;
 use gwfilter_common::testing::proxied;
 
+use crate::Expected;
 use crate::object::{Hook, Object, Scan};
 
 #[test]
@@ -16,30 +16,11 @@ fn each_segment_to_a_proxy_tuple_then_the_action_and_counter_of_its_row() {
                 // The run before has left the SYNs.
                 continue;
             }
-            object.zero(Scan::Cases).unwrap();
             let action = object.run(hook, &step.frame).unwrap();
-            let Want {
-                reason,
-                listener,
-                rule,
-                would_drop,
-                ..
-            } = step.want;
             assert_eq!(action, step.want.action, "{hook:?}: {}", step.name);
-            let counted = object.listener_counters(Scan::Cases).unwrap();
-            let keys: Vec<_> = counted.keys().copied().collect();
-            assert_eq!(
-                keys,
-                [(listener, u32::from(reason.code()))],
-                "{hook:?}: {}",
-                step.name
-            );
-            let tally = counted[&keys[0]];
-            assert_eq!(tally.passed + tally.dropped, 1, "{hook:?}: {}", step.name);
-            assert_eq!(tally.would_drop == 1, would_drop, "{hook:?}: {}", step.name);
-            let rules: Vec<_> = object.rule_counters(Scan::Cases).unwrap().into_keys().collect();
-            let counts = rule != 0;
-            assert_eq!(!rules.is_empty(), counts, "{hook:?}: {}", step.name);
+            let mut expected = Expected::default();
+            expected.add(step.want);
+            expected.assert_counted(&mut object, Scan::Cases, &format!("{hook:?}: {}", step.name));
         }
     }
 }
