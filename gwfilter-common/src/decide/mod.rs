@@ -413,4 +413,6 @@ fn refusal(leaf: &Leaf) -> Option<Reason> {
 }
 
 #[cfg(test)]
+mod first_segments;
+#[cfg(test)]
 mod tests;
