@@ -24,6 +24,9 @@ use crate::lab::{
 /// What the issue promises, from the client's first byte to the end at either side.
 const REFUSED_WITHIN: Duration = Duration::from_millis(50);
 
+/// How long Envoy's socket is watched: far below the 15 s after which it closes one that gets no header.
+const WATCHED: Duration = Duration::from_secs(2);
+
 /// Who is cut off by these ways and who is not, with a policy in each action.
 fn only_b_gets_in(lab: &mut Lab, at: &[SocketAddr]) {
     for (action, blocks) in [("DENY", A), ("ALLOW", B)] {
@@ -244,7 +247,7 @@ fn a_firewall_on_both_sides_that_lets_no_invalid_segment_through_then_both_ends_
     let at: Vec<SocketAddr> = ways.iter().map(|way| way.at).collect();
     only_b_gets_in(&mut lab, &at);
     // As the gateway's sockets, so the node's memory of the connections: closed by the reset that went on, not left to time out.
-    let open = poll::until(SOON, || {
+    let open = poll::until(WATCHED, || {
         let open = tracked(&lab.site.node, &["dport=30080", "ESTABLISHED"]);
         (established(&lab.site) == 0 && open.is_empty()).then_some(())
     });
@@ -271,13 +274,13 @@ fn one_refusal(lab: &Lab, at: SocketAddr) -> (Duration, Duration) {
         .site
         .pod
         .enter(|| {
-            poll::every(Duration::from_micros(200), SOON, || {
+            poll::every(Duration::from_micros(200), WATCHED, || {
                 (established_here() == 0).then(|| began.elapsed())
             })
         })
         .expect("entered");
     assert_eq!(answer, Answer::Reset);
-    (at_client, gone.expect("Envoy lets go of its socket"))
+    (at_client, gone.unwrap_or(WATCHED))
 }
 
 #[test]
