@@ -37,7 +37,7 @@ pub enum Reason {
     /// The source would be refused, but the packet opens no connection and the destination is an address of this node: it
     /// may be a reply to a connection of the node whose source port, picked by SNAT, equals the tuple's port.
     MaybeReply = 14,
-    /// A segment to a gateway in PROXY mode that does not begin like a PROXY header: data, or nothing.
+    /// A segment to a gateway in PROXY mode that does not begin like a PROXY header: data, or nothing. Not counted.
     NoHeader = 15,
     /// It begins like a PROXY header, but where its stream begins is not known: the SYN was not seen, or is forgotten.
     FirstSegmentUnknown = 16,
@@ -120,6 +120,13 @@ impl Reason {
             Self::LeaseExpired => "lease-expired",
             Self::Paused => "paused",
         }
+    }
+
+    /// Whether packets of this outcome are counted: all, but those that nearly every packet is and whose cost would show.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_counted(self) -> bool {
+        !matches!(self, Self::NotAGateway | Self::NoHeader)
     }
 
     /// The counter index.

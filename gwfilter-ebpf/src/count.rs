@@ -2,14 +2,13 @@
 
 use gwfilter_common::abi::{REASONS, Tally};
 use gwfilter_common::decide::{Action, Decision};
-use gwfilter_common::reason::Reason;
 
 use crate::maps::{GWF_COUNT, GWF_RULES};
 
 /// Counts one decision.
 #[inline(always)]
 pub(crate) fn count(decision: &Decision) {
-    if decision.reason == Reason::NotAGateway {
+    if !decision.reason.is_counted() {
         return;
     }
     add(

@@ -4,6 +4,7 @@
 //! [`maps`] looks up, [`count`] and [`packet_log`] tell.
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod count;
 mod header;

@@ -59,8 +59,79 @@ fn direct<const N: usize>(data: *const u32, data_end: *const u32, off: u32) -> O
         return None;
     }
     // SAFETY: the context's `data` and `data_end` delimit packet memory, and the read lies between them; the verifier
-    // checks the same. Any bytes are a valid array of bytes, whose alignment is 1.
-    Some(unsafe { *(at as *const [u8; N]) })
+    // checks the same.
+    Some(unsafe { words(at) })
+}
+
+/// The `N` bytes at `at`, in as few loads as they take: the compiler does not know that the machine takes words at any address, and would
+/// load (and spill) bytes one by one.
+///
+/// # Safety
+/// They are readable.
+#[inline(always)]
+unsafe fn words<const N: usize>(at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    let to: *mut u8 = bytes.as_mut_ptr();
+    let mut off = 0;
+    // SAFETY: each load and store lies within the `N` bytes: `off` never passes what is left of them.
+    unsafe {
+        if N >= 8 {
+            to.cast::<u64>().write_unaligned(load::u64(at));
+            off = 8;
+        }
+        if N >= 16 {
+            to.add(8).cast::<u64>().write_unaligned(load::u64(at + 8));
+            off = 16;
+        }
+        if N - off >= 4 {
+            to.add(off).cast::<u32>().write_unaligned(load::u32(at + off));
+            off += 4;
+        }
+        if N - off >= 2 {
+            to.add(off).cast::<u16>().write_unaligned(load::u16(at + off));
+            off += 2;
+        }
+        while off < N {
+            to.add(off).write(*((at + off) as *const u8));
+            off += 1;
+        }
+    }
+    bytes
+}
+
+/// Loads of one instruction at any address. Not by a pointer of the type, which would have to be aligned.
+mod load {
+    macro_rules! load {
+        ($word:ident, $instruction:literal) => {
+            /// # Safety
+            /// The bytes at `at` are readable.
+            #[inline(always)]
+            pub(super) unsafe fn $word(at: usize) -> $word {
+                #[cfg(target_arch = "bpf")]
+                {
+                    let word: $word;
+                    // SAFETY: it loads what the caller says is readable, and nothing else.
+                    unsafe {
+                        core::arch::asm!(
+                            $instruction,
+                            word = out(reg) word,
+                            at = in(reg) at,
+                            options(pure, readonly, nostack),
+                        );
+                    }
+                    word
+                }
+                #[cfg(not(target_arch = "bpf"))]
+                // SAFETY: as the caller says.
+                unsafe {
+                    (at as *const $word).read_unaligned()
+                }
+            }
+        };
+    }
+    load!(u64, "{word} = *(u64 *)({at} + 0)");
+    load!(u32, "{word} = *(u32 *)({at} + 0)");
+    load!(u16, "{word} = *(u16 *)({at} + 0)");
 }
 
 /// [`direct`] for XDP.

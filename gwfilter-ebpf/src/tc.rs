@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use gwfilter_common::abi::{NEXT_HEADER, NEXT_REFUSE};
-use gwfilter_common::decide::{Action, Decision, Scope, decide_in};
+use gwfilter_common::decide::{Action, Decision, Scope, decide_in, passes};
 use gwfilter_common::logline::HOOK_TC;
 use gwfilter_common::reason::Reason;
 
@@ -28,6 +28,9 @@ fn gwf_tc_proxy(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn run(ctx: &TcContext, scope: Scope) -> i32 {
     let packet = TcReader(ctx);
+    if passes(&packet, &Maps, scope) {
+        return TC_ACT_UNSPEC;
+    }
     let decision = decide_in(&packet, &Maps, scope);
     if decision.action == Action::Look {
         // SAFETY: the context is this program's.

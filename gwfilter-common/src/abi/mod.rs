@@ -259,7 +259,13 @@ const _: () = {
 #[inline(always)]
 #[must_use]
 pub fn hash(seed: u32, addr: &[u8; 16], port: u16, protocol: u8) -> u32 {
-    let [a, b] = halves(addr);
+    hash_of_words(seed, halves(addr), port, protocol)
+}
+
+/// [`hash`] of an address as the two words that a [`Tuple`] begins with.
+#[inline(always)]
+#[must_use]
+pub fn hash_of_words(seed: u32, [a, b]: [u64; 2], port: u16, protocol: u8) -> u32 {
     // Seed, port and protocol are mixed before an address meets them: if they were not, addresses that differ in the bits of their ports'
     // difference would collide under every seed.
     let mut h = u64::from(seed) | (u64::from(port) << 32) | (u64::from(protocol) << 48);
@@ -343,8 +349,7 @@ impl Tuple {
     /// The three words by which a destination is found: the address, then port, protocol and family.
     #[inline(always)]
     #[must_use]
-    pub fn key(addr: &[u8; 16], port: u16, protocol: u8, family: Family) -> [u64; 3] {
-        let [a, b] = halves(addr);
+    pub fn key([a, b]: [u64; 2], port: u16, protocol: u8, family: Family) -> [u64; 3] {
         let family = match family {
             Family::V4 => 4,
             Family::V6 => 6,

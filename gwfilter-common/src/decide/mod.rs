@@ -4,12 +4,15 @@
 //! gateway: ports, bitmap, tuple; only then the rest of the packet, the never-drop sources and the source table.
 
 pub mod proxy;
+mod quick;
 
 use crate::abi::{self, Header, Leaf, Slot, SynEntry, SynKey, Tuple};
 use crate::read::PacketRead;
 use crate::reason::Reason;
+use crate::wire::l4::Tcp;
 use crate::wire::{self, Family, Located, Transport, ipv4, ipv6, l4};
 pub use proxy::Look;
+pub use quick::passes;
 
 /// What happens to the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,21 +194,17 @@ pub fn decide_in<R: PacketRead, T: Tables>(packet: &R, tables: &T, scope: Scope)
     if !scope.takes(found.tuple.flags) {
         return Decision::untouched();
     }
-    let tcp_flags = match judgeable(packet, &at, &found.tuple) {
-        Ok(flags) => flags,
+    let tcp = match judgeable(packet, &at, &found.tuple) {
+        Ok(tcp) => tcp,
         Err(decision) => return decision,
     };
     if scope != Scope::Xdp && found.tuple.flags & abi::TUPLE_PROXY != 0 {
-        return proxy::glance(packet, &at, &found.tuple, tcp_flags);
+        return proxy::glance(packet, &at, &found.tuple, tcp);
     }
-    judge(
-        tables,
-        &at,
-        found.header_flags,
-        &found.tuple,
-        found.source,
-        tcp_flags,
-    )
+    let Some(source) = at.source(packet) else {
+        return Decision::pass(Reason::Unparseable, found.tuple.listener);
+    };
+    judge(tables, &at, found.header_flags, &found.tuple, source, tcp.flags)
 }
 
 /// Decides a frame that [`decide_in`] wants to be looked at. The kernel takes the same steps, one function for each.
@@ -224,7 +223,6 @@ struct Found<Root> {
     root: Root,
     header_flags: u32,
     tuple: Tuple,
-    source: [u8; 16],
 }
 
 #[inline(always)]
@@ -255,14 +253,14 @@ fn lookup<'a, R: PacketRead, T: Tables>(
     if bits & mask == 0 {
         return Err(Decision::untouched());
     }
-    let Some((source, destination)) = at.addresses(packet) else {
+    let Some(destination) = at.destination_words(packet) else {
         return Err(Decision::unattributed(Reason::Unparseable));
     };
     let header = root.slot(0).map(Header::from_slot).ok_or_else(missing)?;
     if header.abi_version != abi::ABI_VERSION {
         return Err(missing());
     }
-    let Some(tuple) = find(&root, header.seed, at, &destination, port) else {
+    let Some(tuple) = find(&root, header.seed, at, destination, port) else {
         return Err(Decision::untouched());
     };
     if tuple.listener == abi::NO_LISTENER || tuple.listener >= abi::MAX_LISTENERS {
@@ -272,17 +270,16 @@ fn lookup<'a, R: PacketRead, T: Tables>(
         root,
         header_flags: header.flags,
         tuple,
-        source,
     })
 }
 
-/// The TCP flags of a segment that may be judged.
+/// What the header of a segment says that may be judged.
 #[inline(always)]
-fn judgeable<R: PacketRead>(packet: &R, at: &Transport, tuple: &Tuple) -> Result<u8, Decision> {
+fn judgeable<R: PacketRead>(packet: &R, at: &Transport, tuple: &Tuple) -> Result<Tcp, Decision> {
     match at.judgeable(packet) {
         None => Err(Decision::pass(Reason::Unparseable, tuple.listener)),
         Some(_) if at.protocol != l4::TCP => Err(Decision::pass(Reason::LeftToGateway, tuple.listener)),
-        Some(tcp_flags) => Ok(tcp_flags),
+        Some(tcp) => Ok(tcp),
     }
 }
 
@@ -298,10 +295,10 @@ fn find<T: RootTable>(
     root: &T,
     seed: u32,
     at: &Transport,
-    destination: &[u8; 16],
+    destination: [u64; 2],
     port: u16,
 ) -> Option<Tuple> {
-    let hash = abi::hash(seed, destination, port, at.protocol);
+    let hash = abi::hash_of_words(seed, destination, port, at.protocol);
     let [wanted_a, wanted_b, wanted_c] = Tuple::key(destination, port, at.protocol, at.family);
     for probe in 0..abi::MAX_PROBES {
         let slot = root.slot(abi::bucket(hash, probe))?;
@@ -441,5 +438,7 @@ fn refusal(leaf: &Leaf) -> Option<Reason> {
     }
 }
 
+#[cfg(test)]
+mod first_segments;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,8 @@ use crate::abi::{self, Leaf, Proxy, Slot, SynEntry, SynKey, Tuple};
 use crate::proxy::{self, Header, Parsed, Version};
 use crate::read::PacketRead;
 use crate::reason::Reason;
-use crate::wire::{Family, Flow, Transport, l4};
+use crate::wire::l4::{self, Tcp};
+use crate::wire::{Family, Flow, Transport};
 
 use super::{
     Action, Client, Decision, RootTable, Source, Streams, Tables, judgeable, lookup, narrow, refusal, refuse,
@@ -111,27 +112,12 @@ impl Default for Look {
 
 /// Whether a segment is worth a look. Nearly all are not.
 #[inline(always)]
-pub(super) fn glance<R: PacketRead>(packet: &R, at: &Transport, tuple: &Tuple, tcp_flags: u8) -> Decision {
-    let header = || {
-        let payload = payload(packet, at)?;
-        proxy::version(packet, payload, at.end)
-    };
-    let action = if l4::opens_connection(tcp_flags) || header().is_some() {
-        Action::Look
-    } else {
-        Action::Pass
-    };
+pub(super) fn glance<R: PacketRead>(packet: &R, at: &Transport, tuple: &Tuple, tcp: Tcp) -> Decision {
+    let look = l4::opens_connection(tcp.flags) || proxy::version(packet, tcp.payload, at.end).is_some();
     Decision {
-        action,
+        action: if look { Action::Look } else { Action::Pass },
         ..Decision::pass(Reason::NoHeader, tuple.listener)
     }
-}
-
-/// Where the payload of a segment is. `judgeable` has seen that it does not lie beyond the packet's end.
-#[inline(always)]
-fn payload<R: PacketRead>(packet: &R, at: &Transport) -> Option<u32> {
-    let [offset, _] = packet.read::<2>(at.l4 + 12)?;
-    Some(at.l4 + u32::from(offset >> 4) * 4)
 }
 
 /// Finds the stream of a segment and where it begins; the answer, where there is no header of it to judge.
@@ -154,12 +140,12 @@ pub fn begin<R: PacketRead, T: Tables, S: Streams>(
     if found.tuple.flags & abi::TUPLE_PROXY == 0 {
         return Some(Decision::untouched());
     }
-    let tcp_flags = match judgeable(packet, &at, &found.tuple) {
-        Ok(flags) => flags,
+    let tcp = match judgeable(packet, &at, &found.tuple) {
+        Ok(tcp) => tcp,
         Err(decision) => return Some(decision),
     };
     look.tuple = found.tuple;
-    let (Some(payload), Some(sequence)) = (payload(packet, &at), packet.read::<4>(at.l4 + 4)) else {
+    let (Some(source), Some(sequence)) = (at.source(packet), packet.read::<4>(at.l4 + 4)) else {
         return Some(look.pass(Reason::Unparseable));
     };
     let sequence = u32::from_be_bytes(sequence);
@@ -168,15 +154,15 @@ pub fn begin<R: PacketRead, T: Tables, S: Streams>(
     };
     look.proxy = proxy;
     look.header_flags = found.header_flags;
-    (look.payload, look.end) = (payload, at.end);
+    (look.payload, look.end) = (tcp.payload, at.end);
     look.stream = SynKey {
-        source: found.source,
+        source,
         destination: found.tuple.addr,
         source_port,
         destination_port,
         family: at.family.number(),
     };
-    if l4::opens_connection(tcp_flags) {
+    if l4::opens_connection(tcp.flags) {
         look.syn = SynEntry {
             at_ns: streams.now_ns(),
             isn: sequence,
@@ -193,7 +179,7 @@ pub fn begin<R: PacketRead, T: Tables, S: Streams>(
         }
         look.syn = syn;
     }
-    if tcp_flags & l4::URG != 0 {
+    if tcp.flags & l4::URG != 0 {
         // The socket takes the urgent byte out of the stream: the gateway reads something else than what stands here.
         return Some(look.pass(Reason::HeaderInvalid));
     }

@@ -1,7 +1,7 @@
 use std::string::String;
 use std::vec::Vec;
 
-use super::{Action, decide};
+use super::{Action, Scope, decide, decide_in, passes};
 use crate::abi;
 use crate::packet::Packet;
 use crate::read::SliceReader;
@@ -223,4 +223,72 @@ fn the_last_nanosecond_of_a_lease_then_dropped_and_the_next_one_then_passed() {
         [at(0), at(999), at(1000), at(u64::MAX)],
         [Action::Drop, Action::Drop, Action::Pass, Action::Pass]
     );
+}
+
+/// The short way says the same as the long one, or nothing; how often it says something.
+fn short_way(image: &Image, frame: &[u8]) -> usize {
+    let reader = SliceReader(frame);
+    let mut said = 0;
+    for scope in [Scope::All, Scope::Xdp, Scope::BesideXdp] {
+        if passes(&reader, image, scope) {
+            let decision = decide_in(&reader, image, scope);
+            assert_eq!(decision.action, Action::Pass, "{scope:?} {frame:02x?}");
+            assert!(
+                !decision.reason.is_counted(),
+                "{scope:?} {decision:?} {frame:02x?}"
+            );
+            said += 1;
+        }
+    }
+    said
+}
+
+#[test]
+fn frames_of_any_shape_then_the_short_way_passes_only_what_the_long_one_does_uncounted() {
+    let images = [cases::image(0), proxied::image(0)];
+    let mut frames: Vec<Vec<u8>> = cases::cases().into_iter().map(|case| case.frame).collect();
+    frames.extend(proxied::steps().into_iter().map(|step| step.frame));
+    let mut random = Random(7);
+    for _ in 0..100_000 {
+        let mut frame = frames[random.below(2000)].clone();
+        if random.below(2) == 0 {
+            frame = frames[frames.len() - 1 - random.below(150)].clone();
+        }
+        mutate(&mut random, &mut frame);
+        frames.push(frame);
+    }
+    for image in images {
+        let said: usize = frames.iter().map(|frame| short_way(&image, frame)).sum();
+        assert!(said > frames.len() / 2, "{said} of {}", 3 * frames.len());
+    }
+}
+
+#[test]
+fn data_in_the_middle_of_a_stream_then_the_short_way_is_taken() {
+    let data = proxied::segment(
+        50_000,
+        proxied::PROXIED,
+        l4::ACK | 0x08,
+        5000,
+        b"\x17\x03\x03data",
+    );
+    for scope in [Scope::All, Scope::BesideXdp] {
+        assert!(
+            passes(&SliceReader(&data), &proxied::image(0), scope),
+            "{scope:?}"
+        );
+    }
+    for other in [
+        (l4::SYN, &b"data"[..]),
+        (l4::ACK, b"PROXY "),
+        (l4::ACK, b"\r\n\r\n"),
+    ] {
+        let frame = proxied::segment(50_000, proxied::PROXIED, other.0, 5000, other.1);
+        for scope in [Scope::All, Scope::BesideXdp] {
+            assert!(
+                !passes(&SliceReader(&frame), &proxied::image(0), scope),
+                "{other:?}"
+            );
+        }
+    }
 }

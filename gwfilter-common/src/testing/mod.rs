@@ -20,10 +20,12 @@ pub mod cases;
 pub mod control;
 pub mod headers;
 mod lengths;
+pub mod matrix;
 pub mod mutate;
 pub mod property;
 pub mod proxied;
 pub mod proxy;
+pub mod streams;
 pub mod tables;
 
 /// A trie: address, prefix length, value. The list is searched from end to end: slow and obvious.

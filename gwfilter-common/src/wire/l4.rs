@@ -21,17 +21,29 @@ pub const ACK: u8 = 0x10;
 /// TCP flag.
 pub const URG: u8 = 0x20;
 
-/// The flags of the TCP segment at `l4` in a packet that ends at `end`; `None` if the header is not whole, as in
+/// What a TCP header says of its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// The flags of byte 13.
+    pub flags: u8,
+    /// Where the payload begins: at most at the packet's end.
+    pub payload: u32,
+}
+
+/// The header of the TCP segment at `l4` in a packet that ends at `end`; `None` if it is not whole, as in
 /// `tcp_v4_rcv()` of Linux: a data offset below five words, or beyond the segment.
 #[inline(always)]
-pub fn tcp_flags<R: PacketRead>(packet: &R, l4: u32, end: u32) -> Option<u8> {
+pub fn tcp<R: PacketRead>(packet: &R, l4: u32, end: u32) -> Option<Tcp> {
     // Bytes 12 and 13: data offset and flags.
     let [offset, flags] = packet.read::<2>(l4 + 12)?;
     let header = u32::from(offset >> 4) * 4;
     if header < TCP_HEADER_LEN || l4 + header > end {
         return None;
     }
-    Some(flags)
+    Some(Tcp {
+        flags,
+        payload: l4 + header,
+    })
 }
 
 /// Whether a segment with these flags opens a connection: SYN without ACK, whatever else is set (an ECN SYN carries more).

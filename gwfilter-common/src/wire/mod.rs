@@ -146,21 +146,50 @@ impl Transport {
         }
     }
 
-    /// Whether the packet may be judged: the IP packet and its transport header are whole, the stack would take it, and nothing
-    /// in it points to another destination or source. The answer holds the TCP flags (0 for UDP).
+    /// Source address, network order; IPv4 in the first four bytes, the rest zero.
     #[inline(always)]
-    pub fn judgeable<R: PacketRead>(&self, packet: &R) -> Option<u8> {
+    pub fn source<R: PacketRead>(&self, packet: &R) -> Option<[u8; 16]> {
+        match self.family {
+            Family::V4 => packet.read::<4>(self.l3 + ipv4::SOURCE).map(widen),
+            Family::V6 => ipv6::source(packet, self.l3),
+        }
+    }
+
+    /// Destination address as the two words that a tuple begins with. As words, because nearly every packet is only compared by it, and the
+    /// kernel's compiler would take bytes apart and put them together again.
+    #[inline(always)]
+    pub fn destination_words<R: PacketRead>(&self, packet: &R) -> Option<[u64; 2]> {
+        match self.family {
+            Family::V4 => {
+                let address = packet.read::<4>(self.l3 + ipv4::SOURCE + 4)?;
+                // The first four bytes of the first word, whatever the machine's order.
+                Some([u64::from_le(u64::from(u32::from_le_bytes(address))), 0])
+            }
+            Family::V6 => Some([
+                u64::from_ne_bytes(packet.read::<8>(self.l3 + ipv6::SOURCE + 16)?),
+                u64::from_ne_bytes(packet.read::<8>(self.l3 + ipv6::SOURCE + 24)?),
+            ]),
+        }
+    }
+
+    /// Whether the packet may be judged: the IP packet and its transport header are whole, the stack would take it, and nothing
+    /// in it points to another destination or source. The answer is of the TCP header (nothing for UDP).
+    #[inline(always)]
+    pub fn judgeable<R: PacketRead>(&self, packet: &R) -> Option<l4::Tcp> {
         if self.unclear || self.end > packet.frame_len() {
             return None;
         }
-        let flags = match self.protocol {
-            l4::TCP => l4::tcp_flags(packet, self.l4, self.end)?,
-            _ => 0,
+        let tcp = match self.protocol {
+            l4::TCP => l4::tcp(packet, self.l4, self.end)?,
+            _ => l4::Tcp {
+                flags: 0,
+                payload: self.l4,
+            },
         };
         if self.family == Family::V4 && ipv4::may_be_source_routed(packet, self.l3, self.l4) {
             return None;
         }
-        Some(flags)
+        Some(tcp)
     }
 }
 

@@ -16,7 +16,7 @@ fn judged(frame: &[u8]) -> Option<(Flow, u8)> {
     let Located::Transport(at) = locate(&r) else {
         return None;
     };
-    Some((flow(&r)?, at.judgeable(&r)?))
+    Some((flow(&r)?, at.judgeable(&r)?.flags))
 }
 
 /// The flow that an independent parser sees; `None` if it refuses the frame or does not see ports. Flags are 0 for UDP.

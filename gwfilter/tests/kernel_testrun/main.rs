@@ -37,7 +37,7 @@ struct Expected {
 
 impl Expected {
     fn add(&mut self, want: Want) {
-        if want.reason == Reason::NotAGateway {
+        if !want.reason.is_counted() {
             return;
         }
         let add = |tally: &mut Tally| {

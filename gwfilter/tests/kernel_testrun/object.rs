@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, MapData, PerCpuArray, PerCpuValues, ProgramArray};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions};
-use gwfilter_common::abi::{self, Leaf, LogLimit, Slot, Tally};
+use gwfilter_common::abi::{self, Leaf, LogLimit, Slot, SynEntry, SynKey, Tally};
 use gwfilter_common::decide::Action;
 use gwfilter_common::testing::{Image, Trie};
 
@@ -89,7 +89,6 @@ pub(crate) enum Scan {
 pub(crate) struct Object {
     pub(crate) ebpf: Ebpf,
     /// Emptied by the kernel when nobody holds it.
-    #[expect(dead_code, reason = "held, not used")]
     next: ProgramArray<MapData>,
 }
 
@@ -148,6 +147,23 @@ impl Object {
         let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
         program.load().with_context(|| format!("load {name}"))?;
         Ok(Self { ebpf, next })
+    }
+
+    /// From now on, headers of version 1 are not read, as on kernels without `bpf_loop`.
+    pub(crate) fn without_text(&mut self) -> Result<()> {
+        let name = abi::TC_HEADER_V2ONLY_PROGRAM;
+        let program = <&SchedClassifier>::try_from(self.ebpf.program(name).context(name)?)?;
+        Ok(self.next.set(abi::NEXT_HEADER, program.fd()?, 0)?)
+    }
+
+    /// Forgets where streams begin.
+    pub(crate) fn forget(&mut self) -> Result<()> {
+        let mut map = HashMap::<_, SynKey, SynEntry>::try_from(self.map(abi::SYN_MAP)?)?;
+        let keys = map.keys().collect::<Result<Vec<_>, _>>()?;
+        for key in keys {
+            map.remove(&key)?;
+        }
+        Ok(())
     }
 
     /// What the kernel knows of a program.

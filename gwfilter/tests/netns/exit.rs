@@ -86,6 +86,7 @@ fn an_agent_of_another_abi_killed_and_ours_started_then_no_gap_and_nothing_of_th
 }
 
 /// An agent is killed and `between` happens; the next one rules, and at no moment is anybody let in, or kept out, who should not be.
+#[expect(clippy::expect_used, reason = "a test helper")]
 fn replaced(between: impl FnOnce(&Lab)) -> Lab {
     let mut lab = Lab::with("DENY", "ipBlocks", &A, &[]);
     lab.refused(Client::A, vip());

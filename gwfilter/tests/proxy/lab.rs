@@ -166,17 +166,17 @@ pub(crate) fn ways(sends: &[Sends], check: Check) -> Vec<Way> {
 
 /// TCP connections to the gateway's port that are established, in the pod.
 pub(crate) fn established(site: &Site) -> usize {
+    site.pod.enter(established_here).expect("entered")
+}
+
+/// The same, of a thread that is in the pod.
+pub(crate) fn established_here() -> usize {
     // Columns of /proc/net/tcp: number, local address, remote address, state (01: established).
     let local = format!(":{POD_PORT:04X} ");
     let files = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
-    let text = site
-        .pod
-        .enter(|| {
-            files
-                .map(|path| std::fs::read_to_string(path).unwrap_or_default())
-                .concat()
-        })
-        .expect("entered");
+    let text = files
+        .map(|path| std::fs::read_to_string(path).unwrap_or_default())
+        .concat();
     text.lines()
         .filter(|line| {
             let mut words = line.split_whitespace().skip(1);
@@ -188,9 +188,34 @@ pub(crate) fn established(site: &Site) -> usize {
         .count()
 }
 
+/// Begins to count the TCP segments that the node sends on to the pod.
+pub(crate) fn count_to_pod(site: &Site) {
+    site.node
+        .nft(
+            "table inet seen { counter to-pod {}; chain forward { type filter hook forward priority 100; \
+             oifname \"pods\" meta l4proto tcp counter name to-pod; }; }",
+        )
+        .expect("rules");
+}
+
+/// How many there were.
+pub(crate) fn counted_to_pod(site: &Site) -> u64 {
+    let listed = site
+        .node
+        .run("nft", &["list", "counter", "inet", "seen", "to-pod"])
+        .expect("a counter");
+    let mut words = listed.split_whitespace().skip_while(|word| *word != "packets");
+    words.nth(1).and_then(|word| word.parse().ok()).expect("a number")
+}
+
 /// A counter of a namespace's TCP (`Tcp:` in `/proc/net/snmp`).
 pub(crate) fn tcp_counter(namespace: &Namespace, name: &str) -> u64 {
     counter(namespace, "snmp", "Tcp: ", name)
+}
+
+/// A counter of a namespace's IPv4 (`Ip:` in `/proc/net/snmp`).
+pub(crate) fn ip_counter(namespace: &Namespace, name: &str) -> u64 {
+    counter(namespace, "snmp", "Ip: ", name)
 }
 
 /// A counter of a namespace's TCP beyond the standard (`TcpExt:` in `/proc/net/netstat`).
