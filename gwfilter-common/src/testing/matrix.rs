@@ -268,6 +268,7 @@ pub fn image(header_flags: u32, since_ms: u64) -> Image {
             (2, vec![(net6([0x2001, 0xdb8, 9, 0, 0, 0, 0, 9]), 128, here)]),
         ]
         .into(),
+        ..Image::default()
     }
 }
 
