@@ -2,6 +2,7 @@
 //! asked for, and the RBAC filter that Istio would generate for a policy.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
@@ -77,6 +78,13 @@ pub struct Gateway {
     files: TempDir,
 }
 
+/// A running Envoy whose listeners can be changed, as istiod does it: connections of a listener that was replaced are drained.
+#[derive(Debug)]
+pub struct Changing {
+    gateway: Gateway,
+    updates: u32,
+}
+
 impl Gateway {
     /// Starts the newest supported Envoy in `namespace` and waits until each listener takes connections.
     ///
@@ -84,18 +92,28 @@ impl Gateway {
     /// If Envoy is not installed, or does not serve.
     pub fn start(namespace: &Namespace, listeners: &[Listener]) -> Result<Self> {
         let files = tempfile::tempdir().context("a folder for Envoy's configuration")?;
-        let mut built = Vec::new();
-        for (index, listener) in listeners.iter().enumerate() {
-            built.push(build(index, listener, &files)?);
-        }
+        let built = build_all(listeners, &files)?;
         let clusters: Vec<Value> = listeners.iter().enumerate().filter_map(cluster).collect();
-        let config = json!({
+        let resources = json!({"static_resources": {"listeners": built, "clusters": clusters}});
+        Self::run(namespace, listeners, files, resources, &[])
+    }
+
+    fn run(
+        namespace: &Namespace,
+        listeners: &[Listener],
+        files: TempDir,
+        resources: Value,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let mut config = json!({
             "node": {"id": "gateway", "cluster": "gateway"},
-            "static_resources": {"listeners": built, "clusters": clusters},
             "layered_runtime": {"layers": [{"name": "static", "static_layer": {
                 "overload": {"global_downstream_max_connections": 50000},
             }}]},
         });
+        if let (Some(fields), Value::Object(resources)) = (config.as_object_mut(), resources) {
+            fields.extend(resources);
+        }
         let path = files.path().join("envoy.json");
         fs::write(&path, serde_json::to_vec(&config)?)
             .with_context(|| format!("writing {}", path.display()))?;
@@ -107,6 +125,7 @@ impl Gateway {
             "--log-level",
             "warning",
         ]);
+        command.args(arguments);
         let mut process = Process::spawn(namespace, "Envoy", command)?;
         for listener in listeners {
             let at = listener.at;
@@ -143,6 +162,86 @@ impl Gateway {
     fn access_log(&self) -> PathBuf {
         self.files.path().join("access.log")
     }
+}
+
+impl Changing {
+    /// Starts Envoy in `namespace` with listeners that drain for so long when they are changed.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub fn start(namespace: &Namespace, listeners: &[Listener], drain: Duration) -> Result<Self> {
+        let files = tempfile::tempdir().context("a folder for Envoy's configuration")?;
+        write_listeners(&files, listeners, 0)?;
+        let source = json!({"resource_api_version": "V3", "path_config_source": {"path": files.path().join(LISTENERS)}});
+        let resources = json!({"dynamic_resources": {"lds_config": source}, "admin": {"address": {"socket_address":
+            {"address": "127.0.0.1", "port_value": ADMIN}}}});
+        let seconds = drain.as_secs().to_string();
+        let arguments = ["--drain-time-s", &seconds, "--drain-strategy", "immediate"];
+        let gateway = Gateway::run(namespace, listeners, files, resources, &arguments)?;
+        Ok(Self { gateway, updates: 0 })
+    }
+
+    /// Replaces the listeners, and waits until Envoy has taken them. `namespace`: its own.
+    ///
+    /// # Errors
+    /// If it does not take them.
+    pub fn change(&mut self, namespace: &Namespace, listeners: &[Listener]) -> Result<()> {
+        self.updates += 1;
+        write_listeners(&self.gateway.files, listeners, self.updates)?;
+        let wanted = format!("version_text: \"{}\"", self.updates);
+        let taken = namespace.enter(|| {
+            poll::until(START, || {
+                let says = ask("/stats?filter=listener_manager.lds.version_text");
+                says.is_ok_and(|text| text.contains(&wanted)).then_some(())
+            })
+        })?;
+        taken.with_context(|| format!("Envoy does not take its listeners:\n{}", self.gateway.tail()))
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        self.gateway.tail()
+    }
+}
+
+/// The file of the listeners of a [`Changing`].
+const LISTENERS: &str = "listeners.json";
+/// The port at which it answers questions about itself.
+const ADMIN: u16 = 15000;
+
+/// One question to its administration.
+fn ask(path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], ADMIN).into(), Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Writes listeners in one step, as Envoy wants to see it.
+fn write_listeners(files: &TempDir, listeners: &[Listener], version: u32) -> Result<()> {
+    let mut built = build_all(listeners, files)?;
+    for listener in &mut built {
+        if let Some(fields) = listener.as_object_mut() {
+            let kind = "type.googleapis.com/envoy.config.listener.v3.Listener";
+            fields.insert("@type".to_owned(), json!(kind));
+        }
+    }
+    let text = json!({"version_info": version.to_string(), "resources": built});
+    let (new, path) = (files.path().join("listeners.new"), files.path().join(LISTENERS));
+    fs::write(&new, serde_json::to_vec(&text)?).with_context(|| format!("writing {}", new.display()))?;
+    fs::rename(&new, &path).with_context(|| format!("replacing {}", path.display()))
+}
+
+fn build_all(listeners: &[Listener], files: &TempDir) -> Result<Vec<Value>> {
+    let each = listeners.iter().enumerate();
+    each.map(|(index, listener)| build(index, listener, files))
+        .collect()
 }
 
 fn typed(name: &str, kind: &str, mut config: Value) -> Value {

@@ -12,18 +12,18 @@ mod health;
 mod interfaces;
 mod last_good;
 mod lease;
+mod numbers;
 mod past;
 mod pulse;
 mod told;
+mod vouch;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use aya_log::EbpfLogger;
-use gwfilter_common::abi::NO_LISTENER;
 use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -53,8 +53,8 @@ use crate::pipeline::{self, Refuse};
 use crate::plan::{self, Past};
 use crate::source;
 use crate::status::{GatewayState, Left};
-use crate::telemetry::counters::{Book, Reading};
-use crate::telemetry::packet::{self, Sink};
+use crate::telemetry::counters::Book;
+use crate::telemetry::packet::Sink;
 use crate::telemetry::{LogFormat, chain};
 
 use aside::Aside;
@@ -279,6 +279,11 @@ impl Agent {
         let lease = Lease::new(settings.lease);
         let words = lease.begin(adopted.control.then_some(words), asked_at);
         let control = dataplane.control();
+        if !adopted.control
+            && let Some(paused) = vouch::paused_elsewhere()
+        {
+            control.pause(paused)?;
+        }
         control.lease(words.lease)?;
         control.pod_lease(words.pod_lease)?;
         let mut kernel = Kernel {
@@ -427,44 +432,6 @@ impl Agent {
         self.aside.changed();
     }
 
-    /// Renews the leases, if the tables are vouched for.
-    fn beat(&mut self, Beat { at, answer }: Beat) {
-        let view = answer
-            .and_then(|()| self.feed.confirmed())
-            .and_then(|()| self.enforcer.vouched());
-        let control = self.dataplane.control();
-        let renewed = control.words().and_then(|before| {
-            let words = self.lease.beat(before, at, view);
-            if words != before {
-                control.lease(words.lease)?;
-                control.pod_lease(words.pod_lease)?;
-            }
-            Ok(())
-        });
-        self.tell_control(renewed);
-        self.look_at_lease();
-    }
-
-    /// Says what is new of lease and pause.
-    fn look_at_lease(&mut self) {
-        let words = self.dataplane.control().words();
-        let pods = self.enforcer.judges_pods();
-        let told = words.map(|words| self.lease.tell(words, now_ns(), pods));
-        self.tell_control(told);
-    }
-
-    fn tell_control(&mut self, outcome: Result<(), TablesError>) {
-        let error = outcome.err().map(|e| chain(&e));
-        match &error {
-            Some(error) if self.control_error.as_ref() != Some(error) => error!(
-                error,
-                "lease and pause cannot be read or written; the lease runs out if that lasts"
-            ),
-            _ => {}
-        }
-        self.control_error = error;
-    }
-
     /// Whether everything that is wanted is there; the error says what is missing.
     fn ready(&self) -> Result<(), String> {
         if let Some(failure) = self.enforcer.failure() {
@@ -538,57 +505,6 @@ impl Agent {
             self.enforce();
         }
         self.interfaces.follow(&world, &mut self.dataplane);
-    }
-
-    /// The counters with their names, and how many lines of the packet log were left out.
-    fn read_counters(&mut self) -> Result<(Reading, u64), TablesError> {
-        let names = self.enforcer.names();
-        let tables = self.dataplane.tables();
-        let mut reading = Reading {
-            unattributed: tables.listener(NO_LISTENER)?,
-            ..Reading::default()
-        };
-        for (index, name) in &names.listeners {
-            let key = (Arc::clone(&name.gateway), Arc::clone(&name.listener));
-            reading.listeners.insert(key, tables.listener(*index)?);
-        }
-        for (index, policy) in &names.rules {
-            reading.rules.insert(Arc::clone(policy), tables.rule(*index)?);
-        }
-        Ok((reading, tables.suppressed_lines()?))
-    }
-
-    fn tell_counters(&mut self) {
-        let (reading, suppressed) = match self.read_counters() {
-            Ok(read) => read,
-            Err(e) => {
-                error!(error = chain(&e), "counters cannot be read");
-                return;
-            }
-        };
-        let interfaces = self.interfaces.summary();
-        for line in self.book.lines(reading) {
-            line.log(&interfaces);
-        }
-        if suppressed > self.suppressed {
-            warn!(
-                lines = suppressed - self.suppressed,
-                total = suppressed,
-                "packet log lines were left out"
-            );
-        }
-        self.suppressed = suppressed;
-    }
-
-    fn tell_packets(&mut self) {
-        let Some((reader, sink)) = &mut self.packet_log else {
-            return;
-        };
-        reader.flush();
-        let interface = |ifindex| self.interfaces.name(ifindex);
-        for line in sink.take() {
-            packet::log(&line, self.enforcer.names(), interface, self.settings.log_format);
-        }
     }
 
     async fn leave(mut self, cause: Cause) -> Result<(), AgentError> {

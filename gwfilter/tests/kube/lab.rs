@@ -98,7 +98,14 @@ impl Lab {
 
     /// Adds `--packet-log=all` to the DaemonSet.
     pub(crate) fn log_packets(&self) {
-        let add = r#"[{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--packet-log=all"}]"#;
+        self.flag("--packet-log=all");
+    }
+
+    /// Adds a flag to the DaemonSet.
+    pub(crate) fn flag(&self, flag: &str) {
+        let add = format!(
+            r#"[{{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "{flag}"}}]"#
+        );
         self.kubectl(&[
             "patch",
             "daemonset",
@@ -107,7 +114,7 @@ impl Lab {
             AGENT.namespace,
             "--type=json",
             "-p",
-            add,
+            &add,
         ]);
     }
 

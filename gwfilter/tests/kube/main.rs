@@ -8,6 +8,7 @@ mod events;
 mod faults;
 mod figures;
 mod lab;
+mod lease;
 mod lifecycle;
 mod outage;
 mod rights;

@@ -1,5 +1,7 @@
 //! Refusals end when nobody vouches for them any more, and when somebody pauses them. Short leases by flags; the clock is the kernel's.
 
+#![expect(clippy::expect_used, reason = "helpers of tests: their panic is the report")]
+
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;

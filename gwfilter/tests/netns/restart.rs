@@ -1,5 +1,7 @@
 //! What the next agent knows of the last one: who has which counter, and which connections are draining.
 
+#![expect(clippy::expect_used, reason = "helpers of tests: their panic is the report")]
+
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;

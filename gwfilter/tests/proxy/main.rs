@@ -2,6 +2,7 @@
 //!
 //! Needs root, and what `cargo xtask setup` installs: haproxy, nginx, Envoy.
 
+mod drain;
 mod fast_open;
 mod lab;
 mod local;

@@ -160,7 +160,7 @@ fn counters_after_a_restart_then_each_name_has_its_index_and_none_is_zeroed() {
 
 #[test]
 fn a_crash_between_the_note_and_the_swap_then_no_index_in_use_is_given_away() {
-    let limit = u32::try_from(super::super::draft::RULES).unwrap();
+    let limit = super::super::draft::RULES;
     let many: Vec<u32> = (1..limit).collect();
     let mut planner = Planner::new(SETTINGS);
     // Every counter has an owner in force.

@@ -1,0 +1,59 @@
+//! Lease and pause in the loop: when the leases are renewed, and what is new of either.
+
+use tracing::error;
+
+use super::Agent;
+use super::pulse::Beat;
+use crate::dataplane::control::{Control, now_ns};
+use crate::dataplane::pins;
+use crate::dataplane::tables::TablesError;
+use crate::telemetry::chain;
+
+/// Until when agents of other versions were paused on this node. Their map is not ours; what a person wants of the node is the same.
+pub(super) fn paused_elsewhere() -> Option<u64> {
+    let maps = pins::controls().unwrap_or_default();
+    let words = maps
+        .iter()
+        .filter_map(|path| Control::open(path).ok()?.words().ok());
+    words.map(|words| words.paused).max()
+}
+
+impl Agent {
+    /// Renews the leases, if the tables are vouched for.
+    pub(super) fn beat(&mut self, Beat { at, answer }: Beat) {
+        let view = answer
+            .and_then(|()| self.feed.confirmed())
+            .and_then(|()| self.enforcer.vouched());
+        let control = self.dataplane.control();
+        let renewed = control.words().and_then(|before| {
+            let words = self.lease.beat(before, at, view);
+            if words != before {
+                control.lease(words.lease)?;
+                control.pod_lease(words.pod_lease)?;
+            }
+            Ok(())
+        });
+        self.tell_control(renewed);
+        self.look_at_lease();
+    }
+
+    /// Says what is new of lease and pause.
+    pub(super) fn look_at_lease(&mut self) {
+        let words = self.dataplane.control().words();
+        let pods = self.enforcer.judges_pods();
+        let told = words.map(|words| self.lease.tell(words, now_ns(), pods));
+        self.tell_control(told);
+    }
+
+    pub(super) fn tell_control(&mut self, outcome: Result<(), TablesError>) {
+        let error = outcome.err().map(|e| chain(&e));
+        match &error {
+            Some(error) if self.control_error.as_ref() != Some(error) => error!(
+                error,
+                "lease and pause cannot be read or written; the lease runs out if that lasts"
+            ),
+            _ => {}
+        }
+        self.control_error = error;
+    }
+}
