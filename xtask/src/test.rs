@@ -155,7 +155,12 @@ fn run_group(group: Group, options: &Options) -> Result<Tally> {
         }
         Group::Leak => {
             rights::require_root()?;
-            setup::ensure(&[Part::Ebpf, Part::Lab], Voice::Changes)?;
+            let parts: &[Part] = if options.full {
+                &[Part::Ebpf, Part::Lab, Part::Kube]
+            } else {
+                &[Part::Ebpf, Part::Lab]
+            };
+            setup::ensure(parts, Voice::Changes)?;
             build_ebpf::build_if_stale()?;
             let full = options.full.then(|| ("GWFILTER_LEAK_FULL", "1".to_owned()));
             featured("gwfilter", "leak-tests", full.as_slice())

@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use xtask::cluster::tools::Crds;
+use xtask::cluster::{Cluster, objects};
 use xtask::foreign;
-use xtask::manifests::{self, ingress_policy};
-use xtask::meter::{End, Fate, Meter, Stream};
+use xtask::meter::{End, Meter};
 use xtask::process::Process;
-use xtask::site::{
-    NIC, NODE_PORT, NODE_V4, NODE_V6, POD_PORT, POD_V4, POD_V6, Site, VIP_PORT, VIP_V4, VIP_V6, destination,
-};
+use xtask::site::{NIC, NODE, POD_PORT, POD_V4, POD_V6, Site};
 
-use crate::events::Event;
+use crate::events::{Event, OTHER_BUILD};
+use crate::streams::{Mode, policy};
 use crate::table::Row;
 
 /// How long a change may take to show.
@@ -22,25 +23,19 @@ const SOON: Duration = Duration::from_secs(60);
 const CALM: Duration = Duration::from_millis(300);
 /// How long an event is repeated in the long form.
 const LONG: Duration = Duration::from_secs(15);
-/// Frames a second, of each stream; 10,000 are promised.
-const RATE: u32 = 11_000;
 
-/// Sources: those that the policy lets in, and others.
-const ALLOWED: [&str; 2] = ["192.0.2.0", "2001:db8:b::"];
-const ALLOWED_NETS: [&str; 2] = ["192.0.2.0/25", "2001:db8:b::/64"];
-const DENIED: [&str; 2] = ["198.51.100.0", "2001:db8:a::"];
-const SOURCES: u32 = 128;
-
-/// The file of the policy that both streams hang on.
+/// The file of the policy that all streams hang on.
 pub(crate) const POLICY: &str = "ingress-policy.yaml";
 
-/// Where our program sits.
+/// Where our program sits, and what it reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
     /// In the driver.
     Xdp,
     /// In TC, as somebody else's XDP program is there.
     Tcx,
+    /// In TC beside our XDP program, at PROXY headers.
+    Proxy,
 }
 
 impl Hook {
@@ -48,8 +43,24 @@ impl Hook {
         match self {
             Self::Xdp => "xdp",
             Self::Tcx => "tcx",
+            Self::Proxy => "tcx, PROXY",
         }
     }
+
+    fn mode(self) -> Mode {
+        match self {
+            Self::Xdp | Self::Tcx => Mode::Local,
+            Self::Proxy => Mode::Proxy,
+        }
+    }
+}
+
+/// Where the agent's objects come from.
+enum Origin {
+    /// The site's folder.
+    Files,
+    /// An API server, and a directory for the agent's own state.
+    Cluster(Box<Cluster>, TempDir),
 }
 
 /// What an event is done to.
@@ -59,25 +70,28 @@ pub(crate) struct Bench<'a> {
     pub(crate) meter: Meter<'a>,
     /// The flags of the event.
     flags: Vec<&'static str>,
+    origin: Origin,
 }
 
 impl Bench<'_> {
     /// Builds a site, lets the event happen while the streams run, and counts.
     pub(crate) fn measure(event: &Event, hook: Hook, full: bool) -> Result<Row> {
         let site = Site::without_gateway()?;
-        site.write("cluster.yaml", &manifests::cluster())?;
+        let mode = hook.mode();
+        site.write("cluster.yaml", &mode.cluster())?;
         site.write(POLICY, &policy())?;
         if hook == Hook::Tcx {
             foreign::attach_xdp(&site.node, NIC)?;
         }
         (event.prepare)(&site)?;
         let flags = event.flags.to_vec();
+        let origin = if event.kube {
+            cluster(&site, mode)?
+        } else {
+            Origin::Files
+        };
         // Frames before the first attachment are not sent.
-        let agent = start(&site, &flags)?;
-        let on = format!("hook=\"{}\"", hook.name());
-        if !agent.log().contains(&on) {
-            anyhow::bail!("the agent is not on this hook:\n{}", agent.tail());
-        }
+        let agent = start(&binary(), &site, &origin, &flags, Some(hook))?;
         let from = End {
             namespace: &site.router,
             device: "to-node",
@@ -86,12 +100,13 @@ impl Bench<'_> {
             namespace: &site.node,
             device: NIC,
         };
-        let meter = Meter::start(from, to, streams()?, RATE)?;
+        let meter = Meter::start(from, to, mode.streams()?, mode.rate())?;
         let mut bench = Bench {
             site: &site,
             agent,
             meter,
             flags,
+            origin,
         };
         bench.calm()?;
         let began = Instant::now();
@@ -104,13 +119,11 @@ impl Bench<'_> {
             }
         };
         let Bench { mut agent, meter, .. } = bench;
-        let outcome = outcome
-            .and_then(|()| meter.stop())
-            .and_then(|counted| match agent.status() {
-                Some(status) => Err(anyhow::anyhow!("the agent has ended ({status})")),
-                None => Ok(counted),
-            });
-        let counted = outcome.with_context(|| format!("agent:\n{}", agent.tail()))?;
+        let counted = outcome.and_then(|()| match agent.status() {
+            Some(status) => bail!("the agent has ended ({status})"),
+            None => meter.stop(),
+        });
+        let counted = counted.with_context(|| format!("agent:\n{}", agent.tail()))?;
         Ok(Row::new(event, hook, times, &counted))
     }
 
@@ -126,9 +139,24 @@ impl Bench<'_> {
         self.start(more)
     }
 
+    /// Ends the agent, and starts one of another build.
+    pub(crate) fn restart_other(&mut self) -> Result<()> {
+        let binary = std::env::var_os(OTHER_BUILD).context("no other build")?;
+        self.agent.signal(Signal::SIGTERM)?;
+        self.agent.wait_exit(SOON)?;
+        self.agent = start(Path::new(&binary), self.site, &self.origin, &self.flags, None)?;
+        Ok(())
+    }
+
     /// Starts another agent, with these flags besides the event's own. The one before has ended.
     pub(crate) fn start(&mut self, more: &[&str]) -> Result<()> {
-        self.agent = start(self.site, &[&self.flags, more].concat())?;
+        self.agent = start(
+            &binary(),
+            self.site,
+            &self.origin,
+            &[&self.flags, more].concat(),
+            None,
+        )?;
         Ok(())
     }
 
@@ -146,7 +174,19 @@ impl Bench<'_> {
         })
     }
 
-    /// `gwfilter unload` on the node.
+    /// The API server goes away, and comes back when `meanwhile` is done.
+    pub(crate) fn without_api(&mut self, meanwhile: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let api = |bench: &mut Self, what: fn(&mut Cluster) -> Result<()>| match &mut bench.origin {
+            Origin::Files => bail!("there is no API server"),
+            Origin::Cluster(cluster, _) => what(cluster),
+        };
+        api(self, Cluster::stop_hard)?;
+        let done = meanwhile(self);
+        api(self, Cluster::restart)?;
+        done
+    }
+
+    /// `gwfilter unload` on the node, and another agent.
     pub(crate) fn unload(&mut self) -> Result<()> {
         self.site.node.run(&binary().display().to_string(), &["unload"])?;
         self.agent.wait_exit(SOON)?;
@@ -154,43 +194,77 @@ impl Bench<'_> {
     }
 }
 
-/// The policy that both streams hang on: what is not allowed is denied.
-pub(crate) fn policy() -> String {
-    ingress_policy("ALLOW", "ipBlocks", &ALLOWED_NETS)
+/// A cluster with the site's gateway and the policy, and a cable to the site's router.
+fn cluster(site: &Site, mode: Mode) -> Result<Origin> {
+    let cluster = Cluster::start()?;
+    cluster.join(&site.router, "to-control")?;
+    for crds in Crds::ALL {
+        cluster.install(crds)?;
+    }
+    for namespace in ["istio-system", "foo"] {
+        cluster.namespace(namespace)?;
+    }
+    // As in a cluster where no source is exempt: else a default-deny is observed only.
+    let annotated = mode.cluster().replacen(
+        "  namespace: istio-system\n",
+        "  namespace: istio-system\n  annotations: {gwfilter.io/never-drop: \"\"}\n",
+        1,
+    );
+    cluster.put_manifest(&annotated)?;
+    for address in [POD_V4, POD_V6] {
+        let address = address.parse().context("an address")?;
+        let endpoint = (address, NODE, "istio-ingressgateway-7d9c6b8f5-x2x9k");
+        let mut slice = objects::endpoint_slice(
+            "istio-system",
+            "istio-ingressgateway",
+            ("http2", POD_PORT),
+            &[endpoint],
+        );
+        if address.is_ipv6()
+            && let Some(name) = slice.pointer_mut("/metadata/name")
+        {
+            *name = "istio-ingressgateway-ipv6".into();
+        }
+        if address.is_ipv6()
+            && let Some(family) = slice.get_mut("addressType")
+        {
+            *family = "IPv6".into();
+        }
+        cluster.put(&slice)?;
+    }
+    cluster.apply(&policy())?;
+    Ok(Origin::Cluster(Box::new(cluster), tempfile::tempdir()?))
 }
 
-/// A stream for each family and fate, to every address of the gateway.
-fn streams() -> Result<Vec<Stream>> {
-    let to = [
-        [(VIP_V4, VIP_PORT), (NODE_V4, NODE_PORT), (POD_V4, POD_PORT)],
-        [(VIP_V6, VIP_PORT), (NODE_V6, NODE_PORT), (POD_V6, POD_PORT)],
-    ];
-    let mut streams = Vec::new();
-    for (fate, what, sources) in [
-        (Fate::Never, "denied", DENIED),
-        (Fate::Always, "allowed", ALLOWED),
-    ] {
-        for ((first, to), family) in sources.iter().zip(to).zip(["IPv4", "IPv6"]) {
-            let to = to.iter().map(|(address, port)| destination(address, *port));
-            streams.push(Stream {
-                name: format!("{what} {family}"),
-                fate,
-                first: first.parse().context("an address")?,
-                sources: SOURCES,
-                to: to.collect::<Result<_>>()?,
-            });
+/// Starts an agent and waits until it serves; the first one, until it enforces by `hook`.
+fn start(binary: &Path, site: &Site, origin: &Origin, flags: &[&str], hook: Option<Hook>) -> Result<Process> {
+    let (from, state) = match origin {
+        Origin::Files => (site.manifests().to_owned(), None),
+        Origin::Cluster(cluster, state) => (
+            cluster.admin_kubeconfig(),
+            Some(state.path().display().to_string()),
+        ),
+    };
+    let from = from.display().to_string();
+    let mut arguments = vec!["run", "--interface", NIC, "--on-exit", "keep"];
+    match &state {
+        None => arguments.extend(["--from", &from]),
+        Some(state) => arguments.extend(["--kubeconfig", &from, "--node", NODE, "--state-dir", state]),
+    }
+    arguments.extend(flags);
+    let mut agent = site.start("gwfilter run", binary, &arguments)?;
+    agent.wait_line("agent runs", SOON)?;
+    if let Some(hook) = hook {
+        agent.wait_line("gateway is enforced", SOON)?;
+        let on = match hook {
+            Hook::Xdp => "hook=\"xdp\"",
+            Hook::Tcx => "hook=\"tcx\"",
+            Hook::Proxy => "hook=\"xdp+tcx\"",
+        };
+        if !agent.log().contains(on) {
+            bail!("the agent is not on this hook:\n{}", agent.tail());
         }
     }
-    Ok(streams)
-}
-
-/// Starts an agent and waits until it serves.
-fn start(site: &Site, flags: &[&str]) -> Result<Process> {
-    let from = site.manifests().display().to_string();
-    let mut arguments = vec!["run", "--from", &from, "--interface", NIC, "--on-exit", "keep"];
-    arguments.extend(flags);
-    let mut agent = site.start("gwfilter run", &binary(), &arguments)?;
-    agent.wait_line("agent runs", SOON)?;
     Ok(agent)
 }
 

@@ -11,7 +11,8 @@ use xtask::foreign;
 use xtask::manifests::ingress_policy;
 use xtask::site::{NIC, NODE, NODE_V4, Site};
 
-use crate::bench::{Bench, Hook, POLICY, policy};
+use crate::bench::{Bench, Hook, POLICY};
+use crate::streams::policy;
 
 /// What the meter is to find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(crate) enum Expect {
 pub(crate) struct Event {
     pub(crate) name: &'static str,
     pub(crate) hooks: &'static [Hook],
+    /// Further ones, in the long form.
+    pub(crate) more: &'static [Hook],
     /// Flags of the agent.
     pub(crate) flags: &'static [&'static str],
     /// Done before the agent starts.
@@ -37,38 +40,56 @@ pub(crate) struct Event {
     pub(crate) expect: Expect,
     /// It cannot be done again.
     pub(crate) once: bool,
+    /// The objects come from an API server, which takes half a minute to build.
+    pub(crate) kube: bool,
+    /// Only where this environment variable is set.
+    pub(crate) needs: Option<&'static str>,
 }
 
-const BOTH: &[Hook] = &[Hook::Xdp, Hook::Tcx];
+const XDP: &[Hook] = &[Hook::Xdp];
+const TCX: &[Hook] = &[Hook::Tcx];
+const TCX_AND_PROXY: &[Hook] = &[Hook::Tcx, Hook::Proxy];
+const ALL: &[Hook] = &[Hook::Xdp, Hook::Tcx, Hook::Proxy];
+const NONE: &[Hook] = &[];
 
 const PLAIN: Event = Event {
     name: "",
-    hooks: BOTH,
+    hooks: XDP,
+    more: TCX,
     flags: &[],
     prepare: |_| Ok(()),
     act: |_| Ok(()),
     expect: Expect::Nothing,
     once: false,
+    kube: false,
+    needs: None,
 };
 
 /// All of them, in the order of the table.
 pub(crate) const EVENTS: &[Event] = &[
     Event {
         name: "nothing happens",
+        hooks: NONE,
+        more: ALL,
         ..PLAIN
     },
     Event {
         name: "kill -9 and restart",
+        hooks: ALL,
+        more: NONE,
         act: |bench| bench.restart(Signal::SIGKILL, &[]),
         ..PLAIN
     },
     Event {
         name: "SIGTERM and restart",
         act: |bench| bench.restart(Signal::SIGTERM, &[]),
+        more: TCX_AND_PROXY,
         ..PLAIN
     },
     Event {
         name: "upgrade to another object, and back",
+        hooks: &[Hook::Xdp, Hook::Proxy],
+        more: TCX,
         act: |bench| {
             bench.restart(Signal::SIGTERM, &OTHER)?;
             bench.calm()?;
@@ -77,7 +98,37 @@ pub(crate) const EVENTS: &[Event] = &[
         ..PLAIN
     },
     Event {
+        name: "upgrade from another ABI",
+        act: |bench| {
+            bench.agent.signal(Signal::SIGTERM)?;
+            bench.agent.wait_exit(SOON)?;
+            // What an agent of another ABI leaves differs in the path of its pins, and in tables that are its programs' own.
+            bench
+                .site
+                .node
+                .run("sh", &["-c", "cd /sys/fs/bpf/gwfilter && mv v* v7777"])?;
+            bench.calm()?;
+            bench.start(&[])
+        },
+        more: TCX_AND_PROXY,
+        ..PLAIN
+    },
+    Event {
+        name: "another build of the agent, and back",
+        hooks: NONE,
+        more: ALL,
+        act: |bench| {
+            bench.restart_other()?;
+            bench.calm()?;
+            bench.restart(Signal::SIGTERM, &[])
+        },
+        needs: Some(OTHER_BUILD),
+        ..PLAIN
+    },
+    Event {
         name: "100,000 prefixes come and go",
+        hooks: XDP,
+        more: TCX_AND_PROXY,
         act: many_prefixes,
         ..PLAIN
     },
@@ -90,6 +141,7 @@ pub(crate) const EVENTS: &[Event] = &[
             }
             Ok(())
         },
+        more: TCX_AND_PROXY,
         ..PLAIN
     },
     Event {
@@ -101,6 +153,8 @@ pub(crate) const EVENTS: &[Event] = &[
     },
     Event {
         name: "link down, killed, up, restart",
+        hooks: NONE,
+        more: XDP,
         prepare: |site| site.node.sysctl("net/ipv6/conf/all/keep_addr_on_down", "1"),
         act: |bench| {
             let agent = &mut bench.agent;
@@ -111,12 +165,11 @@ pub(crate) const EVENTS: &[Event] = &[
             bench.calm()?;
             bench.start(&[])
         },
-        hooks: &[Hook::Xdp],
         ..PLAIN
     },
     Event {
         name: "another XDP program wants in",
-        hooks: &[Hook::Xdp],
+        more: NONE,
         act: |bench| match foreign::attach_xdp(&bench.site.node, NIC) {
             Ok(()) => bail!("it got in"),
             Err(_) => Ok(()),
@@ -125,7 +178,8 @@ pub(crate) const EVENTS: &[Event] = &[
     },
     Event {
         name: "another XDP program goes, restart",
-        hooks: &[Hook::Tcx],
+        hooks: TCX,
+        more: NONE,
         act: |bench| {
             bench
                 .site
@@ -188,18 +242,33 @@ pub(crate) const EVENTS: &[Event] = &[
         },
         ..PLAIN
     },
+    Event {
+        name: "API server away, killed, restart",
+        hooks: NONE,
+        more: XDP,
+        act: |bench| {
+            bench.without_api(|bench| {
+                bench.calm()?;
+                bench.restart(Signal::SIGKILL, &[])
+            })?;
+            bench.calm()
+        },
+        kube: true,
+        ..PLAIN
+    },
     // The meter itself: what it has to see.
     Event {
         name: "control: unloaded and started again",
         act: |bench| bench.unload(),
         expect: Expect::Leak,
+        more: TCX_AND_PROXY,
         ..PLAIN
     },
     Event {
         name: "control: everybody refused for a while",
-        hooks: &[Hook::Xdp],
+        more: NONE,
         act: |bench| {
-            bench.generation(|site| site.write(POLICY, &ingress_policy("DENY", "ipBlocks", &ALL)))?;
+            bench.generation(|site| site.write(POLICY, &ingress_policy("DENY", "ipBlocks", &EVERYBODY)))?;
             bench.calm()?;
             bench.generation(|site| site.write(POLICY, &policy()))
         },
@@ -207,6 +276,9 @@ pub(crate) const EVENTS: &[Event] = &[
         ..PLAIN
     },
 ];
+
+/// The variable that names another build of the agent, an older one, say.
+pub(crate) const OTHER_BUILD: &str = "GWFILTER_LEAK_OTHER";
 
 /// The file of a second gateway.
 const ANOTHER: &str = "another-gateway.yaml";
@@ -223,7 +295,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// The flags that make another program of the same object: its constants differ, and so what the kernel loads.
 const OTHER: [&str; 2] = ["--packet-log", "drops"];
 
-const ALL: [&str; 2] = ["0.0.0.0/0", "::/0"];
+const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
 /// A policy of 100,000 prefixes that are neither stream's comes into force and goes.
 fn many_prefixes(bench: &mut Bench<'_>) -> Result<()> {

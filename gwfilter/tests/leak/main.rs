@@ -1,11 +1,12 @@
 //! The leak meter: does a denied packet get in, or an allowed one get lost, while things happen to the agent? `cargo xtask test leak`
 //! runs it; docs/leak.md says how to read it.
 //!
-//! No harness: it prints a row of a table for each event, and closes as `cargo test` does. Arguments are parts of names of events; none
-//! means all. Needs root, and fails without.
+//! No harness: it prints a row of a table for each event, and closes as `cargo test` does. With arguments, parts
+//! of names of events, these at every hook. Needs root, and fails without.
 
 mod bench;
 mod events;
+mod streams;
 mod table;
 
 use std::io::Write as _;
@@ -43,13 +44,21 @@ fn all() -> Result<bool> {
         .skip(1)
         .filter(|arg| !arg.starts_with('-'))
         .collect();
-    let chosen = |event: &&Event| wanted.is_empty() || wanted.iter().any(|part| event.name.contains(part));
+    let chosen = |event: &&Event| {
+        let possible = event.needs.is_none_or(|name| std::env::var_os(name).is_some());
+        possible && (wanted.is_empty() || wanted.iter().any(|part| event.name.contains(part)))
+    };
     let (mut passed, mut failed) = (0, 0);
     for run in 1..=if full { RUNS } else { 1 } {
         say(format_args!("\nleak meter, run {run}\n\n{HEAD}"))?;
         let mut why = Vec::new();
         for event in EVENTS.iter().filter(chosen) {
-            for hook in event.hooks {
+            let more = if full || !wanted.is_empty() {
+                event.more
+            } else {
+                &[]
+            };
+            for hook in event.hooks.iter().chain(more) {
                 let row = match Bench::measure(event, *hook, full) {
                     Ok(row) => row,
                     Err(error) => Row::failed(event, *hook, &error),

@@ -21,7 +21,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 pub use account::Account;
-pub use frame::{Fate, Stream};
+pub use frame::{Fate, Kind, Stream};
 
 use crate::netns::Namespace;
 use crate::poll;
@@ -79,7 +79,10 @@ impl<'a> Meter<'a> {
         if streams.iter().any(|stream| stream.to.is_empty()) {
             bail!("a stream of the meter goes nowhere");
         }
-        let count = u8::try_from(streams.len()).context("more streams than the meter has numbers for")?;
+        let count = u8::try_from(streams.len())
+            .ok()
+            .filter(|count| *count < frame::FIRST_DATA);
+        let count = count.context("more streams than the meter has numbers for")?;
         let words = Words::new(u32::from(count) * NUMBERS + 1).context("making the meter's array")?;
         let code = program::program(words.as_fd(), i32::from(count), NUMBERS.cast_signed());
         let link = to

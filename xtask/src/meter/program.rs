@@ -59,6 +59,10 @@ fn add(dst: u64, imm: i32) -> u64 {
     insn(0x07, dst, 0, 0, imm)
 }
 
+fn and(dst: u64, imm: i32) -> u64 {
+    insn(0x57, dst, 0, 0, imm)
+}
+
 /// `dst = *(u32 *)(src + off)`.
 fn load_word(dst: u64, src: u64, off: i16) -> u64 {
     insn(0x61, dst, src, off, 0)
@@ -109,18 +113,23 @@ pub(super) fn program(words: BorrowedFd<'_>, streams: i32, numbers: i32) -> Vec<
         mov(R4, 12),
         call(SKB_LOAD_BYTES),
         jump(UNEQUAL, R0, 0, 0),
-        // The acknowledgement number: 24 bits that mark our frames, and the stream.
+        // The acknowledgement number: 24 bits that mark our frames, and eight of the stream.
         load_word(R1, STACK, HEADER + ACKNOWLEDGEMENT),
         from_network(R1),
         mov_register(R2, R1),
         // r2 >>= 8
         insn(0x77, R2, 0, 0, 8),
         jump(UNEQUAL, R2, MAGIC, 0),
-        // r1 &= 0xff
-        insn(0x57, R1, 0, 0, 0xff),
+        // r3 = (r1 >> 7) & 1: what the sequence number is above the frame's.
+        mov_register(R3, R1),
+        insn(0x77, R3, 0, 0, 7),
+        and(R3, 1),
+        and(R1, 0x7f),
         jump(ABOVE_OR_EQUAL, R1, streams, 0),
         load_word(R2, STACK, HEADER + SEQUENCE),
         from_network(R2),
+        // r2 -= r3
+        insn(0x1f, R2, R3, 0, 0),
         jump(ABOVE_OR_EQUAL, R2, numbers, 0),
         // r1 = r1 * numbers + r2
         insn(0x27, R1, 0, 0, numbers),
