@@ -1,5 +1,6 @@
 //! A site, an agent on its node, and the streams that run while something happens.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use xtask::cluster::tools::Crds;
 use xtask::cluster::{Cluster, objects};
 use xtask::foreign;
 use xtask::meter::{End, Meter};
+use xtask::poll;
 use xtask::process::Process;
 use xtask::site::{NIC, NODE, POD_PORT, POD_V4, POD_V6, Site};
 
@@ -263,6 +265,15 @@ fn start(binary: &Path, site: &Site, origin: &Origin, flags: &[&str], hook: Opti
         };
         if !agent.log().contains(on) {
             bail!("the agent is not on this hook:\n{}", agent.tail());
+        }
+        // The next agent may have nothing but what this one has put on the disk, a second after it came into force.
+        if let Some(state) = &state {
+            let snapshot = Path::new(state).join("snapshot.json");
+            let saved = poll::until(SOON, || {
+                let text = fs::read_to_string(&snapshot).ok()?;
+                text.contains("ingress-policy").then_some(())
+            });
+            saved.with_context(|| format!("no snapshot:\n{}", agent.tail()))?;
         }
     }
     Ok(agent)

@@ -110,7 +110,8 @@ pub(crate) const EVENTS: &[Event] = &[
             bench.calm()?;
             bench.start(&[])
         },
-        more: TCX_AND_PROXY,
+        // Not at PROXY headers: another ABI's memory of SYNs is not gone on with, so for a moment first segments are not known.
+        more: TCX,
         ..PLAIN
     },
     Event {

@@ -85,7 +85,7 @@ impl Mode {
     }
 }
 
-/// The policy that all streams hang on: what is not allowed is denied.
+/// The policy that all streams hang on: what is not allowed is denied. The client's address is the packet's where no header names another.
 pub(crate) fn policy() -> String {
-    ingress_policy("ALLOW", "ipBlocks", &ALLOWED_NETS)
+    ingress_policy("ALLOW", "remoteIpBlocks", &ALLOWED_NETS)
 }

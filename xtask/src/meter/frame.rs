@@ -84,7 +84,7 @@ pub(super) fn frame(stream: &Stream, which: u8, number: u32, macs: [[u8; 6]; 2])
         Kind::Mixed | Kind::Opening => (SYN, which, number, Vec::new()),
         Kind::Header { client } => {
             let client = SocketAddr::new(nth(client), port);
-            let data = if number % 2 == 0 {
+            let data = if number.is_multiple_of(2) {
                 version1(client, to)
             } else {
                 version2(client, to)

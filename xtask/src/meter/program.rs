@@ -35,8 +35,11 @@ const SWALLOW: i32 = 2;
 /// The beginning of the TCP header on the stack, and the index below it.
 const HEADER: i16 = -16;
 const INDEX: i16 = -24;
-/// `offsetof(struct tcphdr, seq)`.
+/// `offsetof(struct tcphdr, seq)`, and where the flags are.
 const SEQUENCE: i16 = 4;
+const FLAGS: i16 = 13;
+/// The flag RST.
+const RESET: i32 = 4;
 
 /// An instruction: code, destination, source, offset, immediate (`struct bpf_insn`).
 fn insn(code: u8, dst: u64, src: u64, off: i16, imm: i32) -> u64 {
@@ -87,6 +90,10 @@ fn jump(code: u8, dst: u64, imm: i32, off: i16) -> u64 {
     insn(code, dst, 0, off, imm)
 }
 
+/// Jumps to the two ends, until it is known where these are.
+const TO_NEXT: i16 = i16::MAX;
+const TO_SWALLOW: i16 = i16::MIN;
+
 const EQUAL: u8 = 0x15;
 const ABOVE_OR_EQUAL: u8 = 0x35;
 const UNEQUAL: u8 = 0x55;
@@ -99,38 +106,42 @@ fn map(fd: BorrowedFd<'_>) -> [u64; 2] {
 /// The program. `words` has a cell for each of `streams` streams of `numbers` numbers, and one more, in which frames are counted
 /// that came twice.
 pub(super) fn program(words: BorrowedFd<'_>, streams: i32, numbers: i32) -> Vec<u64> {
-    // What is none of ours goes on; the jumps there are filled in below, as the program's end is not known yet.
+    // What is none of ours goes on.
     let mut code = vec![
         mov_register(CONTEXT, R1),
         load_word(R1, CONTEXT, PROTOCOL),
         mov(R2, TCP_IN_V4),
         jump(EQUAL, R1, IPV4, 2),
         mov(R2, TCP_IN_V6),
-        jump(UNEQUAL, R1, IPV6, 0),
+        jump(UNEQUAL, R1, IPV6, TO_NEXT),
         mov_register(R1, CONTEXT),
         mov_register(R3, STACK),
         add(R3, i32::from(HEADER)),
-        mov(R4, 12),
+        mov(R4, 14),
         call(SKB_LOAD_BYTES),
-        jump(UNEQUAL, R0, 0, 0),
+        jump(UNEQUAL, R0, 0, TO_NEXT),
         // The acknowledgement number: 24 bits that mark our frames, and eight of the stream.
         load_word(R1, STACK, HEADER + ACKNOWLEDGEMENT),
         from_network(R1),
         mov_register(R2, R1),
         // r2 >>= 8
         insn(0x77, R2, 0, 0, 8),
-        jump(UNEQUAL, R2, MAGIC, 0),
+        jump(UNEQUAL, R2, MAGIC, TO_NEXT),
+        // A reset is what became of a frame that was refused.
+        insn(0x71, R3, STACK, HEADER + FLAGS, 0),
+        and(R3, RESET),
+        jump(UNEQUAL, R3, 0, TO_SWALLOW),
         // r3 = (r1 >> 7) & 1: what the sequence number is above the frame's.
         mov_register(R3, R1),
         insn(0x77, R3, 0, 0, 7),
         and(R3, 1),
         and(R1, 0x7f),
-        jump(ABOVE_OR_EQUAL, R1, streams, 0),
+        jump(ABOVE_OR_EQUAL, R1, streams, TO_NEXT),
         load_word(R2, STACK, HEADER + SEQUENCE),
         from_network(R2),
         // r2 -= r3
         insn(0x1f, R2, R3, 0, 0),
-        jump(ABOVE_OR_EQUAL, R2, numbers, 0),
+        jump(ABOVE_OR_EQUAL, R2, numbers, TO_NEXT),
         // r1 = r1 * numbers + r2
         insn(0x27, R1, 0, 0, numbers),
         insn(0x0f, R1, R2, 0, 0),
@@ -141,7 +152,7 @@ pub(super) fn program(words: BorrowedFd<'_>, streams: i32, numbers: i32) -> Vec<
         mov_register(R2, STACK),
         add(R2, i32::from(INDEX)),
         call(MAP_LOOKUP_ELEM),
-        jump(EQUAL, R0, 0, 0),
+        jump(EQUAL, R0, 0, TO_NEXT),
         mov_register(CELL, R0),
         call(KTIME_GET_NS),
         // atomic: r0 <-> *(u64 *)cell
@@ -161,16 +172,19 @@ pub(super) fn program(words: BorrowedFd<'_>, streams: i32, numbers: i32) -> Vec<
     ]);
     code.push(jump(EQUAL, R0, 0, i16::try_from(again.len()).unwrap_or(i16::MAX)));
     code.extend(again);
+    let swallow = code.len();
     code.extend([mov(R0, SWALLOW), insn(0x95, 0, 0, 0, 0)]);
-    let end = code.len();
+    let next = code.len();
     code.extend([mov(R0, NEXT), insn(0x95, 0, 0, 0, 0)]);
-    // A jump of no instructions is one to the end.
     for (at, word) in code.iter_mut().enumerate() {
-        let [kind, _, off0, off1, ..] = word.to_le_bytes();
-        if matches!(kind, EQUAL | UNEQUAL | ABOVE_OR_EQUAL) && (off0, off1) == (0, 0) {
-            let off = i16::try_from(end - at - 1).unwrap_or(i16::MAX);
-            *word |= u64::from(off.cast_unsigned()) << 16;
-        }
+        let [_, _, low, high, ..] = word.to_le_bytes();
+        let end = match i16::from_le_bytes([low, high]) {
+            TO_NEXT => next,
+            TO_SWALLOW => swallow,
+            _ => continue,
+        };
+        let off = i16::try_from(end - at - 1).unwrap_or(TO_NEXT);
+        *word = *word & !(0xffff << 16) | u64::from(off.cast_unsigned()) << 16;
     }
     code
 }
