@@ -291,17 +291,13 @@ fn sources_rewritten_on_the_way_then_the_header_still_decides() {
              oifname \"pods\" masquerade; }; }",
         )
         .expect("rules");
-    let lab = Lab::on(site, &listeners(&xtask::gateway::Serves::Http, true), &[]);
+    let mut lab = Lab::on(site, &listeners(&xtask::gateway::Serves::Http, true), &[]);
     let (_balancer, ways) = lab.haproxy(&Sends::HEADERS, Check::Never);
     for way in &ways {
         lab.cut_off(Client::A, way.at);
         lab.let_in(Client::B, way.at);
     }
-    assert!(
-        lab.agent.log().contains("reason: no-rule-allows"),
-        "{}",
-        lab.agent.tail()
-    );
+    lab.logged("no-rule-allows", ways.len());
     let seen = poll::until(SOON, || (crate::lab::established(&lab.site) == 0).then_some(()));
     assert!(seen.is_some(), "Envoy lets go of the denied client's sockets");
 }
