@@ -1,5 +1,6 @@
 //! What `gwfilter status` says: what is attached, whether an agent looks after it, and what that agent left behind. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ pub struct Left {
     pub not_ready: Option<String>,
     /// The gateways of this node.
     pub gateways: Vec<GatewayState>,
+    /// How often this agent found something otherwise than it had left it, by public name.
+    #[serde(default)]
+    pub finds: BTreeMap<String, u64>,
 }
 
 /// A gateway.
@@ -170,6 +174,13 @@ impl Status {
             Some(why) if running => line(format!("not ready: {why}")),
             _ => {}
         }
+        if !last.finds.is_empty() {
+            let each = last.finds.iter().map(|(name, times)| format!("{name} {times}×"));
+            line(format!(
+                "found and dealt with: {}",
+                each.collect::<Vec<_>>().join(", ")
+            ));
+        }
         if last.gateways.is_empty() {
             line("gateways: none is known here, so every packet passes".to_owned());
         }
@@ -217,6 +228,7 @@ mod tests {
                     enforced: true,
                     why: Vec::new(),
                 }],
+                finds: BTreeMap::new(),
             }),
         }
     }
@@ -294,6 +306,7 @@ mod tests {
                 let last = status.last.as_mut().unwrap();
                 last.observe = true;
                 last.not_ready = Some("no interface is served".to_owned());
+                last.finds = [("link-detached".to_owned(), 2), ("mtu-changed".to_owned(), 1)].into();
                 last.gateways[0].enforced = false;
                 last.gateways[0].why = vec!["code: text".to_owned()];
             },
@@ -303,6 +316,7 @@ mod tests {
                 generation,
                 "observe: packets are judged and counted, none is dropped",
                 "not ready: no interface is served",
+                "found and dealt with: link-detached 2×, mtu-changed 1×",
                 "gateway ns/gw: not enforced, client address packet-source",
                 "  code: text",
             ],

@@ -347,7 +347,11 @@ fn an_agent_of_another_abi_runs_then_a_second_one_is_refused_whichever_came_firs
         let dir = std::fs::File::open(&theirs).expect("still there: nothing is taken over yet");
         Flock::lock(dir, FlockArg::LockExclusiveNonblock).expect_err("we hold theirs too");
         drop(dataplane);
-        assert_eq!(pins::unload().expect("unloaded").len(), 1, "of whatever ABI");
+        assert_eq!(
+            pins::unload().expect("unloaded").links.len(),
+            1,
+            "of whatever ABI"
+        );
     });
     assert_eq!(gone(&node), None);
 }
@@ -373,14 +377,20 @@ fn unload_removes_everything_once_and_an_agent_sees_it() {
         assert!(dataplane.pins().present());
         let programs = pins::xdp_programs().expect("listed");
         assert_eq!(programs.len(), 1);
-        let removed = pins::unload().expect("unloaded");
+        let unloaded = pins::unload().expect("unloaded");
+        assert_eq!(
+            unloaded.agent,
+            pins::Agent::Remains,
+            "it has not looked yet, so it is waited for in vain"
+        );
+        let removed = unloaded.links;
         assert_eq!(
             removed.iter().map(|p| (p.ifindex, p.hook)).collect::<Vec<_>>(),
             [(ifindex, Hook::Tcx), (ifindex, Hook::Xdp)],
             "by their names' order"
         );
         assert!(!dataplane.pins().present());
-        assert!(pins::unload().expect("again").is_empty());
+        assert!(pins::unload().expect("again").links.is_empty());
         assert!(wait_gone(&programs), "detached soon");
         // It could not bring itself back: there is nowhere to pin to.
         dataplane

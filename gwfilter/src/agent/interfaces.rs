@@ -8,9 +8,11 @@ use super::attach_failed;
 use super::enforce::Apply;
 use super::past::Shelf;
 use super::told::Told;
+use super::watch::{Watch, Weight};
 use crate::dataplane::Dataplane;
-use crate::dataplane::attach::{AttachError, Attached, told};
+use crate::dataplane::attach::{AttachError, Attached, in_the_way, told};
 use crate::dataplane::choice::{Device, Lost, Wanted, World, XdpMode, lost, wanted};
+use crate::dataplane::examine::Trouble;
 use crate::dataplane::pins::{Hook, Pin, interface_name};
 use crate::dataplane::tables::TablesError;
 use crate::plan::{Counters, Op};
@@ -38,6 +40,7 @@ struct Served {
     hook: Hook,
     /// The TC program sits beside XDP.
     beside: bool,
+    mtu: Option<u32>,
 }
 
 impl Served {
@@ -60,6 +63,11 @@ pub(super) struct Interfaces {
     wants_tc: bool,
     beside_failures: Told<String>,
     limitations: Told<String>,
+    /// The first interfaces are attached: from now on a new one is news.
+    settled: bool,
+    /// Interfaces that were served once and are still there.
+    known: BTreeSet<u32>,
+    watch: Watch,
 }
 
 impl Interfaces {
@@ -74,6 +82,92 @@ impl Interfaces {
             wants_tc: false,
             beside_failures: Told::default(),
             limitations: Told::default(),
+            settled: false,
+            known: BTreeSet::new(),
+            watch: Watch::default(),
+        }
+    }
+
+    /// How often what was found otherwise than it was left.
+    pub(super) fn finds(&self) -> BTreeMap<String, u64> {
+        let counts = self.watch.counts().iter();
+        counts.map(|(name, times)| ((*name).to_owned(), *times)).collect()
+    }
+
+    /// To count and say what was found.
+    pub(super) const fn watch(&mut self) -> &mut Watch {
+        &mut self.watch
+    }
+
+    /// Looks whether each program is attached, ours, and first in line, and puts right what is not: what was detached is attached by
+    /// [`Self::follow`], which is to be called next.
+    pub(super) fn verify(&mut self, world: &World, dataplane: &mut Dataplane) {
+        if !dataplane.pins().present() {
+            return;
+        }
+        let mut bare = BTreeSet::new();
+        for (ifindex, served) in &mut self.served {
+            let Some(device) = world.device(*ifindex) else {
+                continue;
+            };
+            if device.mtu != served.mtu {
+                let mtu = |m: Option<u32>| m.map_or_else(|| "unknown".to_owned(), |m| m.to_string());
+                let what = format!("{} before, {} now", mtu(served.mtu), mtu(device.mtu));
+                self.watch
+                    .found("mtu-changed", Weight::Change, &served.name, &what);
+                served.mtu = device.mtu;
+            }
+            let hooks = [Some(served.hook), served.beside.then_some(Hook::Tcx)];
+            for hook in hooks.into_iter().flatten() {
+                let Some(trouble) = dataplane.examine(device, hook) else {
+                    continue;
+                };
+                let (weight, what) = match trouble {
+                    Trouble::NotFirst(before) => (
+                        Weight::Touched,
+                        match dataplane.to_head(device, served.beside) {
+                            Ok(()) => {
+                                format!("{before} TC programs were asked before ours; ours is first again")
+                            }
+                            Err(e) => format!(
+                                "{before} TC programs are asked before ours, and it cannot be brought to the head: {}",
+                                chain(&e)
+                            ),
+                        },
+                    ),
+                    Trouble::LinkDetached => (
+                        Weight::Hole,
+                        format!(
+                            "somebody detached the {} program by force; it is attached again",
+                            hook.name()
+                        ),
+                    ),
+                    Trouble::ProgramReplaced => (
+                        Weight::Hole,
+                        format!(
+                            "another program is behind our {} link; ours is put back",
+                            hook.name()
+                        ),
+                    ),
+                };
+                self.watch.found(trouble.name(), weight, &served.name, &what);
+                match trouble {
+                    Trouble::NotFirst(_) => {}
+                    Trouble::LinkDetached | Trouble::ProgramReplaced if served.hook == hook => {
+                        bare.insert(*ifindex);
+                    }
+                    Trouble::LinkDetached | Trouble::ProgramReplaced => served.beside = false,
+                }
+            }
+        }
+        self.served.retain(|ifindex, _| !bare.contains(ifindex));
+        match dataplane.verify_headers() {
+            Ok(finds) => {
+                for (name, what) in finds {
+                    self.watch.found(name, Weight::Hole, "", &what);
+                }
+            }
+            Err(e) => warn!(error = chain(&e), "what TC programs go on to cannot be looked at"),
         }
     }
 
@@ -96,6 +190,7 @@ impl Interfaces {
             return Err(failure.into());
         }
         self.drop_leftovers(dataplane);
+        self.settled = true;
         Ok(())
     }
 
@@ -119,11 +214,8 @@ impl Interfaces {
             };
             if served.beside && !pins.contains(&pin) {
                 served.beside = false;
-                error!(
-                    interface = served.name,
-                    ifindex,
-                    "somebody detached the TC program: what XDP leaves to TC was not enforced here; it is attached again"
-                );
+                let what = "somebody detached the TC program: what XDP leaves to TC was not enforced here; it is attached again";
+                self.watch.found("pin-removed", Weight::Hole, &served.name, what);
             }
         }
         let hooks = self.served.iter().map(|(i, s)| (*i, s.hook)).collect();
@@ -132,17 +224,27 @@ impl Interfaces {
                 continue;
             };
             match why {
-                Lost::Gone => warn!(interface = name, ifindex, "interface is gone"),
+                Lost::Gone => {
+                    self.known.remove(&ifindex);
+                    self.watch
+                        .found("interface-gone", Weight::Touched, &name, "interface is gone");
+                }
                 Lost::Renamed => warn!(
                     interface = name,
                     ifindex, "interface has a name that is not to be served"
                 ),
-                Lost::Detached => error!(
-                    interface = name,
-                    ifindex,
-                    hook = hook.name(),
-                    "somebody detached the program: nothing was enforced here; it is attached again"
-                ),
+                Lost::Detached => {
+                    let there = pins.contains(&Pin { ifindex, hook });
+                    self.watch.found(
+                        if there { "link-detached" } else { "pin-removed" },
+                        Weight::Hole,
+                        &name,
+                        &format!(
+                            "somebody detached the program: nothing was enforced here by {}; it is attached again",
+                            hook.name()
+                        ),
+                    );
+                }
             }
         }
         for served in &mut self.served {
@@ -255,8 +357,26 @@ impl Interfaces {
                         name: device.name.clone(),
                         hook: attached.hook,
                         beside: matches!(attached.beside, Ok(true)),
+                        mtu: device.mtu,
                     };
                     log_attached(&device.name, device.index, &served.hooks(), &attached);
+                    if self.settled && !attached.adopted && !self.known.contains(&device.index) {
+                        self.watch.found(
+                            "interface-new",
+                            Weight::Change,
+                            &device.name,
+                            "interface is served",
+                        );
+                    }
+                    if !attached.foreign.is_empty() {
+                        self.watch.found(
+                            "foreign-xdp",
+                            Weight::Touched,
+                            &device.name,
+                            &format!("another XDP program is attached{}", in_the_way(&attached.foreign)),
+                        );
+                    }
+                    self.known.insert(device.index);
                     self.served.insert(device.index, served);
                     without_tc.extend(attached.beside.err().map(|e| chain(&e)));
                 }
@@ -274,7 +394,7 @@ impl Interfaces {
 
     /// Removes pins of interfaces that are gone, or that this agent does not or cannot serve: their tables would never
     /// change again, and a stale refusal is worse than none.
-    fn drop_leftovers(&self, dataplane: &Dataplane) {
+    fn drop_leftovers(&self, dataplane: &mut Dataplane) {
         let pins = match dataplane.pins().list() {
             Ok(pins) => pins,
             Err(e) => {
@@ -371,9 +491,6 @@ impl Apply for Kernel<'_> {
 
 fn log_attached(interface: &str, ifindex: u32, hook: &str, attached: &Attached) {
     info!(interface, ifindex, hook, adopted = attached.adopted, "attached");
-    for program in &attached.foreign {
-        warn!(interface, program = %program, "another XDP program is attached; it is left alone");
-    }
     if !attached.refusals.is_empty() {
         warn!(
             interface,

@@ -13,10 +13,13 @@ mod interfaces;
 mod last_good;
 mod lease;
 mod numbers;
+mod look;
 mod past;
 mod pulse;
+mod tell;
 mod told;
 mod vouch;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -52,7 +55,6 @@ use crate::notice;
 use crate::pipeline::{self, Refuse};
 use crate::plan::{self, Past};
 use crate::source;
-use crate::status::{GatewayState, Left};
 use crate::telemetry::counters::Book;
 use crate::telemetry::packet::Sink;
 use crate::telemetry::{LogFormat, chain};
@@ -64,6 +66,7 @@ use feed::Feed;
 use health::Health;
 use interfaces::{Interfaces, Kernel};
 use lease::Lease;
+use look::{ENTRIES, SLICES};
 use past::Shelf;
 use pulse::{Beat, Pulse};
 
@@ -103,6 +106,8 @@ pub struct Settings {
     pub never_drop: Vec<IpNet>,
     /// `--counters-every`.
     pub counters_every: Duration,
+    /// `--verify-every`.
+    pub verify_every: Duration,
     /// `--log-format`.
     pub log_format: LogFormat,
     /// Snapshot, status, health, own DaemonSet.
@@ -154,6 +159,10 @@ enum Event {
     Network,
     /// Time to tell the counters.
     Counters,
+    /// Time to look whether everything is as it was left.
+    Verify,
+    /// Time to go on reading or freeing tables.
+    Slice,
     /// A drain window ends, or a failed attempt is to be repeated.
     Enforce,
     /// Time to look at the packet log.
@@ -357,11 +366,15 @@ impl Agent {
     async fn run(mut self, mut wires: Wires) -> Result<(), AgentError> {
         let mut look = interval(PINS);
         let mut counters = interval(self.settings.counters_every);
+        let mut verify = interval(self.settings.verify_every);
+        let (mut slice_at, mut unread): (Option<Instant>, usize) = (None, 0);
         let mut packets = interval(PACKETS);
         for timer in [&mut look, &mut counters, &mut packets] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
             timer.reset();
         }
+        // The first look is at once: what was taken over may not be where it should be.
+        verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut network_at: Option<Instant> = None;
         loop {
             self.health.turned();
@@ -370,6 +383,9 @@ impl Agent {
                 self.health.set_ready(ready);
                 self.aside.changed();
             }
+            if slice_at.is_none() && (unread > 0 || self.dataplane.tables().has_old()) {
+                slice_at = Some(Instant::now() + SLICES);
+            }
             let (enforce_at, aside_at) = (self.enforcer.due(), self.aside.due());
             let event = tokio::select! {
                 () = self.feed.changed(&mut self.index) => Event::Changed,
@@ -377,6 +393,8 @@ impl Agent {
                 Some(()) = wires.network.recv() => Event::NetworkStirs,
                 () = at(network_at) => Event::Network,
                 _ = counters.tick() => Event::Counters,
+                _ = verify.tick() => Event::Verify,
+                () = at(slice_at) => Event::Slice,
                 () = at(enforce_at) => Event::Enforce,
                 _ = packets.tick(), if self.packet_log.is_some() => Event::Packets,
                 () = at(aside_at) => Event::Aside,
@@ -406,6 +424,14 @@ impl Agent {
                     self.lease.tell_pause(now_ns());
                     // Messages can be lost, and default routes come and go without one.
                     self.network().await;
+                }
+                Event::Verify => {
+                    unread = ENTRIES;
+                    self.network_and(true).await;
+                }
+                Event::Slice => {
+                    slice_at = None;
+                    unread = self.slice(unread);
                 }
                 Event::Enforce => self.enforce(),
                 Event::Packets => self.tell_packets(),
@@ -446,27 +472,6 @@ impl Agent {
         self.lease.ready()
     }
 
-    /// What `gwfilter status` shows.
-    fn left(&self) -> Left {
-        let ready = self.ready();
-        let reports = self.enforcer.built().map(|built| &built.reports);
-        let gateways = reports.into_iter().flatten().map(|report| GatewayState {
-            name: report.name.clone(),
-            client_address: report.client_address.to_owned(),
-            enforced: report.enforced,
-            why: report.why.clone(),
-        });
-        Left {
-            written_at: aside::now(),
-            from: self.settings.from.to_string(),
-            generation: self.enforcer.generation(),
-            observe: self.settings.observe,
-            ready: ready.is_ok(),
-            not_ready: ready.err(),
-            gateways: gateways.collect(),
-        }
-    }
-
     /// Says and writes what changed.
     fn catch_up(&mut self) {
         let left = self.left();
@@ -475,36 +480,6 @@ impl Agent {
         let notices = || self.enforcer.built().map(notice::select).unwrap_or_default();
         let draining = (self.shelf.clone(), self.enforcer.draining());
         self.aside.catch_up(good, &left, draining, notices);
-    }
-
-    /// Looks at interfaces and addresses.
-    async fn network(&mut self) {
-        let world = match self.netlink.world(self.settings.interfaces.is_empty()).await {
-            Ok(world) => world,
-            Err(e) => {
-                let text = chain(&e);
-                if self.network_error.as_ref() != Some(&text) {
-                    error!(
-                        error = text,
-                        "interfaces and addresses cannot be read; those known stay"
-                    );
-                    self.network_error = Some(text);
-                }
-                return;
-            }
-        };
-        if self.network_error.take().is_some() {
-            info!("interfaces and addresses can be read again");
-        }
-        if self.facts.local_addresses.as_ref() != Some(&world.addresses) {
-            info!(
-                addresses = world.addresses.len(),
-                "addresses of this machine changed"
-            );
-            self.facts.local_addresses = Some(world.addresses.clone());
-            self.enforce();
-        }
-        self.interfaces.follow(&world, &mut self.dataplane);
     }
 
     async fn leave(mut self, cause: Cause) -> Result<(), AgentError> {

@@ -74,6 +74,9 @@ pub struct Args {
     /// Time between counter lines
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "30s")]
     counters_every: Duration,
+    /// Time between two looks whether programs and tables are as they were left
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "30s")]
+    verify_every: Duration,
     /// Directory for the last good snapshot, with which an agent begins whose API server does not answer; none: it is not kept
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -169,6 +172,10 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         args.counters_every >= Duration::from_secs(1),
         "--counters-every: at least 1s"
     );
+    ensure!(
+        args.verify_every >= Duration::from_secs(1),
+        "--verify-every: at least 1s"
+    );
     let log_format = match args.log_format {
         LogFormatArg::Text => LogFormat::Text,
         LogFormatArg::Json => LogFormat::Json,
@@ -216,6 +223,7 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         },
         never_drop: args.never_drop,
         counters_every: args.counters_every,
+        verify_every: args.verify_every,
         aside: AsideSettings {
             state_dir: args.state_dir,
             health_listen: args.health_listen,

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 
 use super::Output;
 use crate::dataplane::netlink::Netlink;
-use crate::dataplane::pins::{self, BPFFS, interface_name};
+use crate::dataplane::pins::{self, Agent, BPFFS, interface_name};
 
 /// Arguments of `gwfilter unload`.
 #[derive(Debug, clap::Args)]
@@ -24,8 +24,9 @@ pub struct Args {
 pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
     // Only to know when they are gone; the removal does not depend on it.
     let programs = pins::xdp_programs().unwrap_or_default();
-    let removed = pins::unload()
+    let unloaded = pins::unload()
         .context("gwfilter cannot be taken off this network namespace (root, who put it on, can)")?;
+    let (removed, agent) = (unloaded.links, unloaded.agent);
     let name = |ifindex| interface_name(ifindex).unwrap_or_else(|| "(gone)".to_owned());
     match args.output {
         Output::Json => {
@@ -33,9 +34,13 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
                 .iter()
                 .map(|p| serde_json::json!({"interface": name(p.ifindex), "ifindex": p.ifindex, "hook": p.hook.name()}))
                 .collect();
-            writeln!(out, "{}", serde_json::json!({ "removed": list }))?;
+            writeln!(
+                out,
+                "{}",
+                serde_json::json!({ "removed": list, "agent": agent.name() })
+            )?;
         }
-        Output::Text if removed.is_empty() => {
+        Output::Text if removed.is_empty() && agent == Agent::None => {
             writeln!(
                 out,
                 "nothing to remove: no gwfilter link is pinned for this network namespace"
@@ -56,6 +61,14 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
                     name(p.ifindex),
                     p.ifindex
                 )?;
+            }
+            match agent {
+                Agent::None => {}
+                Agent::Ended => writeln!(out, "the agent that ran here has ended")?,
+                Agent::Remains => writeln!(
+                    out,
+                    "the agent that ran here has not ended yet (is it frozen?); it can attach nothing that lasts, and ends when it goes on"
+                )?,
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Gets the programs onto an interface, by the steps that [`super::choice`] lists, and pins the links.
 
+use std::collections::BTreeSet;
 use std::error::Error;
+use std::fs;
 use std::io;
 
 use aya::Ebpf;
@@ -37,12 +39,23 @@ pub enum StepError {
     /// The kernel refused the program here.
     #[error("refused")]
     Refused(#[source] Box<ProgramError>),
+    /// A map cannot be asked what is in it.
+    #[error("a map of programs cannot be asked")]
+    Question(#[source] io::Error),
     /// A link that is not one.
     #[error("the kernel gave no link for it, and an attachment without one would die with the agent")]
     NoLink,
     /// The pinned link could not be opened.
     #[error("the pinned link cannot be opened")]
     Open(#[source] LinkError),
+    /// The pin could not be replaced.
+    #[error("the pin {path} cannot be replaced")]
+    Rename {
+        /// Which.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The link could not be pinned.
     #[error("the link cannot be pinned at {path}")]
     Pin {
@@ -186,6 +199,8 @@ pub(super) struct Kit<'a> {
     pub(super) ebpf: &'a mut Ebpf,
     pub(super) headers: &'a mut Headers,
     pub(super) pins: &'a Pins,
+    /// Numbers of the programs that this agent attached.
+    pub(super) own: &'a mut BTreeSet<u32>,
 }
 
 /// Attaches to `device`, taking over what an earlier agent left pinned there, and removes the pins that are then left over. Where
@@ -312,7 +327,12 @@ pub fn of_interface(pins: &Pins, ifindex: u32) -> Result<Vec<Pin>, PinsError> {
 
 /// One step. `tc_program`: the program for steps to TC.
 fn take(kit: &mut Kit<'_>, device: &Device, step: Step, tc_program: &'static str) -> Result<(), StepError> {
-    let Kit { ebpf, headers, pins } = kit;
+    let Kit {
+        ebpf,
+        headers,
+        pins,
+        own,
+    } = kit;
     let pin = Pin {
         ifindex: device.index,
         hook: step.hook(),
@@ -321,6 +341,7 @@ fn take(kit: &mut Kit<'_>, device: &Device, step: Step, tc_program: &'static str
         Step::AdoptXdp(_, entry) => {
             let link = XdpLink::try_from(open(pins, pin)?).map_err(StepError::Open)?;
             let program = xdp(ebpf, entry)?;
+            own.insert(program.info().map_err(refused)?.id());
             let id = program.attach_to_link(link).map_err(refused)?;
             // The pin holds the link; our own handle of it must not.
             program.take_link(id).map(drop).map_err(refused)
@@ -332,6 +353,7 @@ fn take(kit: &mut Kit<'_>, device: &Device, step: Step, tc_program: &'static str
                 AyaMode::Driver
             };
             let program = xdp(ebpf, entry)?;
+            own.insert(program.info().map_err(refused)?.id());
             let id = program.attach_to_if_index(device.index, mode).map_err(refused)?;
             // aya falls back to a netlink attachment without a word, and taking such a link out and
             // failing to convert it would leave the program attached for good. Only the id's text tells.
@@ -347,21 +369,65 @@ fn take(kit: &mut Kit<'_>, device: &Device, step: Step, tc_program: &'static str
             let link = SchedClassifierLink::try_from(open(pins, pin)?).map_err(StepError::Open)?;
             headers.ready(ebpf, pins)?;
             let program = tc(ebpf, tc_program)?;
+            own.insert(program.info().map_err(refused)?.id());
             let id = program.attach_to_link(link).map_err(refused)?;
             program.take_link(id).map(drop).map_err(refused)
         }
         Step::AttachTcx => {
-            headers.ready(ebpf, pins)?;
-            let program = tc(ebpf, tc_program)?;
-            let head = TcAttachOptions::TcxOrder(LinkOrder::first());
-            let id = program
-                .attach_with_options(&device.name, TcAttachType::Ingress, head)
-                .map_err(refused)?;
-            let link = program.take_link(id).map_err(refused)?;
-            let link = FdLink::try_from(link).map_err(|_| StepError::NoLink)?;
-            keep(pins, pin, link)
+            let link = at_head(kit, device, tc_program)?;
+            keep(kit.pins, pin, link)
         }
     }
+}
+
+/// A new link at the head of the TCX chain.
+fn at_head(kit: &mut Kit<'_>, device: &Device, name: &'static str) -> Result<FdLink, StepError> {
+    let Kit {
+        ebpf,
+        headers,
+        pins,
+        own,
+    } = kit;
+    headers.ready(ebpf, pins)?;
+    let program = tc(ebpf, name)?;
+    own.insert(program.info().map_err(refused)?.id());
+    let head = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program
+        .attach_with_options(&device.name, TcAttachType::Ingress, head)
+        .map_err(refused)?;
+    let link = program.take_link(id).map_err(refused)?;
+    FdLink::try_from(link).map_err(|_| StepError::NoLink)
+}
+
+/// Brings our TC program back to the head of the line, without a gap: a second copy of it goes there, then the first one goes. (The
+/// kernel takes no program twice.) `beside`: it is the one beside XDP.
+///
+/// # Errors
+/// It stays where it is.
+pub(super) fn to_head(kit: &mut Kit<'_>, device: &Device, beside: bool) -> Result<(), StepError> {
+    let name = if beside { TC_PROXY_PROGRAM } else { TC_PROGRAM };
+    // The link holds the first copy.
+    tc(kit.ebpf, name)?.unload().map_err(refused)?;
+    let link = at_head(kit, device, name)?;
+    let path = kit.pins.path(Pin {
+        ifindex: device.index,
+        hook: Hook::Tcx,
+    });
+    let aside = kit.pins.next_path(device.index);
+    let failed = |source| StepError::Rename {
+        path: path.display().to_string(),
+        source,
+    };
+    match fs::remove_file(&aside) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    link.pin(&aside).map(drop).map_err(|source| StepError::Pin {
+        path: aside.display().to_string(),
+        source,
+    })?;
+    // In one step the new pin is there and the old one, and with it its link, is gone.
+    fs::rename(&aside, &path).map_err(failed)
 }
 
 pub(super) fn refused(e: ProgramError) -> StepError {
@@ -384,7 +450,7 @@ fn keep(pins: &Pins, pin: Pin, link: FdLink) -> Result<(), StepError> {
 }
 
 /// The id of the program behind a pin.
-fn program_of(pins: &Pins, pin: Pin) -> Option<u32> {
+pub(super) fn program_of(pins: &Pins, pin: Pin) -> Option<u32> {
     Some(open(pins, pin).ok()?.info().ok()?.program_id())
 }
 

@@ -28,6 +28,8 @@ pub struct Device {
     pub master: Option<u32>,
     /// Ids of the XDP programs on it.
     pub xdp_programs: Vec<u32>,
+    /// The largest packet it takes, in bytes.
+    pub mtu: Option<u32>,
 }
 
 /// The network namespace at one moment.

@@ -4,6 +4,8 @@
 //! They are reached through a program array. The kernel empties such an array when no process and no pin holds it, and
 //! headers would then pass unread; so it is pinned beside the links, and so is what was seen of the beginnings of streams.
 
+use std::os::fd::AsFd as _;
+
 use aya::Ebpf;
 use aya::maps::{Map, MapData, MapError, ProgramArray};
 use aya::programs::{Program, ProgramError, SchedClassifier};
@@ -14,6 +16,7 @@ use gwfilter_common::abi::{
 
 use super::attach::{StepError, load_error, refused};
 use super::pins::Pins;
+use super::query;
 use super::tables::TablesError;
 use crate::telemetry::chain;
 
@@ -104,6 +107,12 @@ impl Headers {
                 .find_map(|(index, name)| put(ebpf, index, name).err());
             self.no_resets = failed.map(|e| chain(&e));
         }
+        self.pin(ebpf, pins).map(drop)
+    }
+
+    /// Pins what is not pinned; gives back which maps.
+    fn pin(&self, ebpf: &Ebpf, pins: &Pins) -> Result<Vec<&'static str>, StepError> {
+        let mut pinned = Vec::new();
         for (name, path) in [
             (NEXT_MAP, pins.headers_path(self.id)),
             (SYN_MAP, pins.streams_path()),
@@ -114,9 +123,52 @@ impl Headers {
                     path: path.display().to_string(),
                     source,
                 })?;
+                pinned.push(name);
             }
         }
-        Ok(())
+        Ok(pinned)
+    }
+
+    /// Whether everything that was put somewhere is there; what is not is put there again, and told by name.
+    ///
+    /// # Errors
+    /// The array cannot be asked, or not be written.
+    pub(super) fn verify(
+        &mut self,
+        ebpf: &mut Ebpf,
+        pins: &Pins,
+    ) -> Result<Vec<(&'static str, String)>, StepError> {
+        let mut finds = Vec::new();
+        let reader = match &self.reads {
+            // No TC program was ever wanted.
+            None => return Ok(finds),
+            Some(Reads::Both) => Some((NEXT_HEADER, TC_HEADER_PROGRAM)),
+            Some(Reads::V2Only(_)) => Some((NEXT_HEADER, TC_HEADER_V2ONLY_PROGRAM)),
+            Some(Reads::Nothing(_)) => None,
+        };
+        let resets = [(NEXT_RESET, TC_RESET_PROGRAM), (NEXT_REFUSE, TC_REFUSE_PROGRAM)];
+        let resets = resets.into_iter().filter(|_| self.no_resets.is_none());
+        for (index, name) in reader.into_iter().chain(resets) {
+            let Some(Map::ProgramArray(array)) = ebpf.map(NEXT_MAP) else {
+                return Err(StepError::Missing(NEXT_MAP));
+            };
+            let there = query::number_at(array.fd().as_fd(), index).map_err(StepError::Question)?;
+            let program = ebpf.program(name).ok_or(StepError::Missing(name))?;
+            if there != Some(program.info().map_err(refused)?.id()) {
+                put(ebpf, index, name)?;
+                finds.push((
+                    "tail-program-gone",
+                    format!("{name} was not where TC programs look for it; it is put back"),
+                ));
+            }
+        }
+        for name in self.pin(ebpf, pins)? {
+            finds.push((
+                "map-pin-gone",
+                format!("the pin of {name} was removed; it is pinned again"),
+            ));
+        }
+        Ok(finds)
     }
 }
 

@@ -165,6 +165,12 @@ impl Kept {
         })
     }
 
+    /// Which are not pinned.
+    pub(super) fn gone(&self, pins: &Pins) -> Vec<&'static str> {
+        let gone = self.0.iter().filter(|(_, pin, _)| !pins.map_path(pin).exists());
+        gone.map(|(map, ..)| *map).collect()
+    }
+
     /// Pins what is not pinned.
     pub(super) fn pin(&self, pins: &Pins) -> Result<(), KeptError> {
         for (map, pin, data) in &self.0 {

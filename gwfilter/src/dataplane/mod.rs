@@ -3,13 +3,17 @@
 pub mod attach;
 pub mod choice;
 pub mod control;
+pub mod examine;
 mod headers;
 pub mod kept;
 pub mod netlink;
 pub mod object;
 pub mod pins;
+mod query;
 pub mod rights;
 pub mod tables;
+
+use std::collections::BTreeSet;
 
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -17,7 +21,7 @@ use gwfilter_common::abi::{
     LOG_RATE_GLOBAL, PACKET_LOG_ALL, PACKET_LOG_DROPS, PACKET_LOG_GLOBAL, PACKET_LOG_OFF, SYN_MAP,
 };
 
-use attach::{AttachError, Attached, BesideError, Kit};
+use attach::{AttachError, Attached, BesideError, Kit, StepError};
 use choice::{Device, XdpMode};
 use control::Control;
 use headers::Headers;
@@ -61,6 +65,9 @@ pub enum DataplaneError {
     /// The pins.
     #[error(transparent)]
     Pins(#[from] PinsError),
+    /// What TC programs go on to.
+    #[error("what TC programs go on to cannot be looked at, or not be put back")]
+    Step(#[from] StepError),
     /// What is to outlive the agent.
     #[error(transparent)]
     Kept(#[from] KeptError),
@@ -75,6 +82,8 @@ pub struct Dataplane {
     adopted: Adopted,
     headers: Headers,
     pins: Pins,
+    /// Numbers of the programs that this agent attached.
+    own: BTreeSet<u32>,
 }
 
 impl std::fmt::Debug for Dataplane {
@@ -129,8 +138,10 @@ impl Dataplane {
             .map_err(|e| DataplaneError::Load(Box::new(e)))?;
         let kept = Kept::of(&ebpf)?;
         let control = Control::take(&mut ebpf)?;
-        let tables = Tables::take(&mut ebpf)?;
+        let mut tables = Tables::take(&mut ebpf)?;
         let headers = Headers::of(&ebpf)?;
+        // No two objects have an array of the same number.
+        tables.keep_in(pins.dir().to_path_buf(), headers.id());
         Ok(Self {
             ebpf,
             tables,
@@ -139,6 +150,7 @@ impl Dataplane {
             adopted,
             headers,
             pins,
+            own: BTreeSet::new(),
         })
     }
 
@@ -191,6 +203,7 @@ impl Dataplane {
             ebpf: &mut self.ebpf,
             headers: &mut self.headers,
             pins: &self.pins,
+            own: &mut self.own,
         }
     }
 
@@ -211,6 +224,14 @@ impl Dataplane {
         attach::beside(&mut self.kit(), device)
     }
 
+    /// Brings the TC program of an interface back to the head of the line, without a gap. `beside`: it sits beside XDP.
+    ///
+    /// # Errors
+    /// It stays where it is.
+    pub fn to_head(&mut self, device: &Device, beside: bool) -> Result<(), StepError> {
+        attach::to_head(&mut self.kit(), device, beside)
+    }
+
     /// Takes that program off; `false` if it is not there.
     ///
     /// # Errors
@@ -220,6 +241,20 @@ impl Dataplane {
             ifindex,
             hook: Hook::Tcx,
         })
+    }
+
+    /// Looks whether what TC programs go on to is in its place, and every map that outlives the agent pinned, and puts right what is not: the names and words of the finds.
+    ///
+    /// # Errors
+    /// It cannot be looked at, or not be put right.
+    pub fn verify_headers(&mut self) -> Result<Vec<(&'static str, String)>, DataplaneError> {
+        let mut finds = self.headers.verify(&mut self.ebpf, &self.pins)?;
+        for name in self.kept.gone(&self.pins) {
+            let what = format!("the pin of {name} was removed; it is pinned again");
+            finds.push(("map-pin-gone", what));
+        }
+        self.kept.pin(&self.pins)?;
+        Ok(finds)
     }
 
     /// What this kernel cannot do in TC, for people; nothing if no TC program was ever wanted.
@@ -233,9 +268,10 @@ impl Dataplane {
     ///
     /// # Errors
     /// A pin cannot be removed.
-    pub fn forget_earlier_agents(&self) -> Result<Vec<Pin>, PinsError> {
+    pub fn forget_earlier_agents(&mut self) -> Result<Vec<Pin>, DataplaneError> {
         let links = self.pins.clear_others()?;
         self.pins.forget_headers(self.headers.id())?;
+        self.tables.retire_earlier()?;
         Ok(links)
     }
 

@@ -194,6 +194,7 @@ fn device(message: &LinkMessage) -> Device {
                     }
                 }
             }
+            LinkAttribute::Mtu(mtu) => device.mtu = Some(*mtu),
             LinkAttribute::ParentDevName(_) => device.hardware = true,
             LinkAttribute::Link(lower) => device.lower = Some(*lower).filter(|l| *l != 0),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,

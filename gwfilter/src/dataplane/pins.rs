@@ -6,6 +6,7 @@
 //! the lock that keeps two agents from one namespace, and as a sign: an agent whose directory is gone has been unloaded, and ends.
 
 mod others;
+mod unload;
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -24,11 +25,19 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use others::Other;
 
+pub use unload::{Agent, Unloaded, unload};
+
 /// Where bpffs is mounted, by convention.
 pub const BPFFS: &str = "/sys/fs/bpf";
 const ROOT: &str = "/sys/fs/bpf/gwfilter";
 /// Begins the name of a pinned program array.
 const HEADERS: &str = "headers-";
+/// Begins the names of links on their way to their place.
+const NEXT: &str = "next-";
+/// Begins the names of the pinned tables of a generation.
+pub(super) const TABLES: &str = "tables-";
+/// Begins the names of tables out of use.
+pub(super) const OLD: &str = "old-";
 /// The name of the pinned map of the beginnings of streams.
 const STREAMS: &str = "streams";
 
@@ -215,14 +224,20 @@ impl Pins {
         self.dir.join(STREAMS)
     }
 
-    /// Removes the program arrays of earlier agents: all but the one with number `ours`. Only when no link of theirs is left.
+    /// Where the next link of this interface is pinned for a moment, before it takes the place of the one that is there.
+    pub(super) fn next_path(&self, ifindex: u32) -> PathBuf {
+        self.dir.join(format!("{NEXT}{ifindex}"))
+    }
+
+    /// Removes the program arrays of earlier agents: all but the one with number `ours`; and links that were on their way to their place when
+    /// an agent ended. Only when no other link of theirs is left.
     ///
     /// # Errors
     /// One cannot be removed.
     pub(super) fn forget_headers(&self, ours: u32) -> Result<(), PinsError> {
         let ours = format!("{HEADERS}{ours}");
         for name in entries(&self.dir)? {
-            if name.starts_with(HEADERS) && name != ours {
+            if name.starts_with(NEXT) || (name.starts_with(HEADERS) && name != ours) {
                 remove(&self.dir.join(name))?;
             }
         }
@@ -319,7 +334,12 @@ fn directory_name(namespace: u64) -> String {
     format!("net-{namespace}")
 }
 
-fn entries(dir: &Path) -> Result<Vec<String>, PinsError> {
+/// What a directory is called while it is being unloaded: an agent does not find it any more, and cannot pin anything there.
+fn unloading_name(namespace: u64) -> String {
+    format!("unload-{namespace}")
+}
+
+pub(super) fn entries(dir: &Path) -> Result<Vec<String>, PinsError> {
     let mut names = Vec::new();
     let listing = match fs::read_dir(dir) {
         Ok(l) => l,
@@ -342,13 +362,19 @@ fn remove(path: &Path) -> Result<bool, PinsError> {
     }
 }
 
-/// The directories of this network namespace, one for each version of gwfilter that was here.
+/// The directories of this network namespace: of each version of gwfilter that was here, and of an `unload` that was cut off.
 fn directories() -> Result<Vec<PathBuf>, PinsError> {
-    let namespace = directory_name(namespace()?);
-    let versions = entries(Path::new(ROOT))?.into_iter();
-    Ok(versions
-        .map(|v| Path::new(ROOT).join(v).join(&namespace))
-        .collect())
+    let namespace = namespace()?;
+    let mut found = Vec::new();
+    for version in entries(Path::new(ROOT))? {
+        for name in [directory_name(namespace), unloading_name(namespace)] {
+            let dir = Path::new(ROOT).join(&version).join(name);
+            if dir.is_dir() {
+                found.push(dir);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Everything that is pinned for this network namespace, by every version of gwfilter.
@@ -403,10 +429,8 @@ pub fn held() -> Result<bool, PinsError> {
 /// # Errors
 /// The pins cannot be listed.
 pub fn xdp_programs() -> Result<BTreeSet<u32>, PinsError> {
-    let namespace = directory_name(namespace()?);
     let mut programs = BTreeSet::new();
-    for version in entries(Path::new(ROOT))? {
-        let dir = Path::new(ROOT).join(version).join(&namespace);
+    for dir in directories()? {
         for name in entries(&dir)? {
             let xdp = Pin::parse(&name).is_some_and(|p| p.hook != Hook::Tcx);
             // A link that cannot be opened is of no program that we could wait for.
@@ -417,36 +441,6 @@ pub fn xdp_programs() -> Result<BTreeSet<u32>, PinsError> {
         }
     }
     Ok(programs)
-}
-
-/// Takes gwfilter off this network namespace, whichever version of it put it on: every pin is removed, and then the
-/// directories, which makes a running agent end. Returns what was removed; doing it again removes nothing.
-///
-/// # Errors
-/// Something is there and cannot be removed. What could be removed is removed all the same.
-pub fn unload() -> Result<Vec<Pin>, PinsError> {
-    let namespace = directory_name(namespace()?);
-    let mut removed = Vec::new();
-    let mut first_error = None;
-    let mut note = |e: PinsError| {
-        first_error.get_or_insert(e);
-    };
-    for version in entries(Path::new(ROOT))? {
-        let dir = Path::new(ROOT).join(version).join(&namespace);
-        for name in entries(&dir)? {
-            match remove(&dir.join(&name)) {
-                Ok(true) => removed.extend(Pin::parse(&name)),
-                Ok(false) => {}
-                Err(e) => note(e),
-            }
-        }
-        match fs::remove_dir(&dir) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => note(failed("cannot remove", &dir)(e)),
-        }
-    }
-    first_error.map_or(Ok(removed), Err)
 }
 
 /// The name of an interface of this network namespace.

@@ -1,19 +1,33 @@
 //! Applies the planner's operations to the kernel's maps, in their order.
 
+mod shelf;
+mod verify;
+
+use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, ArrayOfMaps, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use gwfilter_common::abi::{
     COUNT_MAP, LOGLIM_MAP, Leaf, LogLimit, NEVER4_MAP, NEVER6_MAP, REASONS, ROOT_LEN, ROOT_MAP, RULES_MAP,
     SRC4_MAP, SRC6_MAP, Slot, Tally,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::plan::{Kind, Op, RootImage};
+use crate::plan::{Entries4, Entries6, Kind, Op, RootImage};
+
+use shelf::{Old, Shelf};
+use verify::{Cursor, Place};
+
+pub use shelf::ShelfError;
+pub(super) use shelf::empty;
+pub use verify::{Find, Look};
 
 type Trie<const N: usize> = LpmTrie<MapData, [u8; N], Leaf>;
 type Tries<const N: usize> = ArrayOfMaps<MapData, Trie<N>>;
@@ -48,6 +62,25 @@ pub enum TablesError {
         /// Why it failed.
         source: Box<MapError>,
     },
+    /// A table in force is not pinned as it should be. It is in force all the same.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+    /// A table in force cannot be looked at.
+    #[error("cannot read table {name}")]
+    Unreadable {
+        /// Which.
+        name: String,
+        /// Why it failed.
+        source: Box<MapError>,
+    },
+    /// The array that a table is in cannot be asked.
+    #[error("cannot ask which table is in the place of {name}")]
+    Question {
+        /// Which.
+        name: String,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// The number of CPUs is not known.
     #[error("cannot learn the number of CPUs")]
     Cpus(#[source] io::Error),
@@ -80,6 +113,72 @@ pub struct Tables {
     rules: PerCpuArray<MapData, Tally>,
     log_limit: PerCpuArray<MapData, LogLimit>,
     cpus: usize,
+    numbers: Numbers,
+    /// What is in force, as it was written.
+    written: Written,
+    /// Where it is pinned, if it is.
+    shelf: Option<Shelf>,
+    old: Old,
+    cursor: Option<Cursor>,
+}
+
+/// The arrays of maps again, for questions that aya does not ask.
+#[derive(Debug)]
+struct Numbers {
+    root: OwnedFd,
+    source4: OwnedFd,
+    source6: OwnedFd,
+    never4: OwnedFd,
+    never6: OwnedFd,
+}
+
+impl Numbers {
+    fn of(ebpf: &Ebpf) -> Result<Self, TablesError> {
+        let again = |name| {
+            let Some(Map::ArrayOfMaps(data)) = ebpf.map(name) else {
+                return Err(TablesError::Missing { name, source: None });
+            };
+            let again = data.fd().as_fd().try_clone_to_owned();
+            again.map_err(|source| TablesError::Question {
+                name: name.to_owned(),
+                source,
+            })
+        };
+        Ok(Self {
+            root: again(ROOT_MAP)?,
+            source4: again(SRC4_MAP)?,
+            source6: again(SRC6_MAP)?,
+            never4: again(NEVER4_MAP)?,
+            never6: again(NEVER6_MAP)?,
+        })
+    }
+
+    const fn at(&self, place: Place) -> &OwnedFd {
+        match place {
+            Place::Root => &self.root,
+            Place::Four(Kind::Never4 | Kind::Never6, _) => &self.never4,
+            Place::Four(_, _) => &self.source4,
+            Place::Six(Kind::Never4 | Kind::Never6, _) => &self.never6,
+            Place::Six(_, _) => &self.source6,
+        }
+    }
+}
+
+/// Shares its entries with the planner.
+#[derive(Debug, Default)]
+struct Written {
+    root: Option<Arc<RootImage>>,
+    four: BTreeMap<(Kind, u32), Entries4>,
+    six: BTreeMap<(Kind, u32), Entries6>,
+}
+
+impl Written {
+    fn places(&self) -> impl Iterator<Item = Place> + '_ {
+        let root = self.root.iter().map(|_| Place::Root);
+        let four = self.four.keys().map(|(kind, index)| Place::Four(*kind, *index));
+        let six = self.six.keys().map(|(kind, index)| Place::Six(*kind, *index));
+        root.chain(four).chain(six)
+    }
 }
 
 impl std::fmt::Debug for Tables {
@@ -96,6 +195,7 @@ impl Tables {
     /// # Errors
     /// One is missing or of another shape.
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, TablesError> {
+        let numbers = Numbers::of(ebpf)?;
         Ok(Self {
             root: map(ebpf, ROOT_MAP)?,
             source4: map(ebpf, SRC4_MAP)?,
@@ -116,40 +216,63 @@ impl Tables {
             rules: map(ebpf, RULES_MAP)?,
             log_limit: map(ebpf, LOGLIM_MAP)?,
             cpus: aya::util::nr_cpus().map_err(|(_, e)| TablesError::Cpus(e))?,
+            numbers,
+            written: Written::default(),
+            shelf: None,
+            old: Old::default(),
+            cursor: None,
         })
     }
 
-    /// Applies operations in order. What comes back are failures to free memory after the swap: the generation is in force all the same.
+    /// Pins from now on what comes into force, in `dir`; `owner` is a number that no other object has there.
+    pub fn keep_in(&mut self, dir: PathBuf, owner: u32) {
+        self.shelf = Some(Shelf::new(dir, owner));
+    }
+
+    /// Takes out of use what earlier agents left pinned. To be called when no link of theirs is left.
+    ///
+    /// # Errors
+    /// A pin cannot be moved.
+    pub fn retire_earlier(&mut self) -> Result<(), TablesError> {
+        if let Some(shelf) = &self.shelf {
+            shelf.retire_others(&mut self.old)?;
+        }
+        Ok(())
+    }
+
+    /// Whether tables out of use are still to be freed.
+    #[must_use]
+    pub fn has_old(&self) -> bool {
+        !self.old.is_empty()
+    }
+
+    /// Frees at most about `entries` entries of tables out of use.
+    pub fn free_old(&mut self, entries: usize) {
+        self.old.free(entries);
+    }
+
+    /// Applies operations in order. What comes back are failures to pin a table, and to free memory after the swap: the generation is in
+    /// force all the same.
     ///
     /// # Errors
     /// An operation up to and with the swap failed: the generation in force is untouched.
     pub fn apply(&mut self, ops: &[Op]) -> Result<Vec<TablesError>, TablesError> {
-        let mut not_freed = Vec::new();
+        let mut left = Vec::new();
         for op in ops {
             match op {
                 Op::ZeroRule { index } => self.zero_rule(*index)?,
                 Op::ZeroListener { index } => self.zero_listener(*index)?,
-                Op::Build4 { kind, index, entries } => {
-                    let (tries, name) = self.tries4(*kind);
-                    let entries = entries.iter().map(|(net, leaf)| (key4(*net), *leaf));
-                    let trie = build(entries).map_err(failed("fill a table for", name, *index))?;
-                    tries.set(*index, &trie, 0).map_err(failed("set", name, *index))?;
-                }
-                Op::Build6 { kind, index, entries } => {
-                    let (tries, name) = self.tries6(*kind);
-                    let entries = entries.iter().map(|(net, leaf)| (key6(*net), *leaf));
-                    let trie = build(entries).map_err(failed("fill a table for", name, *index))?;
-                    tries.set(*index, &trie, 0).map_err(failed("set", name, *index))?;
-                }
-                Op::Swap { root } => self.swap(root)?,
+                Op::Build4 { kind, index, entries } => left.extend(self.build4(*kind, *index, entries)?),
+                Op::Build6 { kind, index, entries } => left.extend(self.build6(*kind, *index, entries)?),
+                Op::Swap { root } => left.extend(self.swap(root)?),
                 Op::Clear { kind, index } => {
                     if let Err(e) = self.clear(*kind, *index) {
-                        not_freed.push(e);
+                        left.push(e);
                     }
                 }
             }
         }
-        Ok(not_freed)
+        Ok(left)
     }
 
     fn tries4(&mut self, kind: Kind) -> (&mut Tries<4>, &'static str) {
@@ -166,23 +289,83 @@ impl Tables {
         }
     }
 
-    fn swap(&mut self, image: &RootImage) -> Result<(), TablesError> {
+    /// What comes back is why the table is not pinned; it is in its place all the same.
+    fn build4(
+        &mut self,
+        kind: Kind,
+        index: u32,
+        entries: &Entries4,
+    ) -> Result<Option<TablesError>, TablesError> {
+        let (tries, name) = self.tries4(kind);
+        let list = entries.iter().map(|(net, leaf)| (key4(*net), *leaf));
+        let trie = build(list).map_err(failed("fill a table for", name, index))?;
+        tries.set(index, &trie, 0).map_err(failed("set", name, index))?;
+        self.written.four.insert((kind, index), entries.clone());
+        Ok(self.pin(Place::Four(kind, index), trie.map()))
+    }
+
+    /// As [`Self::build4`].
+    fn build6(
+        &mut self,
+        kind: Kind,
+        index: u32,
+        entries: &Entries6,
+    ) -> Result<Option<TablesError>, TablesError> {
+        let (tries, name) = self.tries6(kind);
+        let list = entries.iter().map(|(net, leaf)| (key6(*net), *leaf));
+        let trie = build(list).map_err(failed("fill a table for", name, index))?;
+        tries.set(index, &trie, 0).map_err(failed("set", name, index))?;
+        self.written.six.insert((kind, index), entries.clone());
+        Ok(self.pin(Place::Six(kind, index), trie.map()))
+    }
+
+    /// As [`Self::build4`].
+    fn swap(&mut self, image: &Arc<RootImage>) -> Result<Option<TablesError>, TablesError> {
         let mut root = Root::create(ROOT_LEN, 0).map_err(failed("make a root table for", ROOT_MAP, 0))?;
         for (index, slot) in image.slots() {
             root.set(index, slot, 0)
                 .map_err(failed("fill the root table for", ROOT_MAP, index))?;
         }
-        self.root.set(0, &root, 0).map_err(failed("set", ROOT_MAP, 0))
+        self.root.set(0, &root, 0).map_err(failed("set", ROOT_MAP, 0))?;
+        self.written.root = Some(image.clone());
+        Ok(self.pin(Place::Root, root.map()))
+    }
+
+    fn pin(&self, place: Place, table: &MapData) -> Option<TablesError> {
+        let pinned = self.shelf.as_ref()?.put(&place.name(), table);
+        pinned.err().map(TablesError::Shelf)
     }
 
     fn clear(&mut self, kind: Kind, index: u32) -> Result<(), TablesError> {
-        let (done, name) = match kind {
-            Kind::Source4 => (self.source4.set(index, &self.empty4, 0), SRC4_MAP),
-            Kind::Never4 => (self.never4.set(index, &self.empty4, 0), NEVER4_MAP),
-            Kind::Source6 => (self.source6.set(index, &self.empty6, 0), SRC6_MAP),
-            Kind::Never6 => (self.never6.set(index, &self.empty6, 0), NEVER6_MAP),
+        let (done, name, place) = match kind {
+            Kind::Source4 => (
+                self.source4.set(index, &self.empty4, 0),
+                SRC4_MAP,
+                Place::Four(kind, index),
+            ),
+            Kind::Never4 => (
+                self.never4.set(index, &self.empty4, 0),
+                NEVER4_MAP,
+                Place::Four(kind, index),
+            ),
+            Kind::Source6 => (
+                self.source6.set(index, &self.empty6, 0),
+                SRC6_MAP,
+                Place::Six(kind, index),
+            ),
+            Kind::Never6 => (
+                self.never6.set(index, &self.empty6, 0),
+                NEVER6_MAP,
+                Place::Six(kind, index),
+            ),
         };
-        done.map_err(failed("clear", name, index))
+        done.map_err(failed("clear", name, index))?;
+        self.written.four.remove(&(kind, index));
+        self.written.six.remove(&(kind, index));
+        match &self.shelf {
+            Some(shelf) => Ok(shelf.retire(&place.name(), &mut self.old)?),
+            None => Ok(()),
+        }
     }
 
     fn zero_rule(&mut self, index: u32) -> Result<(), TablesError> {

@@ -1,0 +1,81 @@
+//! Looks at the machine and at what was left in the kernel, and puts right what is not as it was left.
+
+use std::time::Duration;
+
+use tracing::{error, info};
+
+use super::Agent;
+use crate::telemetry::chain;
+
+/// Entries of tables that are read, or freed, at one turn of the loop: some milliseconds' worth.
+const SLICE: usize = 4096;
+/// Time between two such slices.
+pub(super) const SLICES: Duration = Duration::from_millis(5);
+/// Entries of tables that are read at one look: more than that, and the next look goes on.
+pub(super) const ENTRIES: usize = 100_000;
+
+impl Agent {
+    /// Frees a little of what is out of use, and looks at a little of what is in use; gives back how much may still be looked at.
+    pub(super) fn slice(&mut self, unread: usize) -> usize {
+        let tables = self.dataplane.tables();
+        tables.free_old(SLICE);
+        if unread == 0 {
+            return 0;
+        }
+        let look = tables.verify(SLICE);
+        // Unloaded by somebody: the pins are gone with all the rest.
+        if !look.finds.is_empty() && self.dataplane.pins().present() {
+            for find in &look.finds {
+                self.interfaces.watch().table(find);
+            }
+            self.aside.changed();
+        }
+        if look.more {
+            unread.saturating_sub(SLICE)
+        } else {
+            0
+        }
+    }
+
+    /// Looks at interfaces and addresses.
+    pub(super) async fn network(&mut self) {
+        self.network_and(false).await;
+    }
+
+    /// As [`Self::network`]; `verify`: also whether every program is where it should be.
+    pub(super) async fn network_and(&mut self, verify: bool) {
+        let world = match self.netlink.world(self.settings.interfaces.is_empty()).await {
+            Ok(world) => world,
+            Err(e) => {
+                let text = chain(&e);
+                if self.network_error.as_ref() != Some(&text) {
+                    error!(
+                        error = text,
+                        "interfaces and addresses cannot be read; those known stay"
+                    );
+                    self.network_error = Some(text);
+                }
+                return;
+            }
+        };
+        if self.network_error.take().is_some() {
+            info!("interfaces and addresses can be read again");
+        }
+        if self.facts.local_addresses.as_ref() != Some(&world.addresses) {
+            info!(
+                addresses = world.addresses.len(),
+                "addresses of this machine changed"
+            );
+            self.facts.local_addresses = Some(world.addresses.clone());
+            self.enforce();
+        }
+        let finds = self.interfaces.finds();
+        if verify {
+            self.interfaces.verify(&world, &mut self.dataplane);
+        }
+        self.interfaces.follow(&world, &mut self.dataplane);
+        if self.interfaces.finds() != finds {
+            self.aside.changed();
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Whether what was attached still is: by the pinned links, by netlink, and by the order in which packets meet the TC programs.
+
+use super::choice::Device;
+use super::pins::{Hook, Pin};
+use super::{Dataplane, attach, query};
+
+/// What is wrong with an attachment. That its pin is gone is not of these: the list of pins tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The link is there, but no packet meets its program any more: somebody detached it by force.
+    LinkDetached,
+    /// The link carries a program that is not ours.
+    ProgramReplaced,
+    /// This many programs are asked before ours, and may let packets pass it by.
+    NotFirst(usize),
+}
+
+impl Trouble {
+    /// The public name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LinkDetached => "link-detached",
+            Self::ProgramReplaced => "program-replaced",
+            Self::NotFirst(_) => "not-first-in-line",
+        }
+    }
+}
+
+impl Dataplane {
+    /// What is wrong with the program at a hook of `device`, which must be fresh. What cannot be asked counts as right.
+    #[must_use]
+    pub fn examine(&self, device: &Device, hook: Hook) -> Option<Trouble> {
+        let pin = Pin {
+            ifindex: device.index,
+            hook,
+        };
+        let program = attach::program_of(&self.pins, pin)?;
+        if !self.own.contains(&program) {
+            return Some(Trouble::ProgramReplaced);
+        }
+        if hook != Hook::Tcx {
+            return (!device.xdp_programs.contains(&program)).then_some(Trouble::LinkDetached);
+        }
+        let line = query::tcx_ingress(device.index).ok()?;
+        match line.iter().position(|id| *id == program) {
+            Some(0) => None,
+            Some(before) => Some(Trouble::NotFirst(before)),
+            None => Some(Trouble::LinkDetached),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Agents come, go and are replaced by others while two streams run: one that must never arrive, one that always must.
+
+#![expect(clippy::expect_used, reason = "helpers of tests: their panic is the report")]
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use xtask::process::Process;
+use xtask::site::{Client, NIC, Site};
+
+use crate::lab::{A, Lab, SOON, binary, launch, start, unload, vip};
+use crate::meter::Meter;
+
+fn end(mut agent: Process, signal: Signal) {
+    agent.signal(signal).expect("sent");
+    agent.wait_exit(SOON).expect("ended");
+}
+
+/// A site where an agent refuses client A and lets client B in, and the agent.
+fn enforced(flags: &[&str]) -> (Site, Process) {
+    let lab = Lab::with("DENY", "ipBlocks", &A, flags);
+    lab.refused(Client::A, vip());
+    lab.let_in(Client::B, vip());
+    (lab.site, lab.agent)
+}
+
+/// Makes what is pinned look like the work of another ABI.
+fn becomes(site: &Site, abi: &str) {
+    let script = format!("mv /sys/fs/bpf/gwfilter/v* /sys/fs/bpf/gwfilter/{abi}");
+    site.node.run("sh", &["-c", &script]).expect("moved");
+}
+
+#[test]
+fn another_object_another_abi_and_back_again_then_no_packet_is_wrong() {
+    let (site, mut agent) = enforced(&[]);
+    let meter = Meter::start(&site);
+    // The packet log is a constant of the programs: with another one they are other programs.
+    let objects = [&["--packet-log", "off"][..], &["--packet-log", "all"]];
+    for (round, object) in objects.into_iter().cycle().take(4).enumerate() {
+        meter.run_for(100);
+        end(
+            agent,
+            if round % 2 == 0 {
+                Signal::SIGTERM
+            } else {
+                Signal::SIGKILL
+            },
+        );
+        if round >= 2 {
+            becomes(&site, "v1");
+        }
+        agent = start_with(&site, object);
+        meter.run_for(100);
+    }
+    meter
+        .read(&site)
+        .must_be_clean("four agents, two objects, two ABIs");
+    end(agent, Signal::SIGINT);
+}
+
+/// An agent with a packet log of its own.
+fn start_with(site: &Site, object: &[&str]) -> Process {
+    let from = site.manifests().display().to_string();
+    let arguments = [&["run", "--from", &from, "--interface", NIC], object].concat();
+    let mut agent = site.start("gwfilter run", binary(), &arguments).expect("started");
+    agent.wait_line("agent runs", SOON).expect("a running agent");
+    agent
+}
+
+#[test]
+fn agents_killed_at_any_moment_of_their_start_then_no_packet_is_wrong_and_the_last_one_rules() {
+    let (site, agent) = enforced(&[]);
+    end(agent, Signal::SIGKILL);
+    let meter = Meter::start(&site);
+    // Steps that do not divide the start evenly: each agent dies somewhere else.
+    for round in 0..12_u64 {
+        let agent = launch(&site, &["--interface", NIC]);
+        let until = std::time::Instant::now() + Duration::from_millis(7 + round * 37);
+        let _ = xtask::poll::until(Duration::from_secs(5), || {
+            (std::time::Instant::now() >= until).then_some(())
+        });
+        end(agent, Signal::SIGKILL);
+    }
+    let agent = start(&site, &[]);
+    meter.run_for(200);
+    meter
+        .read(&site)
+        .must_be_clean("twelve agents killed at their start");
+    let files = site
+        .node
+        .run("find", &["/sys/fs/bpf/gwfilter", "-type", "f"])
+        .expect("listed");
+    let roots = files.lines().filter(|path| path.ends_with("-root")).count();
+    assert_eq!(roots, 1, "nothing of the dead ones is left: {files}");
+    let lab = Lab { site, agent };
+    lab.policy("DENY", "ipBlocks", &crate::lab::B);
+    lab.refused(Client::B, vip());
+    lab.let_in(Client::A, vip());
+}
+
+#[test]
+fn unload_with_an_agent_that_is_frozen_then_all_is_off_and_it_brings_nothing_back() {
+    let mut lab = Lab::with("DENY", "ipBlocks", &A, &["--verify-every", "1s"]);
+    lab.refused(Client::A, vip());
+    lab.agent.signal(Signal::SIGSTOP).expect("sent");
+    let said = unload(&lab.site);
+    assert!(
+        said.contains("removed xdp from eth0") && said.contains("has not ended yet"),
+        "{said}"
+    );
+    lab.let_in(Client::A, vip());
+    lab.agent.signal(Signal::SIGCONT).expect("sent");
+    let status = lab.agent.wait_exit(SOON).expect("it sees that it was unloaded");
+    assert_eq!(status.code(), Some(0), "{}", lab.agent.tail());
+    assert!(
+        lab.agent.log().contains("was unloaded by somebody else"),
+        "{}",
+        lab.agent.tail()
+    );
+    lab.let_in(Client::A, vip());
+    assert!(unload(&lab.site).starts_with("nothing to remove: "));
+}
+
+#[test]
+fn unload_that_was_cut_off_then_the_next_one_finishes_it() {
+    let (site, agent) = enforced(&[]);
+    end(agent, Signal::SIGKILL);
+    let script = "cd /sys/fs/bpf/gwfilter/v*; for d in net-*; do mv $d unload-${d#net-}; done";
+    site.node.run("sh", &["-c", script]).expect("moved");
+    let said = unload(&site);
+    assert!(said.contains("removed xdp from eth0"), "{said}");
+    let lab = Lab {
+        agent: start(&site, &[]),
+        site,
+    };
+    lab.refused(Client::A, vip());
+    let said = unload(&lab.site);
+    assert!(said.contains("the agent that ran here has ended"), "{said}");
+    lab.let_in(Client::A, vip());
+}
