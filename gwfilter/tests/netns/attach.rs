@@ -52,6 +52,26 @@ fn a_driver_with_xdp_then_native() {
 }
 
 #[test]
+fn a_card_with_jumbo_frames_then_native_all_the_same() {
+    let site = Site::new().expect("a site");
+    for (namespace, device) in [(&site.router, "to-node"), (&site.node, NIC)] {
+        namespace
+            .ip(&["link", "set", device, "mtu", "9001"])
+            .expect("another size");
+    }
+    site.write(POLICY, &ingress_policy("DENY", "ipBlocks", &A))
+        .expect("written");
+    let lab = Lab::on(site, &[]);
+    assert!(
+        lab.agent.log().contains("hook=\"xdp\"") && !lab.agent.log().contains("better hooks were refused"),
+        "{}",
+        lab.agent.tail()
+    );
+    lab.refused(Client::A, vip());
+    lab.let_in(Client::B, vip());
+}
+
+#[test]
 fn generic_asked_for_then_generic() {
     let lab = denying(&["--xdp-mode", "generic"]);
     lab.refused(Client::A, vip());

@@ -27,6 +27,20 @@ fn deny_for_one_client_then_only_it_is_kept_out_by_every_way() {
 }
 
 #[test]
+fn all_of_one_family_denied_then_the_other_is_untouched() {
+    for (block, four) in [("0.0.0.0/0", true), ("::/0", false)] {
+        let lab = Lab::with("DENY", "ipBlocks", &[block], &[]);
+        for way in ways() {
+            if way.is_ipv4() == four {
+                lab.refused(Client::A, way);
+            } else {
+                lab.let_in(Client::A, way);
+            }
+        }
+    }
+}
+
+#[test]
 fn every_field_of_addresses_then_as_it_says() {
     let lab = Lab::with("DENY", "ipBlocks", &ALL, &[]);
     lab.refused(Client::A, vip());
