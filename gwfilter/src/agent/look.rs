@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Agent;
+use crate::dataplane::Dataplane;
 use crate::telemetry::chain;
 
 /// Entries of tables that are read, or freed, at one turn of the loop: some milliseconds' worth.
@@ -77,5 +78,23 @@ impl Agent {
         if self.interfaces.finds() != finds {
             self.aside.changed();
         }
+    }
+}
+
+/// Says how what an earlier agent left in force compares with what is about to be.
+pub(super) fn compare(dataplane: &mut Dataplane) {
+    match dataplane.tables().compare_earlier() {
+        Ok(None) => {}
+        Ok(Some(compared)) => info!(
+            same = compared.same,
+            otherwise = compared.otherwise,
+            no_longer = compared.no_longer,
+            anew = compared.anew,
+            "destinations that an earlier agent left in force"
+        ),
+        Err(e) => warn!(
+            error = chain(&e),
+            "what an earlier agent left in force cannot be read"
+        ),
     }
 }

@@ -302,6 +302,7 @@ impl Agent {
         };
         enforcer.enforce(&index, &facts, &mut kernel)?;
         dataplane.keep()?;
+        look::compare(&mut dataplane);
         interfaces.first(&world, &mut dataplane)?;
         if let Some(unread) = feed.unread().filter(|unread| !unread.is_empty()) {
             let sources: Vec<&str> = unread.iter().map(String::as_str).collect();

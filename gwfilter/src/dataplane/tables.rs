@@ -1,5 +1,6 @@
 //! Applies the planner's operations to the kernel's maps, in their order.
 
+mod earlier;
 mod shelf;
 mod verify;
 
@@ -25,6 +26,7 @@ use crate::plan::{Entries4, Entries6, Kind, Op, RootImage};
 use shelf::{Old, Shelf};
 use verify::{Cursor, Place};
 
+pub use earlier::Compared;
 pub use shelf::ShelfError;
 pub(super) use shelf::empty;
 pub use verify::{Find, Look};

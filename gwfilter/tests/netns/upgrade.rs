@@ -138,3 +138,43 @@ fn unload_that_was_cut_off_then_the_next_one_finishes_it() {
     assert!(said.contains("the agent that ran here has ended"), "{said}");
     lab.let_in(Client::A, vip());
 }
+
+#[test]
+fn tables_of_an_earlier_agent_then_the_next_one_says_how_they_differ_from_its_own() {
+    let (site, agent) = enforced(&[]);
+    end(agent, Signal::SIGKILL);
+    let left = |agent: &mut Process| {
+        let line = agent
+            .wait_line("destinations that an earlier agent left", SOON)
+            .expect("told");
+        let rest = line.split_once("same=").map(|(_, rest)| format!("same={rest}"));
+        rest.expect("figures")
+    };
+    let mut agent = start(&site, &[]);
+    assert_eq!(left(&mut agent), "same=8 otherwise=0 no_longer=0 anew=0");
+    end(agent, Signal::SIGKILL);
+    site.write(
+        crate::lab::POLICY,
+        &xtask::manifests::ingress_policy("DENY", "ipBlocks", &crate::lab::B[..1]),
+    )
+    .expect("written");
+    let mut agent = start(&site, &[]);
+    let said = left(&mut agent);
+    assert!(!said.contains("otherwise=0"), "{said}");
+    end(agent, Signal::SIGINT);
+}
+
+#[test]
+fn a_pause_then_it_outlives_an_agent_of_another_abi() {
+    let (site, agent) = enforced(&[]);
+    let binary = binary().display().to_string();
+    site.node.run(&binary, &["pause"]).expect("paused");
+    let mut lab = Lab { site, agent };
+    lab.let_in(Client::A, vip());
+    end(lab.agent, Signal::SIGKILL);
+    becomes(&lab.site, "v1");
+    lab.agent = start(&lab.site, &[]);
+    lab.let_in(Client::A, vip());
+    lab.site.node.run(&binary, &["resume"]).expect("resumed");
+    lab.refused(Client::A, vip());
+}

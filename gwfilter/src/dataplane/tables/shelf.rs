@@ -102,6 +102,21 @@ impl Shelf {
             .map_err(map("open the table at", &path))
     }
 
+    /// Numbers of the other objects that have a root table here.
+    pub(super) fn others(&self) -> Result<Vec<u32>, ShelfError> {
+        let list = entries(&self.dir).map_err(map("list", &self.dir))?;
+        let number = |name: &String| {
+            let number = name.strip_prefix(TABLES)?.strip_suffix("-root")?.parse().ok()?;
+            (number != self.owner).then_some(number)
+        };
+        Ok(list.iter().filter_map(number).collect())
+    }
+
+    /// The shelf of one of them.
+    pub(super) fn of(&self, owner: u32) -> Self {
+        Self::new(self.dir.clone(), owner)
+    }
+
     /// Takes a table out of use: it is freed by and by.
     pub(super) fn retire(&self, name: &str, old: &mut Old) -> Result<(), ShelfError> {
         retire(&self.path(name), old)

@@ -1,0 +1,212 @@
+//! What an earlier agent left in force, against what this one is about to bring into force: destination by destination.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, Map, MapData};
+use gwfilter_common::abi::{
+    BUCKETS_START, Leaf, PROXY_START, Proxy, Slot, TUPLE_NEW_ONLY, TUPLE_PROXY, Tuple, VERDICT_DROP,
+    VERDICT_DROP_NEW,
+};
+
+use super::shelf::Shelf;
+use super::verify::Place;
+use super::{Tables, TablesError, key4, key6};
+use crate::plan::Kind;
+
+/// How the tables of an earlier agent compare with ours, in destinations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Judged as before.
+    pub same: usize,
+    /// Judged otherwise: other sources are refused, or in another way.
+    pub otherwise: usize,
+    /// Judged no longer.
+    pub no_longer: usize,
+    /// Judged anew.
+    pub anew: usize,
+}
+
+/// Address, port and protocol.
+type Destination = ([u8; 16], u16, u8);
+/// A table's entries, as a number that equal ones share: prefix and whether it is refused, without indices of rules and drain windows.
+type Digest = Option<u64>;
+
+impl Tables {
+    /// Compares what the one earlier agent has left with what was written here; nothing if there was none, or if remains of several lie
+    /// there, so that nobody can say which are in force.
+    ///
+    /// # Errors
+    /// Something is there and cannot be read.
+    pub fn compare_earlier(&self) -> Result<Option<Compared>, TablesError> {
+        let (Some(shelf), Some(image)) = (&self.shelf, &self.written.root) else {
+            return Ok(None);
+        };
+        let [theirs] = shelf.others()?.try_into().unwrap_or([0]);
+        if theirs == 0 {
+            return Ok(None);
+        }
+        let theirs = shelf.of(theirs);
+        let Some(map) = opened(&theirs, Place::Root)? else {
+            return Ok(None);
+        };
+        let unreadable = |source| TablesError::Unreadable {
+            name: Place::Root.name(),
+            source: Box::new(source),
+        };
+        let root = Array::<_, Slot>::try_from(&map).map_err(unreadable)?;
+        let mut seen = BTreeMap::new();
+        let before = destinations(
+            |index| root.get(&index, 0).map_err(unreadable),
+            |place| {
+                if let Some(known) = seen.get(&place) {
+                    return Ok(*known);
+                }
+                let digest = pinned(&theirs, place)?;
+                seen.insert(place, digest);
+                Ok(digest)
+            },
+        )?;
+        let now = destinations(
+            |index| Ok(image.get(index).copied().unwrap_or_default()),
+            |place| Ok(self.digest(place)),
+        )?;
+        let mut compared = Compared::default();
+        for (destination, how) in &now {
+            match before.get(destination) {
+                Some(was) if was == how => compared.same += 1,
+                Some(_) => compared.otherwise += 1,
+                None => compared.anew += 1,
+            }
+        }
+        compared.no_longer = before.keys().filter(|d| !now.contains_key(*d)).count();
+        Ok(Some(compared))
+    }
+
+    fn digest(&self, place: Place) -> Digest {
+        match place {
+            Place::Root => None,
+            Place::Four(kind, index) => {
+                let entries = self.written.four.get(&(kind, index))?;
+                Some(digest(entries.iter().map(|(net, leaf)| (key4(*net), *leaf))))
+            }
+            Place::Six(kind, index) => {
+                let entries = self.written.six.get(&(kind, index))?;
+                Some(digest(entries.iter().map(|(net, leaf)| (key6(*net), *leaf))))
+            }
+        }
+    }
+}
+
+/// Each destination of a root table, with all that decides what becomes of its packets.
+fn destinations(
+    slot: impl Fn(u32) -> Result<Slot, TablesError>,
+    mut table: impl FnMut(Place) -> Result<Digest, TablesError>,
+) -> Result<BTreeMap<Destination, (u32, Vec<Digest>)>, TablesError> {
+    let mut found = BTreeMap::new();
+    for index in BUCKETS_START..PROXY_START {
+        let slot_here = slot(index)?;
+        if slot_here == Slot::default() {
+            continue;
+        }
+        let tuple = Tuple::from_slot(&slot_here);
+        let six = tuple.family == 6;
+        let mut tables = vec![
+            place(six, Kind::Source4, tuple.source_table),
+            place(six, Kind::Never4, tuple.never_table),
+        ];
+        if tuple.flags & TUPLE_PROXY != 0 {
+            let proxy = Proxy::from_slot(&slot(tuple.proxy)?);
+            for (four, six) in [
+                (proxy.peer4, proxy.peer6),
+                (proxy.client4, proxy.client6),
+                (proxy.dest4, proxy.dest6),
+            ] {
+                tables.extend([place(false, Kind::Source4, four), place(true, Kind::Source4, six)]);
+            }
+            for (four, six) in [(proxy.never4, proxy.never6), (proxy.trusted4, proxy.trusted6)] {
+                tables.extend([place(false, Kind::Never4, four), place(true, Kind::Never4, six)]);
+            }
+            tables.extend([
+                place(false, Kind::Source4, proxy.ports),
+                place(false, Kind::Source4, proxy.verdicts),
+            ]);
+        }
+        let digests = tables.into_iter().map(|place| match place {
+            Some(place) => table(place),
+            None => Ok(None),
+        });
+        let digests = digests.collect::<Result<Vec<_>, _>>()?;
+        found.insert(
+            (tuple.addr, tuple.port, tuple.protocol),
+            (tuple.flags & !TUPLE_NEW_ONLY, digests),
+        );
+    }
+    Ok(found)
+}
+
+/// The table at this index of the kind of this family; 0 is none.
+fn place(six: bool, kind: Kind, index: u32) -> Option<Place> {
+    let place = match (kind, six) {
+        (Kind::Source4 | Kind::Source6, false) => Place::Four(Kind::Source4, index),
+        (Kind::Source4 | Kind::Source6, true) => Place::Six(Kind::Source6, index),
+        (Kind::Never4 | Kind::Never6, false) => Place::Four(Kind::Never4, index),
+        (Kind::Never4 | Kind::Never6, true) => Place::Six(Kind::Never6, index),
+    };
+    (index != 0).then_some(place)
+}
+
+fn opened(shelf: &Shelf, place: Place) -> Result<Option<Map>, TablesError> {
+    let Some(table) = shelf.get(&place.name())? else {
+        return Ok(None);
+    };
+    let map = Map::from_map_data(table).map_err(|source| TablesError::Unreadable {
+        name: place.name(),
+        source: Box::new(source),
+    })?;
+    Ok(Some(map))
+}
+
+/// Of a table that an earlier agent pinned.
+fn pinned(shelf: &Shelf, place: Place) -> Result<Digest, TablesError> {
+    let Some(map) = opened(shelf, place)? else {
+        return Ok(None);
+    };
+    let read = || match place {
+        Place::Root => Ok(None),
+        Place::Four(..) => all(&LpmTrie::<_, [u8; 4], Leaf>::try_from(&map)?).map(Some),
+        Place::Six(..) => all(&LpmTrie::<_, [u8; 16], Leaf>::try_from(&map)?).map(Some),
+    };
+    read().map_err(|source| TablesError::Unreadable {
+        name: place.name(),
+        source: Box::new(source),
+    })
+}
+
+fn all<const N: usize>(trie: &LpmTrie<&MapData, [u8; N], Leaf>) -> Result<u64, aya::maps::MapError>
+where
+    [u8; N]: aya::Pod,
+{
+    let entries: Result<Vec<_>, _> = trie.iter().collect();
+    Ok(digest(entries?.into_iter()))
+}
+
+fn digest<const N: usize>(entries: impl Iterator<Item = (Key<[u8; N]>, Leaf)>) -> u64
+where
+    [u8; N]: aya::Pod,
+{
+    let mut list: Vec<([u8; N], u32, u8, u32)> = entries
+        .map(|(key, leaf)| {
+            let refused = matches!(leaf.verdict, VERDICT_DROP | VERDICT_DROP_NEW);
+            let verdict = if refused { VERDICT_DROP } else { leaf.verdict };
+            // In a refusal it is the index of a rule, which another agent may have chosen otherwise; in a class it is the class.
+            let class = if refused { 0 } else { leaf.rule };
+            (key.data(), key.prefix_len(), verdict, class)
+        })
+        .collect();
+    list.sort_unstable();
+    let mut hasher = DefaultHasher::new();
+    list.hash(&mut hasher);
+    hasher.finish()
+}
