@@ -216,7 +216,10 @@ impl Enforcer {
         self.deadline = since_start.and_then(|ms| moment(self.start, ms));
         for e in not_freed {
             // The memory is in use until the index is built again; nothing else is wrong.
-            warn!(error = chain(&e), "an old table could not be freed");
+            warn!(
+                error = chain(&e),
+                "a table could not be pinned, or an old one not be freed"
+            );
         }
         Ok(plan)
     }

@@ -119,8 +119,18 @@ impl Interfaces {
             }
             let hooks = [Some(served.hook), served.beside.then_some(Hook::Tcx)];
             for hook in hooks.into_iter().flatten() {
-                let Some(trouble) = dataplane.examine(device, hook) else {
-                    continue;
+                let trouble = match dataplane.examine(device, hook) {
+                    Ok(None) => continue,
+                    Ok(Some(trouble)) => trouble,
+                    Err(e) => {
+                        warn!(
+                            interface = served.name,
+                            hook = hook.name(),
+                            error = chain(&e),
+                            "whether the program is attached cannot be told"
+                        );
+                        continue;
+                    }
                 };
                 let (weight, what) = match trouble {
                     Trouble::NotFirst(before) => (

@@ -19,7 +19,12 @@ impl Agent {
     /// Frees a little of what is out of use, and looks at a little of what is in use; gives back how much may still be looked at.
     pub(super) fn slice(&mut self, unread: usize) -> usize {
         let tables = self.dataplane.tables();
-        tables.free_old(SLICE);
+        for e in tables.free_old(SLICE) {
+            warn!(
+                error = chain(&e),
+                "an old table is freed at once and not by and by"
+            );
+        }
         if unread == 0 {
             return 0;
         }

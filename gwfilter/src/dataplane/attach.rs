@@ -39,8 +39,8 @@ pub enum StepError {
     /// The kernel refused the program here.
     #[error("refused")]
     Refused(#[source] Box<ProgramError>),
-    /// A map cannot be asked what is in it.
-    #[error("a map of programs cannot be asked")]
+    /// The kernel cannot be asked what is in a map of programs, or in a line of them.
+    #[error("the kernel does not say which programs are there")]
     Question(#[source] io::Error),
     /// A link that is not one.
     #[error("the kernel gave no link for it, and an attachment without one would die with the agent")]
@@ -221,7 +221,7 @@ pub(super) fn attach(
     };
     pins.gather(device.index).map_err(fail)?;
     let mut pinned = of_interface(pins, device.index).map_err(fail)?;
-    let ours: Vec<u32> = pinned.iter().filter_map(|p| program_of(pins, *p)).collect();
+    let ours: Vec<u32> = pinned.iter().filter_map(|p| program_of(pins, *p).ok()).collect();
     // Two modes of XDP exclude each other, so a change of mode has a gap. Nobody changes it but the user.
     if let Some(other) = other_mode(mode, &pinned) {
         pins.remove(other).map_err(fail)?;
@@ -450,8 +450,9 @@ fn keep(pins: &Pins, pin: Pin, link: FdLink) -> Result<(), StepError> {
 }
 
 /// The id of the program behind a pin.
-pub(super) fn program_of(pins: &Pins, pin: Pin) -> Option<u32> {
-    Some(open(pins, pin).ok()?.info().ok()?.program_id())
+pub(super) fn program_of(pins: &Pins, pin: Pin) -> Result<u32, StepError> {
+    let link = open(pins, pin)?.info().map_err(StepError::Open)?;
+    Ok(link.program_id())
 }
 
 fn xdp(ebpf: &mut Ebpf, entry: Entry) -> Result<&mut Xdp, StepError> {

@@ -1,5 +1,6 @@
 //! Whether what was attached still is: by the pinned links, by netlink, and by the order in which packets meet the TC programs.
 
+use super::attach::StepError;
 use super::choice::Device;
 use super::pins::{Hook, Pin};
 use super::{Dataplane, attach, query};
@@ -28,25 +29,36 @@ impl Trouble {
 }
 
 impl Dataplane {
-    /// What is wrong with the program at a hook of `device`, which must be fresh. What cannot be asked counts as right.
-    #[must_use]
-    pub fn examine(&self, device: &Device, hook: Hook) -> Option<Trouble> {
+    /// What is wrong with the program at a hook of `device`, which must be fresh. That its pin is gone is nothing wrong here.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn examine(&self, device: &Device, hook: Hook) -> Result<Option<Trouble>, StepError> {
         let pin = Pin {
             ifindex: device.index,
             hook,
         };
+        if !self.pins.path(pin).exists() {
+            return Ok(None);
+        }
         let program = attach::program_of(&self.pins, pin)?;
         if !self.own.contains(&program) {
-            return Some(Trouble::ProgramReplaced);
+            return Ok(Some(Trouble::ProgramReplaced));
         }
         if hook != Hook::Tcx {
-            return (!device.xdp_programs.contains(&program)).then_some(Trouble::LinkDetached);
+            let detached = !device.xdp_programs.contains(&program);
+            return Ok(detached.then_some(Trouble::LinkDetached));
         }
-        let line = query::tcx_ingress(device.index).ok()?;
-        match line.iter().position(|id| *id == program) {
+        let line = match query::tcx_ingress(device.index) {
+            Ok(line) => line,
+            // The device is just going.
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
+            Err(e) => return Err(StepError::Question(e)),
+        };
+        Ok(match line.iter().position(|id| *id == program) {
             Some(0) => None,
             Some(before) => Some(Trouble::NotFirst(before)),
             None => Some(Trouble::LinkDetached),
-        }
+        })
     }
 }

@@ -248,9 +248,13 @@ impl Tables {
         !self.old.is_empty()
     }
 
-    /// Frees at most about `entries` entries of tables out of use.
-    pub fn free_old(&mut self, entries: usize) {
-        self.old.free(entries);
+    /// Frees at most about `entries` entries of tables out of use. What comes back is why one is freed in one go instead.
+    pub fn free_old(&mut self, entries: usize) -> Vec<TablesError> {
+        self.old
+            .free(entries)
+            .into_iter()
+            .map(TablesError::Shelf)
+            .collect()
     }
 
     /// Applies operations in order. What comes back are failures to pin a table, and to free memory after the swap: the generation is in

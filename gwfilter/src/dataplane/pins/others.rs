@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
 
-use super::{HEADERS, Pin, Pins, PinsError, directories, entries, failed, lock, remove};
+use super::{HEADERS, OLD, Pin, Pins, PinsError, TABLES, directories, entries, failed, lock, remove};
 
 /// The directory of another ABI. Held locked, so that no agent of it starts beside us.
 #[derive(Debug)]
@@ -81,7 +81,15 @@ impl Pins {
     pub fn clear_others(&self) -> Result<Vec<Pin>, PinsError> {
         let mut removed = Vec::new();
         for other in &self.others {
+            let abi = other.dir.parent().and_then(Path::file_name).unwrap_or_default();
             for name in entries(&other.dir)? {
+                // Tables are freed by and by, as our own old ones are.
+                if name.starts_with(TABLES) || name.starts_with(OLD) {
+                    let to = self.dir.join(format!("{OLD}{}-{name}", abi.display()));
+                    if !to.exists() && fs::rename(other.dir.join(&name), to).is_ok() {
+                        continue;
+                    }
+                }
                 if remove(&other.dir.join(&name))? {
                     removed.extend(Pin::parse(&name));
                 }

@@ -94,7 +94,8 @@ fn take_off(dir: &Path, aside: &str, links: &mut Vec<Pin>) -> Result<Option<File
     for name in entries(&hidden)? {
         let path = hidden.join(&name);
         if name.starts_with(TABLES) || name.starts_with(OLD) {
-            empty(&path, &mut all);
+            // What cannot be emptied is freed in one go.
+            let _ = empty(&path, &mut all);
         }
         match remove(&path) {
             Ok(true) => links.extend(Pin::parse(&name)),

@@ -171,56 +171,59 @@ impl Old {
         self.paths.is_empty()
     }
 
-    /// Frees at most about `entries` entries.
-    pub(super) fn free(&mut self, entries: usize) {
-        let mut left = entries.max(1);
+    /// Frees at most about `entries` entries. What comes back is why a table is freed in one go instead, or its pin stays.
+    pub(super) fn free(&mut self, entries: usize) -> Vec<ShelfError> {
+        let (mut left, mut failures) = (entries.max(1), Vec::new());
         while left > 0
             && let Some(path) = self.paths.front()
         {
-            if empty(path, &mut left) {
-                // What cannot be removed holds memory, and enforces nothing.
-                let _ = fs::remove_file(path);
-                self.paths.pop_front();
+            match empty(path, &mut left) {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(e) => failures.push(map("empty the table at", path)(e)),
             }
+            match fs::remove_file(path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => failures.push(file("remove", path)(e)),
+                _ => {}
+            }
+            self.paths.pop_front();
         }
+        failures
     }
 }
 
-/// Deletes entries of the trie that is pinned at `path`, at most `left` of them; whether nothing of it is left, or nothing that could be
-/// deleted so.
-pub(in crate::dataplane) fn empty(path: &Path, left: &mut usize) -> bool {
-    let Ok(mut map) = MapData::from_pin(path).and_then(Map::from_map_data) else {
-        return true;
-    };
+/// Deletes entries of the trie that is pinned at `path`, at most `left` of them; whether nothing is left that could be deleted so.
+pub(in crate::dataplane) fn empty(path: &Path, left: &mut usize) -> Result<bool, MapError> {
+    if !path.exists() {
+        return Ok(true);
+    }
     *left = left.saturating_sub(1);
+    let mut map = Map::from_map_data(MapData::from_pin(path)?)?;
     if let Ok(mut trie) = LpmTrie::<_, [u8; 4], Leaf>::try_from(&mut map) {
         return delete(&mut trie, left);
     }
     match LpmTrie::<_, [u8; 16], Leaf>::try_from(&mut map) {
         Ok(mut trie) => delete(&mut trie, left),
         // The kernel frees arrays in no time.
-        Err(_) => true,
+        Err(_) => Ok(true),
     }
 }
 
-fn delete<const N: usize>(trie: &mut LpmTrie<&mut MapData, [u8; N], Leaf>, left: &mut usize) -> bool
+fn delete<const N: usize>(
+    trie: &mut LpmTrie<&mut MapData, [u8; N], Leaf>,
+    left: &mut usize,
+) -> Result<bool, MapError>
 where
     [u8; N]: aya::Pod,
 {
     loop {
-        let Some(Ok(key)) = trie.keys().next() else {
-            return true;
+        let Some(key) = trie.keys().next() else {
+            return Ok(true);
         };
         if *left == 0 {
-            return false;
+            return Ok(false);
         }
         *left -= 1;
-        if let Err(e) = trie.remove(&key) {
-            let gone =
-                matches!(&e, MapError::SyscallError(s) if s.io_error.raw_os_error() == Some(libc::ENOENT));
-            if !gone {
-                return true;
-            }
-        }
+        trie.remove(&key?)?;
     }
 }
