@@ -12,8 +12,8 @@ mod health;
 mod interfaces;
 mod last_good;
 mod lease;
-mod numbers;
 mod look;
+mod numbers;
 mod past;
 mod pulse;
 mod tell;
@@ -31,7 +31,7 @@ use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 pub use aside::{RUN_DIR, Settings as AsideSettings};
 pub use enforce::EnforceError;

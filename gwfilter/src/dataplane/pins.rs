@@ -183,12 +183,7 @@ impl Pins {
             source: io::ErrorKind::NotFound.into(),
         })?;
         match others::claim(&dir) {
-            Ok(others) => {
-                let pins = Self { dir, lock, others };
-                // Somebody who paused enforcement did not mean: until the next upgrade.
-                pins.gather_map(Self::CONTROL)?;
-                Ok(pins)
-            }
+            Ok(others) => Ok(Self { dir, lock, others }),
             Err(e) => {
                 // Not empty, if an agent of our own ABI was here: then it stays.
                 let _ = fs::remove_dir(&dir);

@@ -59,20 +59,6 @@ impl Pins {
         Ok(())
     }
 
-    /// Makes a map of another ABI ours, if we have none of this name. Whether it is of our shape is for the caller to see.
-    ///
-    /// # Errors
-    /// A pin cannot be moved.
-    pub(super) fn gather_map(&self, name: &str) -> Result<(), PinsError> {
-        for other in &self.others {
-            let (theirs, ours) = (other.dir.join(name), self.dir.join(name));
-            if !ours.exists() && theirs.exists() {
-                fs::rename(&theirs, &ours).map_err(failed("cannot take over", &theirs))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Removes what other ABIs have left: links that were not taken over, maps, directories. Gives back the links. To be
     /// called when our own links are in force.
     ///
