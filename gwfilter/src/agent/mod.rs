@@ -509,6 +509,7 @@ impl Agent {
         }
         // Only to know when they are gone; the removal does not depend on it.
         let programs = pins::xdp_programs().unwrap_or_default();
+        let tc = pins::tc_programs().unwrap_or_default();
         let pins = self.dataplane.pins().list().map_err(AgentError::Detach)?;
         // One that cannot be removed must not keep the others on.
         let failed = pins
@@ -518,7 +519,7 @@ impl Agent {
         if let Some(first) = failed.into_iter().next() {
             return Err(AgentError::Detach(first));
         }
-        if !self.netlink.gone(&programs).await? {
+        if !self.netlink.gone(&programs).await? || !pins::tc_gone(&tc) {
             warn!("pins are removed, but the kernel still shows a program of them");
         }
         info!(

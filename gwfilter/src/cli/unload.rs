@@ -24,6 +24,7 @@ pub struct Args {
 pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
     // Only to know when they are gone; the removal does not depend on it.
     let programs = pins::xdp_programs().unwrap_or_default();
+    let tc = pins::tc_programs().unwrap_or_default();
     let unloaded = pins::unload()
         .context("gwfilter cannot be taken off this network namespace (root, who put it on, can)")?;
     let (removed, agent) = (unloaded.links, unloaded.agent);
@@ -73,8 +74,8 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
         }
     }
     ensure!(
-        gone(&programs)?,
-        "the pins are removed, but the kernel still shows an XDP program of them (`ip link`): another process holds it; end it"
+        gone(&programs)? && pins::tc_gone(&tc),
+        "the pins are removed, but the kernel still shows a program of them (`ip link`, `bpftool net`): another process holds it; end it"
     );
     Ok(())
 }

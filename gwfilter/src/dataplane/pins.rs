@@ -14,7 +14,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::programs::links::{FdLink, PinnedLink};
 use gwfilter_common::abi::ABI_VERSION;
@@ -23,6 +23,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+use super::query;
 use others::Other;
 
 pub use unload::{Agent, Unloaded, unload};
@@ -44,6 +45,8 @@ const STREAMS: &str = "streams";
 /// How often a new agent tries to get the lock, and the pause in between.
 const LOCK_ATTEMPTS: u32 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// How long the kernel may take to detach what was removed.
+const DETACHED: Duration = Duration::from_secs(10);
 
 /// Where a program sits on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -441,6 +444,39 @@ pub fn xdp_programs() -> Result<BTreeSet<u32>, PinsError> {
         }
     }
     Ok(programs)
+}
+
+/// The TC programs behind the pins of this network namespace, of every version of gwfilter, with their interfaces; as [`xdp_programs`].
+///
+/// # Errors
+/// The pins cannot be listed.
+pub fn tc_programs() -> Result<BTreeSet<(u32, u32)>, PinsError> {
+    let mut programs = BTreeSet::new();
+    for dir in directories()? {
+        for name in entries(&dir)? {
+            let Some(pin) = Pin::parse(&name).filter(|p| p.hook == Hook::Tcx) else {
+                continue;
+            };
+            if let Ok(info) = PinnedLink::from_pin(dir.join(name)).and_then(|l| FdLink::from(l).info()) {
+                programs.insert((pin.ifindex, info.program_id()));
+            }
+        }
+    }
+    Ok(programs)
+}
+
+/// Waits until the kernel shows none of these TC programs any more; false if one stays. Where it does not say, there is nothing to wait for.
+#[must_use]
+pub fn tc_gone(programs: &BTreeSet<(u32, u32)>) -> bool {
+    let deadline = Instant::now() + DETACHED;
+    let there = |(ifindex, id): &(u32, u32)| query::tcx_ingress(*ifindex).is_ok_and(|line| line.contains(id));
+    while programs.iter().any(there) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
 }
 
 /// The name of an interface of this network namespace.

@@ -196,6 +196,7 @@ fn what_tc_programs_go_on_to_is_taken_away_then_it_is_put_back() {
     let node = node();
     let run = || {
         let mut dataplane = Dataplane::load(PacketLog::Off).expect("loaded");
+        dataplane.keep().expect("pinned");
         assert!(
             dataplane.verify_headers().expect("looked").is_empty(),
             "nothing yet"
