@@ -48,7 +48,7 @@ pub(crate) struct Options {
     /// How many random PROXY headers the oracle tries.
     #[arg(long, value_name = "N")]
     headers: Option<u32>,
-    /// The leak meter's long form, three times: half an hour instead of a minute.
+    /// The leak meter's long form, three times: a quarter of an hour instead of a minute.
     #[arg(long)]
     full: bool,
     /// How long each fuzz target runs.

@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(60);
 /// How long the streams run before and after what happens.
 const CALM: Duration = Duration::from_millis(300);
 /// How long an event is repeated in the long form.
-const LONG: Duration = Duration::from_secs(15);
+const LONG: Duration = Duration::from_secs(5);
 
 /// The file of the policy that all streams hang on.
 pub(crate) const POLICY: &str = "ingress-policy.yaml";
