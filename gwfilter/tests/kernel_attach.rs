@@ -74,7 +74,7 @@ impl Node {
                 .build()
                 .expect("a runtime");
             runtime.block_on(async {
-                let (netlink, _changes) = Netlink::open().expect("netlink");
+                let (mut netlink, _changes) = Netlink::open().expect("netlink");
                 netlink.world(true).await.expect("listed")
             })
         })
@@ -463,7 +463,7 @@ fn wait_gone(programs: &BTreeSet<u32>) -> bool {
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let (netlink, _changes) = Netlink::open().expect("netlink");
+        let (mut netlink, _changes) = Netlink::open().expect("netlink");
         netlink.gone(programs).await.expect("listed")
     })
 }

@@ -1,13 +1,15 @@
-//! `/livez` and `/readyz`, for the kubelet. Answers from what the loop has told last, and decides nothing.
+//! `/livez` and `/readyz`, for the kubelet, open to all; and the door to `/metrics`. Answers from what the loop has told last, and decides
+//! nothing.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -17,7 +19,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info};
 
+use super::metrics::{self, Metrics};
 use super::millis;
+use crate::telemetry::metrics::MEDIA_TYPE;
 
 /// The loop hangs if it has not turned for so long.
 const HANGS: Duration = Duration::from_secs(30);
@@ -34,6 +38,7 @@ pub(super) struct Health {
     start: Instant,
     turned_ms: Arc<AtomicU64>,
     ready: watch::Sender<Result<(), String>>,
+    metrics: Arc<OnceLock<Option<Metrics>>>,
 }
 
 /// What an answer is made of.
@@ -42,6 +47,8 @@ struct Board {
     start: Instant,
     turned_ms: Arc<AtomicU64>,
     ready: watch::Receiver<Result<(), String>>,
+    /// Not set: the agent starts. None: nobody could decide who may read them.
+    metrics: Arc<OnceLock<Option<Metrics>>>,
 }
 
 impl Health {
@@ -52,12 +59,14 @@ impl Health {
             start: Instant::now(),
             turned_ms: Arc::default(),
             ready,
+            metrics: Arc::default(),
         };
         if let Some(address) = listen {
             let board = Board {
                 start: health.start,
                 turned_ms: Arc::clone(&health.turned_ms),
                 ready: told,
+                metrics: Arc::clone(&health.metrics),
             };
             tokio::spawn(serve(address, board));
         }
@@ -81,6 +90,12 @@ impl Health {
         });
     }
 
+    /// From now on `/metrics` is answered, or does not exist.
+    pub(super) fn open(&self, metrics: Option<Metrics>) {
+        // Told once, at the end of the start.
+        let _ = self.metrics.set(metrics);
+    }
+
     /// What was told last.
     pub(super) fn ready(&self) -> Result<(), String> {
         self.ready.borrow().clone()
@@ -94,13 +109,53 @@ impl Board {
         }
         let verdict = match path {
             "/livez" => self.live(),
-            "/readyz" => self.ready.borrow().clone(),
-            _ => return (StatusCode::NOT_FOUND, "there are /livez and /readyz".to_owned()),
+            "/readyz" => self
+                .ready
+                .borrow()
+                .as_ref()
+                .map_err(|why| no_details(why))
+                .copied(),
+            _ => return (StatusCode::NOT_FOUND, "there is no such page".to_owned()),
         };
         match verdict {
             Ok(()) => (StatusCode::OK, "ok".to_owned()),
             Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
         }
+    }
+
+    /// The answer to `/metrics`.
+    async fn metrics(&self, method: &Method, authorization: Option<&HeaderValue>) -> (StatusCode, String) {
+        match (method, self.metrics.get()) {
+            (&Method::GET, Some(Some(metrics))) => metrics.answer(authorization).await,
+            (&Method::GET, None) => (StatusCode::SERVICE_UNAVAILABLE, "the agent starts".to_owned()),
+            _ => self.answer(method, ""),
+        }
+    }
+
+    async fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let (method, path) = (request.method(), request.uri().path());
+        let (status, mut text) = if path == metrics::PATH {
+            self.metrics(method, request.headers().get(AUTHORIZATION)).await
+        } else {
+            self.answer(method, path)
+        };
+        let figures = path == metrics::PATH && status == StatusCode::OK;
+        if !figures {
+            text.push('\n');
+        }
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = status;
+        let media = if figures {
+            MEDIA_TYPE
+        } else {
+            "text/plain; charset=utf-8"
+        };
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 
     fn live(&self) -> Result<(), String> {
@@ -111,6 +166,11 @@ impl Board {
         }
         Ok(())
     }
+}
+
+/// The first words only: causes may name a gateway or a policy, and anybody may ask. The log and `gwfilter status` have all of it.
+fn no_details(why: &str) -> String {
+    why.split(": ").next().unwrap_or_default().to_owned()
 }
 
 /// Answers for ever.
@@ -143,11 +203,9 @@ async fn serve(address: SocketAddr, board: Board) {
         };
         let board = board.clone();
         tokio::spawn(async move {
-            let service = service_fn(|request: Request<Incoming>| {
-                let (status, text) = board.answer(request.method(), request.uri().path());
-                let mut response = Response::new(Full::new(Bytes::from(text + "\n")));
-                *response.status_mut() = status;
-                std::future::ready(Ok::<_, Infallible>(response))
+            let board = &board;
+            let service = service_fn(move |request: Request<Incoming>| async move {
+                Ok::<_, Infallible>(board.respond(&request).await)
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -172,6 +230,7 @@ mod tests {
             start: health.start,
             turned_ms: Arc::clone(&health.turned_ms),
             ready: health.ready.subscribe(),
+            metrics: Arc::clone(&health.metrics),
         }
     }
 
@@ -204,8 +263,24 @@ mod tests {
         assert_eq!(ask(Method::HEAD, "/readyz"), (200, "ok".to_owned()));
         health.set_ready(Err("why".to_owned()));
         assert_eq!(ask(Method::GET, "/readyz"), (503, "why".to_owned()));
+        health.set_ready(Err("not in force: policy a/b: too large".to_owned()));
+        assert_eq!(ask(Method::GET, "/readyz"), (503, "not in force".to_owned()));
         assert_eq!(ask(Method::POST, "/readyz").0, 405);
-        assert_eq!(ask(Method::GET, "/metrics").0, 404);
+        assert_eq!(ask(Method::GET, "/other").0, 404);
+    }
+
+    #[tokio::test]
+    async fn metrics_then_only_where_somebody_decides_who_may_read_them() {
+        let health = Health::new(None);
+        let ask = async |method: Method| board(&health).metrics(&method, None).await.0.as_u16();
+        assert_eq!(ask(Method::GET).await, 503);
+        health.open(None);
+        assert_eq!(ask(Method::GET).await, 404);
+        let health = Health::new(None);
+        let ask = async |method: Method| board(&health).metrics(&method, None).await.0.as_u16();
+        health.open(Metrics::open(Some("/nowhere".into()), None).0);
+        assert_eq!(ask(Method::GET).await, 401);
+        assert_eq!(ask(Method::POST).await, 405);
     }
 
     #[tokio::test]

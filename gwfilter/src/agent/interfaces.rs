@@ -458,6 +458,11 @@ impl Interfaces {
         each.collect::<Vec<_>>().join(" ")
     }
 
+    /// How many are served.
+    pub(super) fn count(&self) -> u64 {
+        u64::try_from(self.served.len()).unwrap_or(u64::MAX)
+    }
+
     /// Whether something is served, or nothing is to be.
     pub(super) fn content(&self) -> bool {
         !self.served.is_empty() || (self.idle && self.names.is_empty())

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::disk;
 use super::past::Shelf;
@@ -146,7 +146,7 @@ impl Keeper {
 }
 
 async fn write_all(place: Place, mut jobs: mpsc::Receiver<Job>) {
-    let mut failure = None;
+    let (mut failure, mut small_failure) = (None, None::<String>);
     let mut written = false;
     while let Some(Job {
         snapshot,
@@ -161,14 +161,25 @@ async fn write_all(place: Place, mut jobs: mpsc::Receiver<Job>) {
             .map(|dir| dir.join(NAME).display().to_string());
         let is_snapshot = snapshot.is_some();
         let outcome = tokio::task::spawn_blocking(move || {
-            if let Some((shelf, draining)) = draining
-                && let Err(error) = shelf.keep(&draining)
-            {
-                debug!(error, "what is draining cannot be left for the next agent");
-            }
-            write(&place, snapshot.as_ref(), &status, &stamp)
+            let kept = draining.map_or(Ok(()), |(shelf, draining)| shelf.keep(&draining));
+            let (told, written) = write(&place, snapshot.as_ref(), &status, &stamp);
+            (kept.and(told).err(), written)
         })
         .await;
+        let (small, outcome) = match outcome {
+            Ok((small, outcome)) => (small, Ok(outcome)),
+            Err(e) => (None, Err(e)),
+        };
+        if let Some(error) = small
+            .as_ref()
+            .filter(|error| small_failure.as_ref() != Some(error))
+        {
+            warn!(
+                error,
+                "gwfilter status and the next agent will not know what this one does now; enforcement goes on"
+            );
+        }
+        small_failure = small;
         let error = match outcome {
             Ok(Ok(())) => None,
             Ok(Err(text)) => Some(text),
@@ -190,22 +201,24 @@ async fn write_all(place: Place, mut jobs: mpsc::Receiver<Job>) {
     }
 }
 
-fn write(place: &Place, snapshot: Option<&Index>, status: &[u8], stamp: &Stamp) -> Result<(), String> {
-    let Some(state) = &place.state else {
-        // Where not even that may be written, `gwfilter status` knows less.
-        if let Err(e) = disk::write(&place.run, &place.status, status) {
-            debug!(
-                error = chain(&e),
-                "the status cannot be left for `gwfilter status`"
-            );
+/// What became of the status, and of the snapshot.
+fn write(
+    place: &Place,
+    snapshot: Option<&Index>,
+    status: &[u8],
+    stamp: &Stamp,
+) -> (Result<(), String>, Result<(), String>) {
+    let snapshot = || -> Result<(), String> {
+        if let (Some(state), Some(snapshot)) = (&place.state, snapshot) {
+            let bytes = saved::encode(snapshot, stamp).map_err(|e| chain(&e))?;
+            disk::write(state, NAME, &bytes).map_err(|e| chain(&e))?;
         }
-        return Ok(());
+        Ok(())
     };
-    if let Some(snapshot) = snapshot {
-        let bytes = saved::encode(snapshot, stamp).map_err(|e| chain(&e))?;
-        disk::write(state, NAME, &bytes).map_err(|e| chain(&e))?;
-    }
-    disk::write(state, &place.status, status).map_err(|e| chain(&e))
+    let snapshot = snapshot();
+    let folder = place.state.as_ref().unwrap_or(&place.run);
+    let status = disk::write(folder, &place.status, status).map_err(|e| chain(&e));
+    (status, snapshot)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod interfaces;
 mod last_good;
 mod lease;
 mod look;
+mod metrics;
 mod numbers;
 mod past;
 mod pulse;
@@ -67,6 +68,7 @@ use health::Health;
 use interfaces::{Interfaces, Kernel};
 use lease::Lease;
 use look::{ENTRIES, SLICES};
+use metrics::Metrics;
 use past::Shelf;
 use pulse::{Beat, Pulse};
 
@@ -171,6 +173,8 @@ enum Event {
     Aside,
     /// Whether the view of the policies holds was asked.
     Beat(Beat),
+    /// Somebody who may wants to know the figures.
+    Metrics(metrics::Ask),
     /// A signal to end.
     Signal(Cause),
 }
@@ -194,6 +198,7 @@ pub fn run(settings: Settings) -> Result<(), AgentError> {
 struct Wires {
     network: mpsc::Receiver<()>,
     pulse: Pulse,
+    metrics: mpsc::Receiver<metrics::Ask>,
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -255,7 +260,7 @@ impl Agent {
         let mut index = last_good.map_or_else(Index::new, |last| last.index);
         let feed = Feed::open(&settings.from, &mut index, told.is_some()).await?;
 
-        let (netlink, network) = Netlink::open()?;
+        let (mut netlink, network) = Netlink::open()?;
         let world = netlink.world(settings.interfaces.is_empty()).await?;
         let facts = NodeFacts {
             name: settings.node.clone(),
@@ -322,9 +327,12 @@ impl Agent {
         }
         info!(from = %settings.from, pins = %dataplane.pins().dir().display(), "agent runs");
         let server = feed.client().zip(settings.node.as_deref());
+        let (metrics, asked) = Metrics::open(settings.aside.metrics_token_file.clone(), feed.client());
+        health.open(metrics);
         let wires = Wires {
             network,
             pulse: Pulse::start(settings.lease.period(), server),
+            metrics: asked,
             interrupt,
             terminate,
             hangup,
@@ -400,6 +408,7 @@ impl Agent {
                 _ = packets.tick(), if self.packet_log.is_some() => Event::Packets,
                 () = at(aside_at) => Event::Aside,
                 beat = wires.pulse.next() => Event::Beat(beat),
+                Some(ask) = wires.metrics.recv() => Event::Metrics(ask),
                 _ = wires.interrupt.recv() => Event::Signal(Cause::Interrupt),
                 _ = wires.terminate.recv() => Event::Signal(Cause::Terminate),
                 _ = wires.hangup.recv() => Event::Signal(Cause::Hangup),
@@ -438,6 +447,8 @@ impl Agent {
                 Event::Packets => self.tell_packets(),
                 Event::Aside => self.catch_up(),
                 Event::Beat(beat) => self.beat(beat),
+                // Who asked and went away has nothing to be told.
+                Event::Metrics(ask) => drop(ask.send(self.figures())),
                 Event::Signal(cause) => {
                     self.tell_packets();
                     self.tell_counters();

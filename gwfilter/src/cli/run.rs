@@ -80,9 +80,13 @@ pub struct Args {
     /// Directory for the last good snapshot, with which an agent begins whose API server does not answer; none: it is not kept
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Address to answer /livez and /readyz at
+    /// Address to answer /livez, /readyz and, to who has the right, /metrics at
     #[arg(long, value_name = "ADDRESS:PORT")]
     health_listen: Option<SocketAddr>,
+    /// File with the bearer token that reads /metrics, for root alone to write; without it, a cluster's API server says whose token may,
+    /// and with manifests there are no /metrics
+    #[arg(long, value_name = "FILE", requires = "health_listen")]
+    metrics_token_file: Option<PathBuf>,
     /// DaemonSet that this agent belongs to, in POD_NAMESPACE; on SIGTERM enforcement goes off if it is gone or no longer selects this node
     #[arg(
         long,
@@ -227,6 +231,7 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         aside: AsideSettings {
             state_dir: args.state_dir,
             health_listen: args.health_listen,
+            metrics_token_file: args.metrics_token_file,
             own_daemonset: args
                 .own_daemonset
                 .zip(args.pod_namespace)

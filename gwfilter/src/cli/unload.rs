@@ -87,7 +87,7 @@ fn gone(programs: &BTreeSet<u32>) -> anyhow::Result<bool> {
         .build()
         .context("cannot start the event loop")?;
     runtime.block_on(async {
-        let (netlink, _changes) = Netlink::open()?;
+        let (mut netlink, _changes) = Netlink::open()?;
         Ok(netlink.gone(programs).await?)
     })
 }

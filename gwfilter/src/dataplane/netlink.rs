@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -12,6 +14,7 @@ use netlink_packet_route::address::{
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -35,6 +38,9 @@ pub enum NetlinkError {
         /// Why it failed.
         source: Box<rtnetlink::Error>,
     },
+    /// The socket failed while something was asked.
+    #[error("the rtnetlink socket failed in the middle of a listing; it is opened anew")]
+    Broken,
     /// No answer.
     #[error("listing {what} took longer than {} s", PATIENCE.as_secs())]
     Timeout {
@@ -43,55 +49,37 @@ pub enum NetlinkError {
     },
 }
 
-/// A connection to the kernel. Dropping it ends its task.
+/// A connection to the kernel, made anew when it breaks. Dropping it ends its task.
 #[derive(Debug)]
 pub struct Netlink {
-    handle: Handle,
-    connection: tokio::task::JoinHandle<()>,
+    connection: Connection,
+    stirs: mpsc::Sender<()>,
 }
 
-impl Drop for Netlink {
+#[derive(Debug)]
+struct Connection {
+    handle: Handle,
+    task: tokio::task::JoinHandle<()>,
+    /// Set before any question learns of it: whose answer is complete sees it not set.
+    broken: Arc<AtomicBool>,
+}
+
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.connection.abort();
+        self.task.abort();
     }
 }
 
 impl Netlink {
     /// Connects, in this thread's network namespace. The receiver gets one message for each burst of changes to
-    /// links or addresses; it says nothing of what changed, as only a new listing is certain.
+    /// links or addresses, and when changes may have been missed; it says nothing of what changed, as only a new listing is certain.
     ///
     /// # Errors
     /// No socket.
     pub fn open() -> Result<(Self, mpsc::Receiver<()>), NetlinkError> {
-        let groups = [
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-        ];
-        let (connection, handle, mut messages) =
-            new_multicast_connection(&groups).map_err(NetlinkError::Open)?;
-        let (sender, receiver) = mpsc::channel(1);
-        let connection = tokio::spawn(async move {
-            let relay = async {
-                while let Some((message, _)) = messages.next().await {
-                    let relevant = matches!(
-                        message.payload,
-                        rtnetlink::packet_core::NetlinkPayload::InnerMessage(
-                            RouteNetlinkMessage::NewLink(_)
-                                | RouteNetlinkMessage::DelLink(_)
-                                | RouteNetlinkMessage::NewAddress(_)
-                                | RouteNetlinkMessage::DelAddress(_)
-                        )
-                    );
-                    if relevant {
-                        // Full: a message is waiting already, and it will do.
-                        let _ = sender.try_send(());
-                    }
-                }
-            };
-            tokio::join!(connection, relay);
-        });
-        Ok((Self { handle, connection }, receiver))
+        let (stirs, receiver) = mpsc::channel(1);
+        let connection = Connection::open(stirs.clone())?;
+        Ok((Self { connection, stirs }, receiver))
     }
 
     /// The network namespace as it is now. `routes`: with default routes, for which the kernel must hand out all routes there are;
@@ -99,9 +87,14 @@ impl Netlink {
     ///
     /// # Errors
     /// A listing failed.
-    pub async fn world(&self, routes: bool) -> Result<World, NetlinkError> {
-        let links: Vec<LinkMessage> = collect("links", self.handle.link().get().execute()).await?;
-        let found: Vec<AddressMessage> = collect("addresses", self.handle.address().get().execute()).await?;
+    pub async fn world(&mut self, routes: bool) -> Result<World, NetlinkError> {
+        // An error at its socket ends a connection for good (`netlink_proto`).
+        if self.connection.is_broken() {
+            self.connection = Connection::open(self.stirs.clone())?;
+        }
+        let handle = &self.connection.handle;
+        let links: Vec<LinkMessage> = collect("links", handle.link().get().execute()).await?;
+        let found: Vec<AddressMessage> = collect("addresses", handle.address().get().execute()).await?;
         let mut default_routes = BTreeSet::new();
         let families: &[AddressFamily] = if routes {
             &[AddressFamily::Inet, AddressFamily::Inet6]
@@ -111,7 +104,7 @@ impl Netlink {
         for family in families {
             let mut question = RouteMessageBuilder::<IpAddr>::new().build();
             question.header.address_family = *family;
-            let mut routes = std::pin::pin!(self.handle.route().get(question).execute());
+            let mut routes = std::pin::pin!(handle.route().get(question).execute());
             let listing = async {
                 while let Some(route) = routes.try_next().await? {
                     default_routes.extend(default_route(&route));
@@ -119,6 +112,10 @@ impl Netlink {
                 Ok::<(), rtnetlink::Error>(())
             };
             within("routes", listing).await?;
+        }
+        // Then an answer ends, too, as if there were no more: half a listing, or none, and no device would seem to be there.
+        if self.connection.is_broken() {
+            return Err(NetlinkError::Broken);
         }
         let mut devices: Vec<Device> = links.iter().map(device).collect();
         devices.sort_by_key(|d| d.index);
@@ -134,7 +131,7 @@ impl Netlink {
     ///
     /// # Errors
     /// A listing failed.
-    pub async fn gone(&self, programs: &BTreeSet<u32>) -> Result<bool, NetlinkError> {
+    pub async fn gone(&mut self, programs: &BTreeSet<u32>) -> Result<bool, NetlinkError> {
         let deadline = Instant::now() + PATIENCE;
         while !programs.is_empty() {
             let world = self.world(false).await?;
@@ -152,6 +149,60 @@ impl Netlink {
         }
         Ok(true)
     }
+}
+
+impl Connection {
+    /// Its end is told as a change that may have been missed.
+    fn open(stirs: mpsc::Sender<()>) -> Result<Self, NetlinkError> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ];
+        let (connection, handle, mut messages) =
+            new_multicast_connection(&groups).map_err(NetlinkError::Open)?;
+        let broken = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn({
+            let broken = Arc::clone(&broken);
+            async move {
+                let relay = async {
+                    while let Some((message, _)) = messages.next().await {
+                        if stirring(&message.payload) {
+                            // Full: a message is waiting already, and it will do.
+                            let _ = stirs.try_send(());
+                        }
+                    }
+                };
+                let mut connection = std::pin::pin!(connection);
+                tokio::select! {
+                    () = connection.as_mut() => {}
+                    () = relay => {}
+                }
+                // The connection still exists: no question has been cut off yet.
+                broken.store(true, Ordering::Release);
+                let _ = stirs.try_send(());
+            }
+        });
+        Ok(Self { handle, task, broken })
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+}
+
+/// Whether links or addresses changed, or may have: an overrun is the kernel's word that it left messages out.
+const fn stirring(message: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+    matches!(
+        message,
+        NetlinkPayload::Overrun(_)
+            | NetlinkPayload::InnerMessage(
+                RouteNetlinkMessage::NewLink(_)
+                    | RouteNetlinkMessage::DelLink(_)
+                    | RouteNetlinkMessage::NewAddress(_)
+                    | RouteNetlinkMessage::DelAddress(_)
+            )
+    )
 }
 
 async fn collect<T>(

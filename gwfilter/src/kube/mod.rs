@@ -9,6 +9,7 @@ pub mod events;
 pub mod kinds;
 pub mod own;
 mod pace;
+pub mod review;
 mod watch;
 
 use std::path::PathBuf;

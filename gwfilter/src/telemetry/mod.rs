@@ -1,9 +1,10 @@
-//! Log set-up, counter lines, packet log.
+//! Log set-up, counter lines, packet log, metrics.
 //!
 //! Messages are constant and in lower case; what varies is in fields. Only the packet log in text form is one sentence, since
 //! people cut it up with the pipelines they know from Envoy's log.
 
 pub mod counters;
+pub mod metrics;
 pub mod packet;
 
 use std::error::Error;

@@ -6,6 +6,7 @@
 
 mod changes;
 mod lab;
+mod profile;
 mod shots;
 mod start;
 mod strace;

@@ -11,8 +11,8 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use xtask::process::Process;
 
-use crate::lab::{Change, Lab, SOON, launch, launch_traced};
-use crate::strace::{Fault, all, count, errors};
+use crate::lab::{Change, Lab, SELDOM, SOON, launch, launch_traced};
+use crate::strace::{BPF, Fault, Kind, all, count};
 
 /// So many starts with a fault, unless all are asked for.
 const STARTS: usize = 24;
@@ -26,7 +26,8 @@ fn kill(agent: &mut Process) {
 }
 
 /// Starts agent after agent, each with another call that fails.
-fn every_call(call: &'static str) {
+fn every_call(kind: Kind) {
+    let Kind { call, errors } = kind;
     let mut lab = Lab::new();
     kill(&mut lab.agent);
     lab.steady();
@@ -39,7 +40,6 @@ fn every_call(call: &'static str) {
     let step = if all() { 1 } else { calls.div_ceil(STARTS).max(1) };
     let (mut ran, mut ended, mut met) = (0, 0, 0);
     for nth in (1..=calls).step_by(step) {
-        let errors = errors(call);
         let chosen = if all() {
             errors
         } else {
@@ -92,7 +92,7 @@ fn every_call(call: &'static str) {
     );
     assert!(met > 0, "no fault was met");
     kill(&mut lab.agent);
-    lab.agent = launch(&lab.site);
+    lab.agent = launch(&lab.site, SELDOM);
     lab.agent.wait_line("agent runs", SOON).expect("it runs");
     lab.settle("after all");
     lab.change(Change::Tightened);
@@ -101,5 +101,5 @@ fn every_call(call: &'static str) {
 
 #[test]
 fn each_bpf_call_of_a_start_fails_then_what_the_last_agent_pinned_stays_in_force() {
-    every_call("bpf");
+    every_call(BPF);
 }

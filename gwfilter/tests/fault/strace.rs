@@ -24,6 +24,63 @@ pub(crate) struct Fault {
     pub(crate) lasting: bool,
 }
 
+/// A kind of system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kind {
+    /// The call's name.
+    pub(crate) call: &'static str,
+    /// What it may end with.
+    pub(crate) errors: &'static [&'static str],
+}
+
+/// Answers and news of the kernel about links and addresses.
+pub(crate) const RECEIVE: Kind = Kind {
+    call: "recvfrom",
+    errors: &["ENOBUFS", "ENOMEM", "EIO"],
+};
+
+/// Questions to it.
+pub(crate) const SEND: Kind = Kind {
+    call: "sendto",
+    errors: &["ENOBUFS", "ENOMEM", "EPERM"],
+};
+
+/// Files: manifests, pins, what the agent keeps.
+pub(crate) const OPEN: Kind = Kind {
+    call: "openat",
+    errors: &["EIO", "EACCES", "EMFILE"],
+};
+
+/// Which files there are.
+pub(crate) const LIST: Kind = Kind {
+    call: "getdents64",
+    errors: &["EIO", "EACCES"],
+};
+
+/// Whether a file changed, and whether a pin is there.
+pub(crate) const LOOK: Kind = Kind {
+    call: "statx",
+    errors: &["EIO", "EACCES"],
+};
+
+/// What the agent writes for the next one.
+pub(crate) const FLUSH: Kind = Kind {
+    call: "fsync",
+    errors: &["EIO", "ENOSPC"],
+};
+
+/// The same, put in its place.
+pub(crate) const RENAME: Kind = Kind {
+    call: "rename",
+    errors: &["EIO", "ENOSPC", "EACCES"],
+};
+
+/// Maps and programs.
+pub(crate) const BPF: Kind = Kind {
+    call: "bpf",
+    errors: &["ENOMEM", "ENOSPC", "EPERM", "E2BIG", "EINVAL"],
+};
+
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
@@ -64,14 +121,6 @@ impl Fault {
             _ => 0,
         };
         format!("os error {errno}")
-    }
-}
-
-/// What a call may end with.
-pub(crate) fn errors(call: &str) -> &'static [&'static str] {
-    match call {
-        "bpf" => &["ENOMEM", "ENOSPC", "EPERM", "E2BIG", "EINVAL"],
-        _ => &["EIO", "EACCES", "ENOSPC"],
     }
 }
 

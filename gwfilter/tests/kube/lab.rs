@@ -130,9 +130,13 @@ impl Lab {
 
     /// Starts the agent as the DaemonSet says, and does not wait.
     pub(crate) fn launch(&self) -> Container {
+        self.try_launch().expect("the agent's container")
+    }
+
+    /// The same, if the node can.
+    pub(crate) fn try_launch(&self) -> anyhow::Result<Container> {
         self.cluster
             .run_daemonset_container(&self.host(), &AGENT, Program::Binary(binary()))
-            .expect("the agent's container")
     }
 
     /// Starts the agent as the DaemonSet says, and waits until it is ready.

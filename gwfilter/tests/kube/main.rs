@@ -10,6 +10,8 @@ mod figures;
 mod lab;
 mod lease;
 mod lifecycle;
+mod metrics;
 mod outage;
 mod rights;
+mod seccomp;
 mod walkthrough;

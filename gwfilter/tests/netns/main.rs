@@ -10,6 +10,7 @@ mod lease;
 mod meter;
 mod reload;
 mod restart;
+mod secrecy;
 mod tables;
 mod tamper;
 mod upgrade;

@@ -1,8 +1,9 @@
 //! What a DaemonSet's controller and a node's kubelet do: a pod from the template, and its container as a process.
 //!
 //! The template is read from the API server, and the pod goes there before anything starts, so what runs is what a user's
-//! cluster would run: admitted, defaulted, with the token volume that admission adds. Left out are what needs a kubelet's
-//! surroundings: the image, cgroups, seccomp and a process namespace.
+//! cluster would run: admitted, defaulted, with the token volume that admission adds. A seccomp profile of the node's is read from
+//! the node's disk, as the kubelet does, and installed. Left out are what needs a kubelet's surroundings: the image, cgroups, the runtime's
+//! own seccomp profile and a process namespace.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 
 use super::caps::Capabilities;
 use super::rootfs::{Bind, Root};
+use super::seccomp::{self, Profile};
 use super::template::{self, Mount, Probe, Projection, Rights, Volume};
 use super::{API_PORT, API_V4, Cluster, objects};
 use crate::http::{self, Answer};
@@ -79,6 +81,7 @@ struct Recipe {
     words: Vec<String>,
     env: BTreeMap<String, String>,
     rights: Rights,
+    seccomp: Option<Profile>,
 }
 
 impl Recipe {
@@ -89,6 +92,12 @@ impl Recipe {
             .context("a container without a command")?;
         let mut command = Command::new(first);
         command.args(rest).env_clear().envs(&self.env);
+        if let Some(profile) = &self.seccomp {
+            if !self.rights.no_new_privileges {
+                bail!("a seccomp profile without no_new_privs is not known here");
+            }
+            profile.confine(&mut command);
+        }
         Process::spawn_prepared(namespace, &self.name, command, || {
             self.root.enter()?;
             self.rights.capabilities.confine()?;
@@ -224,6 +233,10 @@ impl Cluster {
             read.command
         };
         words.extend(read.args);
+        let seccomp = match &read.rights.seccomp {
+            Some(path) => Some(Profile::load(&host.disk.join(seccomp::FOLDER).join(path))?),
+            None => None,
+        };
         let recipe = Recipe {
             name: which.container.to_owned(),
             root: Root {
@@ -234,6 +247,7 @@ impl Cluster {
             words,
             env: read.env,
             rights: read.rights,
+            seccomp,
         };
         Ok(Container {
             process: recipe.start(host.namespace)?,

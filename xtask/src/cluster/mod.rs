@@ -12,6 +12,7 @@ pub mod container;
 pub mod objects;
 pub mod rest;
 mod rootfs;
+pub mod seccomp;
 mod template;
 pub mod tools;
 

@@ -23,11 +23,13 @@ pub(super) struct Container {
 }
 
 /// What the process may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rights {
     pub(super) capabilities: Capabilities,
     pub(super) no_new_privileges: bool,
     pub(super) read_only_root: bool,
+    /// A profile of the node's, by its path below the kubelet's folder. The runtime's own profile is not to be had here.
+    pub(super) seccomp: Option<String>,
 }
 
 /// A volume at its place.
@@ -189,10 +191,17 @@ fn rights(spec: &Value, container: &Value) -> Result<Rights> {
             .map(|capabilities| list(capabilities, key).iter().filter_map(Value::as_str).collect())
             .unwrap_or_default()
     };
+    let seccomp = own.get("seccompProfile").or_else(|| pods.get("seccompProfile"));
+    let seccomp = match seccomp.map(|profile| (text(profile, "type"), text(profile, "localhostProfile"))) {
+        None | Some((Some("RuntimeDefault" | "Unconfined"), None)) => None,
+        Some((Some("Localhost"), Some(path))) => Some(path.to_owned()),
+        Some(other) => bail!("seccomp profile {other:?} is not known here"),
+    };
     Ok(Rights {
         capabilities: Capabilities::of_container(&names("add"), &names("drop"))?,
         no_new_privileges: flag("allowPrivilegeEscalation") == Some(false),
         read_only_root: flag("readOnlyRootFilesystem") == Some(true),
+        seccomp,
     })
 }
 
@@ -375,6 +384,7 @@ mod tests {
             json!({"name": "agent", "securityContext": {"privileged": true}}),
             json!({"name": "agent", "securityContext": {"runAsUser": 65532}}),
             json!({"name": "agent", "securityContext": {"capabilities": {"add": ["CAP_BPF"]}}}),
+            json!({"name": "agent", "securityContext": {"seccompProfile": {"type": "Localhost"}}}),
             json!({"name": "agent", "envFrom": []}),
             json!({"name": "agent", "env": [{"name": "X", "valueFrom": {"secretKeyRef": {}}}]}),
             json!({"name": "agent", "volumeMounts": [{"name": "absent", "mountPath": "/x"}]}),

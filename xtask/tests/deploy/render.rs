@@ -43,6 +43,7 @@ fn chart_with_the_value_of_an_overlay_then_that_overlay() {
         ("observe", "mode=observe"),
         ("podmonitor", "podMonitor.enabled=true"),
         ("gke", "priorityQuota=true"),
+        ("seccomp", "seccompLocalhostProfile=gwfilter.json"),
     ] {
         let overlay = kustomize(&format!("overlays/{overlay}"));
         assert_same(value, &overlay, &chart(&["--set", value]));
@@ -129,6 +130,7 @@ fn value_that_means_nothing_then_refused_by_the_schema() {
         "extraArgs={run}",
         "packetLog=everything",
         "stateDir=relative",
+        "seccompLocalhostProfile=/var/lib/kubelet/seccomp/gwfilter.json",
     ] {
         let flag = if values.ends_with("[]") {
             "--set-json"
@@ -163,6 +165,17 @@ fn roles_then_reading_by_kind_and_writing_of_events_only() {
             let (resources, verbs) = (list("resources"), list("verbs"));
             let allowed: &[&str] = match resources.as_slice() {
                 ["events"] => &["create", "patch"],
+                // Questions, which the API server keeps nothing of.
+                ["tokenreviews" | "subjectaccessreviews"] => &["create"],
+                // A right that others are given, to read what the agent says.
+                [] => {
+                    assert_eq!(
+                        (list("nonResourceURLs"), verbs),
+                        (vec!["/metrics"], vec!["get"]),
+                        "{name}"
+                    );
+                    continue;
+                }
                 // Where names are given, one object may be got.
                 ["configmaps" | "daemonsets"] => &["get", "list", "watch"],
                 _ => &["list", "watch"],
@@ -176,7 +189,7 @@ fn roles_then_reading_by_kind_and_writing_of_events_only() {
             }
         }
     }
-    assert_eq!(rules, 9);
+    assert_eq!(rules, 12);
 }
 
 #[test]

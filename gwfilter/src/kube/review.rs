@@ -1,0 +1,257 @@
+//! Whose bearer token this is, and whether its owner may read the metrics: the API server is asked, and its answer kept for a short time.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ::kube::Client;
+use http::header::CONTENT_TYPE;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+/// How long an answer holds: as long as an API server's own webhooks keep theirs.
+const KEPT: Duration = Duration::from_secs(10);
+/// How long the API server may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Answers that are kept, at most.
+const MOST: usize = 64;
+/// Questions at a time. Strangers can make the agent ask: they shall not make it flood the API server.
+const AT_A_TIME: usize = 2;
+/// The longest token that is looked at, in bytes.
+const LONGEST: usize = 16 << 10;
+
+/// What the API server says of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its owner may.
+    Granted,
+    /// It is nobody's.
+    Unknown,
+    /// Its owner may not.
+    Forbidden,
+}
+
+/// Why there is no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum ReviewError {
+    /// The question failed.
+    #[error("cannot create {resource}")]
+    Ask {
+        /// What was to be created.
+        resource: &'static str,
+        /// Why.
+        source: Box<::kube::Error>,
+    },
+    /// No answer in time.
+    #[error("creating {resource} took longer than {} s", PATIENCE.as_secs())]
+    Timeout {
+        /// What was to be created.
+        resource: &'static str,
+    },
+    /// An answer without what was asked for.
+    #[error("the answer to {resource} has no status")]
+    Answer {
+        /// What was created.
+        resource: &'static str,
+    },
+}
+
+const TOKENS: &str = "tokenreviews";
+const ACCESS: &str = "subjectaccessreviews";
+
+/// Asks, and remembers.
+pub struct Guard {
+    client: Client,
+    places: Semaphore,
+    /// By the token's digest, so that no token lies in memory for longer than its request.
+    kept: Mutex<HashMap<[u8; 32], (Instant, Verdict)>>,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard").finish_non_exhaustive()
+    }
+}
+
+impl Guard {
+    /// Nothing is asked yet.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            places: Semaphore::new(AT_A_TIME),
+            kept: Mutex::default(),
+        }
+    }
+
+    /// Whether the owner of this token may `get` the path on this agent, as a non-resource URL.
+    ///
+    /// # Errors
+    /// The API server does not say. Then nobody may.
+    pub async fn check(&self, token: &str, path: &str) -> Result<Verdict, ReviewError> {
+        if token.is_empty() || token.len() > LONGEST {
+            return Ok(Verdict::Unknown);
+        }
+        let digest = digest(token, path);
+        if let Some(verdict) = self.remembered(&digest) {
+            return Ok(verdict);
+        }
+        let Ok(_place) = self.places.acquire().await else {
+            return Err(ReviewError::Timeout { resource: TOKENS });
+        };
+        // Perhaps who waited before has asked the same.
+        if let Some(verdict) = self.remembered(&digest) {
+            return Ok(verdict);
+        }
+        let verdict = self.ask(token, path).await?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        kept.retain(|_, (until, _)| *until > now);
+        if kept.len() < MOST {
+            kept.insert(digest, (now + KEPT, verdict));
+        }
+        Ok(verdict)
+    }
+
+    fn remembered(&self, digest: &[u8; 32]) -> Option<Verdict> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(digest)
+            .filter(|(until, _)| *until > Instant::now())
+            .map(|(_, verdict)| *verdict)
+    }
+
+    async fn ask(&self, token: &str, path: &str) -> Result<Verdict, ReviewError> {
+        let question = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token},
+        });
+        let answer = self.create("authentication.k8s.io", TOKENS, &question).await?;
+        let Some(user) = owner(&answer)? else {
+            return Ok(Verdict::Unknown);
+        };
+        let question = may_get(&user, path);
+        let answer = self.create("authorization.k8s.io", ACCESS, &question).await?;
+        granted(&answer)
+    }
+
+    async fn create(&self, group: &str, resource: &'static str, body: &Value) -> Result<Value, ReviewError> {
+        let failed = |e: ::kube::Error| ReviewError::Ask {
+            resource,
+            source: Box::new(e),
+        };
+        let request = http::Request::post(format!("/apis/{group}/v1/{resource}"))
+            .header(CONTENT_TYPE, "application/json")
+            .body(body.to_string().into_bytes())
+            .map_err(|e| failed(::kube::Error::HttpError(e)))?;
+        match timeout(PATIENCE, self.client.request::<Value>(request)).await {
+            Ok(answer) => answer.map_err(failed),
+            Err(_) => Err(ReviewError::Timeout { resource }),
+        }
+    }
+}
+
+fn digest(token: &str, path: &str) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(path.as_bytes());
+    hash.update([0]);
+    hash.update(token.as_bytes());
+    hash.finalize().into()
+}
+
+/// The owner in a TokenReview that was answered: `status.user` where `status.authenticated` is true.
+fn owner(answer: &Value) -> Result<Option<Value>, ReviewError> {
+    let status = answer.get("status").filter(|status| status.is_object());
+    let status = status.ok_or(ReviewError::Answer { resource: TOKENS })?;
+    if status.get("authenticated").and_then(Value::as_bool) != Some(true) {
+        return Ok(None);
+    }
+    // Without a name it is nobody's, whatever else is said.
+    let user = status.get("user").filter(|user| {
+        user.get("username")
+            .and_then(Value::as_str)
+            .is_some_and(|name| !name.is_empty())
+    });
+    Ok(user.cloned())
+}
+
+/// The SubjectAccessReview of an owner, as a TokenReview names one.
+fn may_get(user: &Value, path: &str) -> Value {
+    let mut spec = json!({"nonResourceAttributes": {"path": path, "verb": "get"}});
+    for (to, from) in [
+        ("user", "username"),
+        ("uid", "uid"),
+        ("groups", "groups"),
+        ("extra", "extra"),
+    ] {
+        if let (Some(value), Value::Object(spec)) = (user.get(from), &mut spec) {
+            spec.insert(to.to_owned(), value.clone());
+        }
+    }
+    json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec})
+}
+
+fn granted(answer: &Value) -> Result<Verdict, ReviewError> {
+    let status = answer.get("status").filter(|status| status.is_object());
+    let status = status.ok_or(ReviewError::Answer { resource: ACCESS })?;
+    let is = |key| status.get(key).and_then(Value::as_bool) == Some(true);
+    Ok(if is("allowed") && !is("denied") {
+        Verdict::Granted
+    } else {
+        Verdict::Forbidden
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_review_then_an_owner_only_where_it_is_said() {
+        let owner = |status: Value| owner(&json!({"status": status})).unwrap();
+        let user = json!({"username": "u", "groups": ["g"]});
+        assert_eq!(
+            owner(json!({"authenticated": true, "user": user})),
+            Some(user.clone())
+        );
+        assert_eq!(owner(json!({"authenticated": false, "user": user})), None);
+        assert_eq!(owner(json!({"user": user})), None);
+        assert_eq!(owner(json!({"authenticated": "true", "user": user})), None);
+        assert_eq!(owner(json!({"authenticated": true})), None);
+        assert_eq!(
+            owner(json!({"authenticated": true, "user": {"username": ""}})),
+            None
+        );
+        for nothing in [json!({}), json!({"status": null}), json!({"status": []})] {
+            super::owner(&nothing).unwrap_err();
+            granted(&nothing).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn an_access_review_then_granted_only_where_it_is_said() {
+        let granted = |status: Value| granted(&json!({"status": status})).unwrap();
+        assert_eq!(granted(json!({"allowed": true})), Verdict::Granted);
+        for status in [
+            json!({}),
+            json!({"allowed": false}),
+            json!({"allowed": "true"}),
+            json!({"allowed": true, "denied": true}),
+        ] {
+            assert_eq!(granted(status.clone()), Verdict::Forbidden, "{status}");
+        }
+    }
+
+    #[test]
+    fn an_owner_then_a_question_with_all_that_rights_may_hang_on() {
+        let user = json!({"username": "u", "uid": "1", "groups": ["g"], "extra": {"k": ["v"]}});
+        let spec = may_get(&user, "/metrics")["spec"].clone();
+        assert_eq!(
+            spec,
+            json!({
+                "user": "u", "uid": "1", "groups": ["g"], "extra": {"k": ["v"]},
+                "nonResourceAttributes": {"path": "/metrics", "verb": "get"},
+            })
+        );
+    }
+}
