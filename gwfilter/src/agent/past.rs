@@ -145,9 +145,13 @@ pub(super) fn still(past: Past, words: Words, now: u64) -> Past {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::Arc;
+
+    use gwfilter_common::reason::Reason;
 
     use super::*;
-    use crate::desired::Desired;
+    use crate::desired::{Desired, Judge, Outcome, SourceTables, Target, Verdict};
+    use crate::gateway::model::{Protocol, TupleKey};
     use crate::plan::{Planner, Settings};
 
     const MAPS: CounterMaps = CounterMaps { count: 7, rules: 8 };
@@ -216,15 +220,61 @@ mod tests {
         assert!(shelf.failed);
     }
 
+    /// Something is refused, at an address of a pod.
+    fn refused() -> Past {
+        let outcome = Outcome {
+            verdict: Verdict::Drop,
+            reason: Reason::DeniedByRule,
+            rule: None,
+        };
+        let table = [("198.51.100.7/32".parse().unwrap(), outcome)].into();
+        let target = Target {
+            listener: "a/gw:http".into(),
+            judge: Judge::Source(SourceTables {
+                table4: Some(Arc::new(table)),
+                ..SourceTables::default()
+            }),
+            observe: false,
+            node_address: false,
+            pod_address: true,
+            reset: false,
+        };
+        let key = TupleKey {
+            addr: "10.244.1.5".parse().unwrap(),
+            port: 8080,
+            protocol: Protocol::Tcp,
+        };
+        let desired = Desired {
+            tuples: [(key, target)].into(),
+            rewritten: Vec::new(),
+        };
+        let mut planner = planner();
+        let plan = planner.plan(&desired, 0).unwrap();
+        planner.commit(&plan);
+        Past::decode(&planner.draining().encode()).unwrap()
+    }
+
     #[test]
     fn refusals_that_were_suspended_then_forgotten() {
-        let past = || Past::default();
+        let (now, later) = (5, 6);
         let words = |lease, pod_lease, paused| Words {
             lease,
             pod_lease,
             paused,
         };
-        // What each does is the planner's to test; here, that nothing is lost while the leases run.
-        assert_eq!(still(past(), words(FOREVER, FOREVER, 0), 5), past());
+        assert_ne!(refused(), refused().let_in());
+        assert_ne!(refused(), refused().let_in_at_pods());
+        for (words, wanted) in [
+            (words(FOREVER, FOREVER, 0), refused()),
+            (words(later, later, 0), refused()),
+            (words(now, later, 0), refused().let_in()),
+            (words(0, 0, 0), refused().let_in()),
+            (words(later, now, 0), refused().let_in_at_pods()),
+            // Paused, or once paused: who came in then is not known.
+            (words(FOREVER, FOREVER, FOREVER), refused().let_in()),
+            (words(FOREVER, FOREVER, 1), refused().let_in()),
+        ] {
+            assert_eq!(still(refused(), words, now), wanted, "{words:?}");
+        }
     }
 }

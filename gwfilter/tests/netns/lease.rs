@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use xtask::http::Answer;
 use xtask::poll;
-use xtask::site::{Client, POD_PORT, POD_V4};
+use xtask::site::{Client, NIC, POD_PORT, POD_V4};
 
 use crate::lab::{A, Lab, SOON, binary, start, to, vip};
 
@@ -146,25 +146,50 @@ fn manifests_that_cannot_be_read_then_the_lease_is_not_renewed_and_told() {
     lab.refused(Client::A, vip());
 }
 
+/// A Service of the gateway with more addresses than tables hold destinations.
+fn too_many() -> String {
+    let addresses: Vec<String> = (0..5000)
+        .map(|n| format!("10.99.{}.{}", n / 250, n % 250 + 1))
+        .collect();
+    format!(
+        "\
+apiVersion: v1
+kind: Service
+metadata: {{name: many, namespace: istio-system}}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  selector: {{app: istio-ingressgateway, istio: ingressgateway}}
+  externalIPs: [{}]
+  ports: [{{name: http, protocol: TCP, port: 80, targetPort: 8080}}]
+",
+        addresses.join(", ")
+    )
+}
+
 #[test]
 fn an_agent_that_fails_at_its_start_then_it_vouches_for_nothing() {
     let mut lab = Lab::with("DENY", "ipBlocks", &A, &SHORT);
     lab.refused(Client::A, vip());
     lab.agent.signal(Signal::SIGKILL).expect("sent");
     lab.agent.wait_exit(SOON).expect("ended");
+    // It gets as far as it can, and then finds that this is more than tables hold.
+    lab.site.write("many.yaml", &too_many()).expect("written");
     let left = |lab: &Lab| status(lab)["control"]["lease_seconds"].as_u64();
-    // Again and again, as a broken DaemonSet would.
     let deadline = Instant::now() + LEASE + SOON;
+    // Again and again, as a broken DaemonSet would.
     while left(&lab).is_some() {
         assert!(
             Instant::now() < deadline,
             "a failing agent keeps stale tables in force"
         );
-        let mut failing = crate::lab::launch(
-            &lab.site,
-            &["--interface", "nosuch0", "--lease", "6s", "--pod-lease", "6s"],
-        );
+        let mut failing = crate::lab::launch(&lab.site, &[&["--interface", NIC], SHORT.as_slice()].concat());
         assert!(!failing.wait_exit(SOON).expect("it ends").success());
+        assert!(
+            failing.log().contains("the first tables cannot be made"),
+            "{}",
+            failing.tail()
+        );
     }
     opens(&lab, Client::A, SOON);
 }
