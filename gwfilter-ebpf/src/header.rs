@@ -137,12 +137,12 @@ fn text(ctx: &TcContext, pointer: *mut c_void) {
     let (payload, end) = scratch.look.payload();
     let len = end.saturating_sub(payload).min(v1::MAX_LEN);
     scratch.len = len;
-    // The bound as the verifier wants to see it: it does not follow what is in a map.
-    let size = black_box(len) & (LINE as u32 - 1);
-    if size == 0 {
+    if len == 0 {
         return;
     }
-    // SAFETY: the line is longer than any masked size.
+    // The bounds as the verifier wants to see them: it does not follow what is in a map, and before Linux 6.8 nothing from `!= 0`.
+    let size = (black_box(len - 1) & (LINE as u32 - 1)) + 1;
+    // SAFETY: the line is as long as the greatest masked size.
     let rc = unsafe {
         bpf_skb_load_bytes(
             ctx.skb.skb.cast(),

@@ -8,6 +8,7 @@
 
 mod count;
 mod header;
+mod inner;
 mod maps;
 mod packet_log;
 mod reader;

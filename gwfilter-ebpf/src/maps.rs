@@ -2,36 +2,34 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::ProgramArray;
 use gwfilter_common::abi::{
-    CONTROL_LEN, Leaf, LogLimit, MAX_LISTENERS, MAX_RULES, NEXT_LEN, REASONS, ROOT_LEN, SYN_ENTRIES, Slot,
-    SynEntry, SynKey, TABLE_SLOTS, Tally,
+    CONTROL_LEN, LogLimit, MAX_LISTENERS, MAX_RULES, NEXT_LEN, REASONS, SYN_ENTRIES, Slot, SynEntry, SynKey,
+    TABLE_SLOTS, Tally,
 };
 use gwfilter_common::decide::{RootTable, Source, Streams, Tables};
 
 use crate::header::SCRATCH_WORDS;
+use crate::inner::{RootArray, Trie};
 use crate::packet_log::LINE_WORDS;
 
-/// `max_entries` of an inner trie is its own; this is the template's.
-const TRIE_TEMPLATE: usize = 1;
-
-type RootArray = Array<Slot, { ROOT_LEN as usize }>;
-type Trie<const N: usize> = LpmTrie<[u8; N], Leaf, TRIE_TEMPLATE>;
-type Tries<const N: usize> = ArrayOfMaps<Trie<N>, { TABLE_SLOTS as usize }>;
+type Tries<const N: usize, const KEY: usize> = ArrayOfMaps<Trie<N, KEY>, { TABLE_SLOTS as usize }>;
+type Tries4 = Tries<4, 8>;
+type Tries6 = Tries<16, 20>;
 
 #[btf_map]
 static GWF_ROOT: ArrayOfMaps<RootArray, 1> = ArrayOfMaps::new();
 #[btf_map]
-static GWF_SRC4: Tries<4> = ArrayOfMaps::new();
+static GWF_SRC4: Tries4 = ArrayOfMaps::new();
 #[btf_map]
-static GWF_SRC6: Tries<16> = ArrayOfMaps::new();
+static GWF_SRC6: Tries6 = ArrayOfMaps::new();
 #[btf_map]
-static GWF_NEVER4: Tries<4> = ArrayOfMaps::new();
+static GWF_NEVER4: Tries4 = ArrayOfMaps::new();
 #[btf_map]
-static GWF_NEVER6: Tries<16> = ArrayOfMaps::new();
+static GWF_NEVER6: Tries6 = ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static GWF_COUNT: PerCpuArray<Tally, { (MAX_LISTENERS * REASONS) as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -132,7 +130,7 @@ fn monotonic_ns() -> u64 {
 }
 
 #[inline(always)]
-fn source<const N: usize>(tries: &Tries<N>, table: u32, addr: [u8; N]) -> Source {
+fn source<const N: usize, const KEY: usize>(tries: &Tries<N, KEY>, table: u32, addr: [u8; N]) -> Source {
     let Some(trie) = tries.get(table) else {
         return Source::TableMissing;
     };
@@ -143,7 +141,11 @@ fn source<const N: usize>(tries: &Tries<N>, table: u32, addr: [u8; N]) -> Source
 }
 
 #[inline(always)]
-fn covers<const N: usize>(tries: &Tries<N>, table: u32, addr: [u8; N]) -> Option<bool> {
+fn covers<const N: usize, const KEY: usize>(
+    tries: &Tries<N, KEY>,
+    table: u32,
+    addr: [u8; N],
+) -> Option<bool> {
     Some(tries.get(table)?.get(&whole(addr)).is_some())
 }
 

@@ -10,7 +10,8 @@ use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf
 use aya_ebpf::programs::{TcContext, XdpContext};
 use gwfilter_common::read::PacketRead;
 
-/// No header that is read starts beyond this; the verifier needs a bound on variable offsets.
+/// No header that is read starts beyond this; the verifier needs a bound on variable offsets. All bits
+/// below a power of two.
 const MAX_OFFSET: u32 = 0x1fff;
 
 /// Where a frame came in.
@@ -54,7 +55,7 @@ fn direct<const N: usize>(data: *const u32, data_end: *const u32, off: u32) -> O
     }
     // SAFETY: both point to fields of the program's context.
     let (data, data_end) = unsafe { (data.read_volatile() as usize, data_end.read_volatile() as usize) };
-    let at = data + off as usize;
+    let at = data + bounded(off) as usize;
     if at + N > data_end {
         return None;
     }
@@ -132,6 +133,26 @@ mod load {
     load!(u64, "{word} = *(u64 *)({at} + 0)");
     load!(u32, "{word} = *(u32 *)({at} + 0)");
     load!(u16, "{word} = *(u16 *)({at} + 0)");
+}
+
+/// The same number, which is within the bound, masked with it where the compiler cannot see that this changes nothing.
+///
+/// LLVM adds to the packet's pointer another register than the one it compared, or what it kept of it on the stack; verifiers before Linux
+/// 6.10 do not credit the one with what was proven of the other ("math between pkt pointer and register with unbounded min value").
+#[inline(always)]
+fn bounded(off: u32) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut off = u64::from(off);
+        // SAFETY: one instruction on one register. Without any instruction, its place in the source would be the next one's too, which the
+        // kernel refuses.
+        unsafe {
+            core::arch::asm!("{0} &= {1}", inout(reg) off, const MAX_OFFSET, options(pure, nomem, nostack, preserves_flags));
+        }
+        off
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    u64::from(off & MAX_OFFSET)
 }
 
 /// [`direct`] for XDP.
