@@ -49,7 +49,7 @@ pub struct Attached {
     pub interface: String,
     /// Its index.
     pub ifindex: u32,
-    /// `xdp`, `xdp-generic` or `tcx`.
+    /// `xdp`, `xdp-generic`, `tcx` or `clsact`.
     pub hook: &'static str,
 }
 

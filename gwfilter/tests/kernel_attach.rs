@@ -258,7 +258,7 @@ fn links_of_another_abi_then_they_are_taken_over_in_place_and_nothing_of_it_is_l
         assert!(node.tree().contains(&format!("{abi}/net/{ifindex}-xdp")));
         let attached = node.agent_with(NIC, XdpMode::Native, true);
         assert_eq!((attached.hook, attached.adopted), (Hook::Xdp, true), "{abi}");
-        assert!(matches!(attached.beside, Ok(true)), "{abi}: {attached:?}");
+        assert!(matches!(attached.beside, Ok(Some(_))), "{abi}: {attached:?}");
         assert_ne!(
             node.xdp().expect("attached"),
             before,
@@ -410,7 +410,7 @@ fn tc_beside_xdp_is_taken_over_goes_when_it_is_not_wanted_and_leaves_what_it_nee
     for adopted in [false, true, true] {
         let attached = node.agent_with(NIC, XdpMode::Native, true);
         assert_eq!((attached.hook, attached.adopted), (Hook::Xdp, adopted));
-        assert!(matches!(attached.beside, Ok(true)), "{attached:?}");
+        assert!(matches!(attached.beside, Ok(Some(_))), "{attached:?}");
         assert_eq!(node.pins(), both);
         let maps: Vec<String> = node
             .files()
@@ -427,7 +427,7 @@ fn tc_beside_xdp_is_taken_over_goes_when_it_is_not_wanted_and_leaves_what_it_nee
     }
     let without = node.agent(NIC, XdpMode::Native);
     assert_eq!((without.hook, without.adopted), (Hook::Xdp, true));
-    assert!(matches!(without.beside, Ok(false)));
+    assert!(matches!(without.beside, Ok(None)));
     assert_eq!(node.pins(), [format!("{ifindex}-xdp")]);
 }
 
@@ -449,10 +449,7 @@ fn xdp_that_is_refused_then_the_tcx_link_beside_it_becomes_the_one_that_judges()
     foreign::attach_xdp(&node.node, NIC).expect("attached");
     let attached = node.agent_with(NIC, XdpMode::Native, true);
     assert_eq!((attached.hook, attached.adopted), (Hook::Tcx, true));
-    assert!(
-        matches!(attached.beside, Ok(false)),
-        "it judges everything itself"
-    );
+    assert!(matches!(attached.beside, Ok(None)), "it judges everything itself");
     assert_eq!(node.pins(), [format!("{ifindex}-tcx")]);
 }
 

@@ -38,15 +38,15 @@ pub enum InterfacesError {
 struct Served {
     name: String,
     hook: Hook,
-    /// The TC program sits beside XDP.
-    beside: bool,
+    /// Where the TC program beside XDP sits, if it does.
+    beside: Option<Hook>,
     mtu: Option<u32>,
 }
 
 impl Served {
     fn hooks(&self) -> String {
-        let beside = if self.beside { "+tcx" } else { "" };
-        format!("{}{beside}", self.hook.name())
+        let all = [Some(self.hook), self.beside].into_iter().flatten();
+        all.map(Hook::name).collect::<Vec<_>>().join("+")
     }
 }
 
@@ -117,7 +117,7 @@ impl Interfaces {
                     .found("mtu-changed", Weight::Change, &served.name, &what);
                 served.mtu = device.mtu;
             }
-            let hooks = [Some(served.hook), served.beside.then_some(Hook::Tcx)];
+            let hooks = [Some(served.hook), served.beside];
             for hook in hooks.into_iter().flatten() {
                 let trouble = match dataplane.examine(device, hook) {
                     Ok(None) => continue,
@@ -135,7 +135,7 @@ impl Interfaces {
                 let (weight, what) = match trouble {
                     Trouble::NotFirst(before) => (
                         Weight::Touched,
-                        match dataplane.to_head(device, served.beside) {
+                        match dataplane.to_head(device, served.beside.is_some()) {
                             Ok(()) => {
                                 format!("{before} TC programs were asked before ours; ours is first again")
                             }
@@ -166,7 +166,7 @@ impl Interfaces {
                     Trouble::LinkDetached | Trouble::ProgramReplaced if served.hook == hook => {
                         bare.insert(*ifindex);
                     }
-                    Trouble::LinkDetached | Trouble::ProgramReplaced => served.beside = false,
+                    Trouble::LinkDetached | Trouble::ProgramReplaced => served.beside = None,
                 }
             }
         }
@@ -218,12 +218,13 @@ impl Interfaces {
             }
         };
         for (ifindex, served) in &mut self.served {
-            let pin = Pin {
-                ifindex: *ifindex,
-                hook: Hook::Tcx,
-            };
-            if served.beside && !pins.contains(&pin) {
-                served.beside = false;
+            if let Some(hook) = served.beside
+                && !pins.contains(&Pin {
+                    ifindex: *ifindex,
+                    hook,
+                })
+            {
+                served.beside = None;
                 let what = "somebody detached the TC program: what XDP leaves to TC was not enforced here; it is attached again";
                 self.watch.found("pin-removed", Weight::Hole, &served.name, what);
             }
@@ -284,10 +285,10 @@ impl Interfaces {
             self.join_tc(dataplane);
             return;
         }
-        for (ifindex, served) in self.served.iter_mut().filter(|(_, s)| s.beside) {
+        for (ifindex, served) in self.served.iter_mut().filter(|(_, s)| s.beside.is_some()) {
             match dataplane.detach_beside(*ifindex) {
                 Ok(_) => {
-                    served.beside = false;
+                    served.beside = None;
                     info!(
                         interface = served.name,
                         ifindex, "nothing is left to TC any more: its program is detached"
@@ -305,7 +306,7 @@ impl Interfaces {
     fn join_tc(&mut self, dataplane: &mut Dataplane) {
         let mut failures = Vec::new();
         for (ifindex, served) in &mut self.served {
-            if served.beside || served.hook == Hook::Tcx {
+            if served.beside.is_some() || !served.hook.is_xdp() {
                 continue;
             }
             let device = Device {
@@ -314,8 +315,8 @@ impl Interfaces {
                 ..Device::default()
             };
             match dataplane.attach_beside(&device) {
-                Ok(()) => {
-                    served.beside = true;
+                Ok(hook) => {
+                    served.beside = Some(hook);
                     let hook = served.hooks();
                     info!(interface = served.name, ifindex, hook, "attached");
                 }
@@ -366,7 +367,7 @@ impl Interfaces {
                     let served = Served {
                         name: device.name.clone(),
                         hook: attached.hook,
-                        beside: matches!(attached.beside, Ok(true)),
+                        beside: *attached.beside.as_ref().unwrap_or(&None),
                         mtu: device.mtu,
                     };
                     log_attached(&device.name, device.index, &served.hooks(), &attached);

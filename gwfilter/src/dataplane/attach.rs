@@ -16,6 +16,7 @@ use aya::programs::{
 use gwfilter_common::abi::{TC_PROGRAM, TC_PROXY_PROGRAM, XDP_FRAGS_PROGRAM, XDP_PROGRAM};
 
 use super::choice::{self, Device, Entry, Step, XdpMode, leftovers, other_mode, steps};
+use super::clsact;
 use super::headers::{self, Headers};
 use super::pins::{Hook, Pin, Pins, PinsError};
 use crate::telemetry::chain;
@@ -122,8 +123,8 @@ pub struct Attached {
     pub refusals: Refusals,
     /// Other people's XDP programs in the way.
     pub foreign: Vec<Foreign>,
-    /// The TC program beside XDP: whether it is there, or why not although it was asked for.
-    pub beside: Result<bool, BesideError>,
+    /// The TC program beside XDP: where it is, if it is there, or why not although it was asked for.
+    pub beside: Result<Option<Hook>, BesideError>,
 }
 
 /// Why there is no TC program beside XDP.
@@ -221,7 +222,11 @@ pub(super) fn attach(
     };
     pins.gather(device.index).map_err(fail)?;
     let mut pinned = of_interface(pins, device.index).map_err(fail)?;
-    let ours: Vec<u32> = pinned.iter().filter_map(|p| program_of(pins, *p).ok()).collect();
+    let ours: Vec<u32> = pinned
+        .iter()
+        .filter(|p| p.hook != Hook::Clsact)
+        .filter_map(|p| program_of(pins, *p).ok())
+        .collect();
     // Two modes of XDP exclude each other, so a change of mode has a gap. Nobody changes it but the user.
     if let Some(other) = other_mode(mode, &pinned) {
         pins.remove(other).map_err(fail)?;
@@ -260,17 +265,21 @@ pub(super) fn attach(
             foreign,
         });
     };
-    let beside = if beside_xdp && step.hook() != Hook::Tcx {
-        beside(kit, device).map(|()| true)
+    let beside = if beside_xdp && step.hook().is_xdp() {
+        beside(kit, device).map(Some)
     } else {
-        Ok(false)
+        Ok(None)
     };
-    let hooks = [Some(step.hook()), matches!(beside, Ok(true)).then_some(Hook::Tcx)];
+    let hooks = [Some(step.hook()), *beside.as_ref().unwrap_or(&None)];
     for pin in leftovers(&pinned, &hooks.into_iter().flatten().collect::<Vec<_>>()) {
         pins.remove(pin).map_err(fail)?;
     }
     refusals.retain(|(refused, _)| refused.is_better_than(step));
-    let adopted = matches!(step, Step::AdoptXdp(..) | Step::AdoptTcx);
+    let adopted = match step {
+        Step::AdoptXdp(..) | Step::AdoptTcx => true,
+        Step::AttachXdp(..) | Step::AttachTcx => false,
+        Step::Clsact => pinned.iter().any(|p| p.hook == Hook::Clsact),
+    };
     Ok(Attached {
         hook: step.hook(),
         adopted,
@@ -284,7 +293,7 @@ pub(super) fn attach(
 ///
 /// # Errors
 /// Every way was refused.
-pub(super) fn beside(kit: &mut Kit<'_>, device: &Device) -> Result<(), BesideError> {
+pub(super) fn beside(kit: &mut Kit<'_>, device: &Device) -> Result<Hook, BesideError> {
     let fail = |source| BesideError::Pins {
         interface: device.name.clone(),
         source,
@@ -293,7 +302,7 @@ pub(super) fn beside(kit: &mut Kit<'_>, device: &Device) -> Result<(), BesideErr
     let mut refusals = Refusals::new();
     for step in choice::beside(&pinned) {
         match take(kit, device, step, TC_PROXY_PROGRAM) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(step.hook()),
             Err(error) => {
                 // As in `attach`, but for any reason: what is pinned there holds other tables than ours.
                 if step == Step::AdoptTcx {
@@ -377,6 +386,10 @@ fn take(kit: &mut Kit<'_>, device: &Device, step: Step, tc_program: &'static str
             let link = at_head(kit, device, tc_program)?;
             keep(kit.pins, pin, link)
         }
+        Step::Clsact => {
+            headers.ready(ebpf, pins)?;
+            clsact::attach(tc(ebpf, tc_program)?, &device.name, pins, pin)
+        }
     }
 }
 
@@ -449,7 +462,7 @@ fn keep(pins: &Pins, pin: Pin, link: FdLink) -> Result<(), StepError> {
     })
 }
 
-/// The id of the program behind a pin.
+/// The id of the program behind the pin of a link.
 pub(super) fn program_of(pins: &Pins, pin: Pin) -> Result<u32, StepError> {
     let link = open(pins, pin)?.info().map_err(StepError::Open)?;
     Ok(link.program_id())

@@ -161,7 +161,7 @@ pub fn lost(
         if !names.is_empty() && !names.contains(&device.name) {
             return Some(Lost::Renamed);
         }
-        let bare = hook != Hook::Tcx && device.xdp_programs.is_empty();
+        let bare = hook.is_xdp() && device.xdp_programs.is_empty();
         (bare || !pins.contains(&Pin { ifindex, hook })).then_some(Lost::Detached)
     };
     served
@@ -205,6 +205,8 @@ pub enum Step {
     AdoptTcx,
     /// Attach at the head of the TCX chain.
     AttachTcx,
+    /// Attach as a filter of the `clsact` qdisc, or replace the program of the one that is there.
+    Clsact,
 }
 
 impl Step {
@@ -214,6 +216,7 @@ impl Step {
         match self {
             Self::AdoptXdp(hook, _) | Self::AttachXdp(hook, _) => hook,
             Self::AdoptTcx | Self::AttachTcx => Hook::Tcx,
+            Self::Clsact => Hook::Clsact,
         }
     }
 
@@ -223,7 +226,7 @@ impl Step {
     pub fn is_better_than(self, done: Self) -> bool {
         let entry = |step| match step {
             Self::AdoptXdp(_, entry) | Self::AttachXdp(_, entry) => Some(entry),
-            Self::AdoptTcx | Self::AttachTcx => None,
+            Self::AdoptTcx | Self::AttachTcx | Self::Clsact => None,
         };
         self.hook() != done.hook() || (entry(self) == Some(Entry::Frags) && entry(done) == Some(Entry::Plain))
     }
@@ -240,6 +243,7 @@ impl Step {
             Self::AttachXdp(_, Entry::Plain) => "native XDP",
             Self::AdoptTcx => "update of the pinned TCX link",
             Self::AttachTcx => "TCX",
+            Self::Clsact => "clsact",
         }
     }
 }
@@ -266,7 +270,7 @@ pub fn steps(mode: XdpMode, pinned: &[Pin]) -> Vec<Step> {
     if has(Hook::Tcx) {
         steps.push(Step::AdoptTcx);
     }
-    steps.push(Step::AttachTcx);
+    steps.extend([Step::AttachTcx, Step::Clsact]);
     steps
 }
 
@@ -297,7 +301,7 @@ pub fn beside(pinned: &[Pin]) -> Vec<Step> {
     adopt
         .then_some(Step::AdoptTcx)
         .into_iter()
-        .chain([Step::AttachTcx])
+        .chain([Step::AttachTcx, Step::Clsact])
         .collect()
 }
 
@@ -518,9 +522,9 @@ mod tests {
     #[test]
     fn native_comes_before_tcx_and_generic_only_on_request() {
         use Entry::{Frags, Plain};
-        use Step::{AdoptTcx, AdoptXdp, AttachTcx, AttachXdp};
+        use Step::{AdoptTcx, AdoptXdp, AttachTcx, AttachXdp, Clsact};
         let pin = |hook| Pin { ifindex: 1, hook };
-        let fresh = |h| vec![AttachXdp(h, Frags), AttachXdp(h, Plain), AttachTcx];
+        let fresh = |h| vec![AttachXdp(h, Frags), AttachXdp(h, Plain), AttachTcx, Clsact];
         assert_eq!(steps(XdpMode::Native, &[]), fresh(Hook::Xdp));
         assert_eq!(steps(XdpMode::Generic, &[]), fresh(Hook::XdpGeneric));
         let adopt = [AdoptXdp(Hook::Xdp, Frags), AdoptXdp(Hook::Xdp, Plain)];
@@ -535,7 +539,8 @@ mod tests {
                 AttachXdp(Hook::Xdp, Frags),
                 AttachXdp(Hook::Xdp, Plain),
                 AdoptTcx,
-                AttachTcx
+                AttachTcx,
+                Clsact
             ]
         );
         for pinned in [
@@ -562,9 +567,9 @@ mod tests {
     #[test]
     fn beside_xdp_a_pinned_tcx_link_is_taken_over_first() {
         let pin = |hook| Pin { ifindex: 1, hook };
-        assert_eq!(beside(&[pin(Hook::Xdp)]), [Step::AttachTcx]);
+        assert_eq!(beside(&[pin(Hook::Xdp)]), [Step::AttachTcx, Step::Clsact]);
         let both = [pin(Hook::Xdp), pin(Hook::Tcx)];
-        assert_eq!(beside(&both), [Step::AdoptTcx, Step::AttachTcx]);
+        assert_eq!(beside(&both), [Step::AdoptTcx, Step::AttachTcx, Step::Clsact]);
     }
 
     #[test]

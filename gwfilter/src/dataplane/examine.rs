@@ -3,7 +3,7 @@
 use super::attach::StepError;
 use super::choice::Device;
 use super::pins::{Hook, Pin};
-use super::{Dataplane, attach, query};
+use super::{Dataplane, attach, clsact, query};
 
 /// What is wrong with an attachment. That its pin is gone is not of these: the list of pins tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,10 @@ impl Dataplane {
         };
         if !self.pins.path(pin).exists() {
             return Ok(None);
+        }
+        if hook == Hook::Clsact {
+            // Whose program is in it is not asked: with rights of their own, others can replace it at any time.
+            return Ok(clsact::is_gone(device.index).then_some(Trouble::LinkDetached));
         }
         let program = attach::program_of(&self.pins, pin)?;
         if !self.own.contains(&program) {

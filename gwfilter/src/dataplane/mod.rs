@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod choice;
+mod clsact;
 pub mod control;
 pub mod examine;
 mod headers;
@@ -220,7 +221,7 @@ impl Dataplane {
     ///
     /// # Errors
     /// Every way was refused.
-    pub fn attach_beside(&mut self, device: &Device) -> Result<(), BesideError> {
+    pub fn attach_beside(&mut self, device: &Device) -> Result<Hook, BesideError> {
         attach::beside(&mut self.kit(), device)
     }
 
@@ -237,10 +238,11 @@ impl Dataplane {
     /// # Errors
     /// Its pin cannot be removed.
     pub fn detach_beside(&self, ifindex: u32) -> Result<bool, PinsError> {
-        self.pins.remove(Pin {
-            ifindex,
-            hook: Hook::Tcx,
-        })
+        let mut removed = false;
+        for hook in [Hook::Tcx, Hook::Clsact] {
+            removed |= self.pins.remove(Pin { ifindex, hook })?;
+        }
+        Ok(removed)
     }
 
     /// Looks whether what TC programs go on to is in its place, and every map that outlives the agent pinned, and puts right what is not: the names and words of the finds.

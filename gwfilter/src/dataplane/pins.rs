@@ -1,7 +1,7 @@
 //! The pins that keep enforcement on while no agent runs: `/sys/fs/bpf/gwfilter/v<ABI>/net-<namespace>/<ifindex>-<hook>`.
 //!
 //! A pin is a link: as long as the file is there, its program stays attached with the tables it was loaded with. The agent holds no link
-//! itself, so removing the file detaches, whoever does it. Beside the links lie the maps that must outlive the agent
+//! itself, so removing the file detaches, whoever does it (but for `clsact`, whose filter goes when `gwfilter` removes the pin). Beside the links lie the maps that must outlive the agent
 //! (`headers`). The directory of a network namespace doubles as
 //! the lock that keeps two agents from one namespace, and as a sign: an agent whose directory is gone has been unloaded, and ends.
 
@@ -27,6 +27,8 @@ use super::query;
 use others::Other;
 
 pub use unload::{Agent, Unloaded, unload};
+
+use super::clsact;
 
 /// Where bpffs is mounted, by convention.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -57,11 +59,13 @@ pub enum Hook {
     XdpGeneric,
     /// TC ingress, at the head of the TCX chain.
     Tcx,
+    /// TC ingress, as a filter of the `clsact` qdisc: where there is no TCX.
+    Clsact,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 3] = [Self::Xdp, Self::XdpGeneric, Self::Tcx];
+    pub const ALL: [Self; 4] = [Self::Xdp, Self::XdpGeneric, Self::Tcx, Self::Clsact];
 
     /// The public name.
     #[must_use]
@@ -70,7 +74,14 @@ impl Hook {
             Self::Xdp => "xdp",
             Self::XdpGeneric => "xdp-generic",
             Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
         }
+    }
+
+    /// Whether it is one of XDP's.
+    #[must_use]
+    pub const fn is_xdp(self) -> bool {
+        matches!(self, Self::Xdp | Self::XdpGeneric)
     }
 }
 
@@ -269,6 +280,7 @@ impl Pins {
     /// # Errors
     /// It cannot be removed.
     pub fn remove(&self, pin: Pin) -> Result<bool, PinsError> {
+        clsact::detach(pin);
         remove(&self.path(pin))
     }
 
@@ -435,7 +447,7 @@ pub fn xdp_programs() -> Result<BTreeSet<u32>, PinsError> {
     let mut programs = BTreeSet::new();
     for dir in directories()? {
         for name in entries(&dir)? {
-            let xdp = Pin::parse(&name).is_some_and(|p| p.hook != Hook::Tcx);
+            let xdp = Pin::parse(&name).is_some_and(|p| p.hook.is_xdp());
             // A link that cannot be opened is of no program that we could wait for.
             if xdp && let Ok(info) = PinnedLink::from_pin(dir.join(name)).and_then(|l| FdLink::from(l).info())
             {

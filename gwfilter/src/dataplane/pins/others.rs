@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
 
+use super::super::clsact;
 use super::{HEADERS, OLD, Pin, Pins, PinsError, TABLES, directories, entries, failed, lock, remove};
 
 /// The directory of another ABI. Held locked, so that no agent of it starts beside us.
@@ -76,8 +77,15 @@ impl Pins {
                         continue;
                     }
                 }
+                let pin = Pin::parse(&name);
+                // A filter has one place whatever the ABI: where we have a pin, it is our own by now.
+                if let Some(pin) = pin
+                    && !self.path(pin).exists()
+                {
+                    clsact::detach(pin);
+                }
                 if remove(&other.dir.join(&name))? {
-                    removed.extend(Pin::parse(&name));
+                    removed.extend(pin);
                 }
             }
             match fs::remove_dir(&other.dir) {

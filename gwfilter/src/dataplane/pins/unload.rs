@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{OLD, Pin, PinsError, TABLES, directories, entries, failed, namespace, remove, unloading_name};
+use crate::dataplane::clsact;
 use crate::dataplane::tables::empty;
 
 /// How long an agent may take to see that it was unloaded. It looks twice a second, but may be in the middle of something.
@@ -96,6 +97,9 @@ fn take_off(dir: &Path, aside: &str, links: &mut Vec<Pin>) -> Result<Option<File
         if name.starts_with(TABLES) || name.starts_with(OLD) {
             // What cannot be emptied is freed in one go.
             let _ = empty(&path, &mut all);
+        }
+        if let Some(pin) = Pin::parse(&name) {
+            clsact::detach(pin);
         }
         match remove(&path) {
             Ok(true) => links.extend(Pin::parse(&name)),
