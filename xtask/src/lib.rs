@@ -22,6 +22,7 @@
 //!   a test that cannot run has not passed.
 //! - [`oci::write`] writes a container image without a container tool.
 //! - [`balancer::Balancer`] is a real haproxy or nginx that writes PROXY headers, [`gateway::Gateway`] a real Envoy that reads them.
+//! - [`kernel::lacks`] is what an old kernel need not do in a test.
 //! - [`envoy::binary`] is where `cargo xtask setup` put Envoy.
 //!
 //! ```no_run
@@ -51,6 +52,7 @@ pub mod envoy;
 pub mod foreign;
 pub mod gateway;
 pub mod http;
+pub mod kernel;
 pub mod manifests;
 pub mod meter;
 pub mod netns;

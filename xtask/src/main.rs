@@ -15,6 +15,7 @@ mod setup_kube;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -47,6 +48,9 @@ enum Verb {
     Bench(bench::Options),
     /// Run groups of tests; each ends with one line, and so does the whole.
     Test(test::Options),
+    /// The first process of a guest of the group `vm`.
+    #[command(hide = true)]
+    VmGuest,
 }
 
 fn main() -> ExitCode {
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Verb::Demo => demo::main(),
         Verb::Bench(options) => bench::main(&options),
         Verb::Test(options) => test::main(&options),
+        Verb::VmGuest => vm::guest::main(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

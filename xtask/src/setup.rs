@@ -33,6 +33,8 @@ pub(crate) enum Part {
     Envoy,
     /// Load balancers that write PROXY headers, and the Envoys.
     Proxy,
+    /// An emulator, and what unpacks other kernels for it.
+    Vm,
     /// The fuzzer.
     Fuzz,
     /// An API server with what belongs to it, and Helm.
@@ -41,12 +43,13 @@ pub(crate) enum Part {
 
 impl Part {
     /// All of them, in the order they are set up.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Ebpf,
         Self::Lab,
         Self::Lints,
         Self::Envoy,
         Self::Proxy,
+        Self::Vm,
         Self::Fuzz,
         Self::Kube,
     ];
@@ -81,6 +84,7 @@ pub(crate) fn ensure(parts: &[Part], voice: Voice) -> Result<()> {
             Part::Lints => setup.lints(),
             Part::Envoy => setup.envoy(),
             Part::Proxy => setup.proxy(),
+            Part::Vm => setup.vm(),
             Part::Fuzz => setup.fuzz(),
             Part::Kube => setup.kube(),
         }?;
@@ -182,6 +186,18 @@ impl Setup {
         }
         self.program("openssl", "openssl", "makes the lab's certificates")?;
         self.program("curl", "curl", "the lab's TLS client")
+    }
+
+    fn vm(&mut self) -> Result<()> {
+        self.program("qemu-system-x86_64", "qemu-system-x86", "boots other kernels")?;
+        self.program(
+            "strip",
+            "binutils",
+            "takes debug lines out of what goes into a guest",
+        )?;
+        self.program("xz", "xz-utils", "unpacks kernel modules")?;
+        self.program("zstd", "zstd", "unpacks kernel modules")?;
+        self.program("setpriv", "util-linux", "runs the agent with fewer rights")
     }
 
     fn fuzz(&mut self) -> Result<()> {

@@ -14,7 +14,7 @@ use xtask::{paths, rights};
 
 use crate::run::{read, run, say, shown};
 use crate::setup::{self, Part, Voice};
-use crate::{build_ebpf, check, image};
+use crate::{build_ebpf, check, image, vm};
 
 /// Tests that belong together by what they need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,6 +33,8 @@ pub(crate) enum Group {
     Proxy,
     /// The leak meter: no denied packet in, no allowed packet lost, whatever happens to the agent; root, and most of two CPUs.
     Leak,
+    /// The kernel tests and the agent on old and new kernels, in QEMU; root, and Debian's mirrors for what is not there yet.
+    Vm,
     /// Each fuzz target for a short while.
     Fuzz,
 }
@@ -54,6 +56,8 @@ pub(crate) struct Options {
     /// How long each fuzz target runs.
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     fuzz_seconds: u32,
+    #[command(flatten)]
+    vm: vm::Matrix,
 }
 
 /// How many passed and failed.
@@ -64,7 +68,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
     }
@@ -165,6 +169,12 @@ fn run_group(group: Group, options: &Options) -> Result<Tally> {
             let full = options.full.then(|| ("GWFILTER_LEAK_FULL", "1".to_owned()));
             featured("gwfilter", "leak-tests", full.as_slice())
         }
+        Group::Vm => {
+            rights::require_root()?;
+            setup::ensure(&[Part::Ebpf, Part::Lab, Part::Vm], Voice::Changes)?;
+            build_ebpf::build_if_stale()?;
+            vm::group(&options.vm)
+        }
         Group::Fuzz => {
             setup::ensure(&[Part::Fuzz], Voice::Changes)?;
             fuzz(options.fuzz_seconds)
@@ -261,7 +271,7 @@ fn cargo_test(command: &mut Command) -> Result<Tally> {
 }
 
 /// Reads `test result: ok. 12 passed; 0 failed; …`.
-fn closing_line(line: &str) -> Option<Tally> {
+pub(crate) fn closing_line(line: &str) -> Option<Tally> {
     let rest = line.strip_prefix("test result: ")?;
     let (_, counts) = rest.split_once(". ")?;
     let mut parts = counts.split("; ");

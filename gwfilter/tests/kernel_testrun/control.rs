@@ -20,7 +20,7 @@ fn each_state_of_lease_and_pause_then_the_action_and_counters_of_its_row() {
     object.fill(&control::image()).unwrap();
     for row in control::ROWS {
         object.control((row.words)(monotonic_ns())).unwrap();
-        for hook in Hook::ALL {
+        for hook in Hook::all() {
             for (step, pod) in control::steps() {
                 let mut expected = Expected::default();
                 let want = control::under(&row, step.want, pod);
@@ -66,7 +66,7 @@ fn a_lease_that_runs_out_then_the_kernel_passes_by_its_own_clock() {
     let mut object = Object::load(abi::PACKET_LOG_OFF, 0).unwrap();
     object.fill(&control::image()).unwrap();
     let (denied, _) = control::steps().remove(0);
-    for hook in Hook::ALL {
+    for hook in Hook::all() {
         let ends = monotonic_ns() + 300_000_000;
         object.control([ends, abi::FOREVER, 0]).unwrap();
         let mut drops = 0;

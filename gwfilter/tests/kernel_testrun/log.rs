@@ -76,11 +76,12 @@ fn expected(hook: u32) -> [String; 4] {
 
 #[test]
 fn log_of_all_then_a_line_for_each_gateway_packet_in_the_documented_form() {
-    for (hook, code) in [
-        (Hook::Xdp, logline::HOOK_XDP),
-        (Hook::XdpFrags, logline::HOOK_XDP),
-        (Hook::Tc, logline::HOOK_TC),
-    ] {
+    for hook in Hook::all() {
+        let code = if hook.is_tc() {
+            logline::HOOK_TC
+        } else {
+            logline::HOOK_XDP
+        };
         let (got, _) = lines(hook, abi::PACKET_LOG_ALL, 100, &FRAMES);
         assert_eq!(got, expected(code), "{hook:?}");
         for line in got {

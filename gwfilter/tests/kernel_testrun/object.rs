@@ -13,6 +13,7 @@ use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions};
 use gwfilter_common::abi::{self, Leaf, LogLimit, Slot, SynEntry, SynKey, Tally};
 use gwfilter_common::decide::Action;
 use gwfilter_common::testing::{Image, Trie};
+use xtask::kernel::lacks;
 
 /// The hooks, by the program that serves them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +27,11 @@ pub(crate) enum Hook {
 }
 
 impl Hook {
-    pub(crate) const ALL: [Self; 3] = [Self::XdpFrags, Self::Xdp, Self::Tc];
+    /// Those that judge alone, as far as this kernel has them.
+    pub(crate) fn all() -> Vec<Self> {
+        let all = [Self::XdpFrags, Self::Xdp, Self::Tc];
+        all.into_iter().filter(|hook| !lacks(hook.program())).collect()
+    }
 
     pub(crate) fn is_tc(self) -> bool {
         matches!(self, Self::Tc | Self::TcProxy)
@@ -124,7 +129,8 @@ impl Object {
             .override_global(abi::RST_RATE_GLOBAL, &resets, true)
             .load_file(&path)
             .with_context(|| format!("load {}", path.display()))?;
-        for hook in [Hook::XdpFrags, Hook::Xdp, Hook::Tc, Hook::TcProxy] {
+        let all = [Hook::XdpFrags, Hook::Xdp, Hook::Tc, Hook::TcProxy];
+        for hook in all.into_iter().filter(|hook| !lacks(hook.program())) {
             let program = ebpf.program_mut(hook.program()).context(hook.program())?;
             match hook {
                 Hook::Tc | Hook::TcProxy => <&mut SchedClassifier>::try_from(program)?.load(),
@@ -132,20 +138,28 @@ impl Object {
             }
             .with_context(|| format!("load {}", hook.program()))?;
         }
+        let header = if lacks(abi::TC_HEADER_PROGRAM) {
+            abi::TC_HEADER_V2ONLY_PROGRAM
+        } else {
+            abi::TC_HEADER_PROGRAM
+        };
         let mut next = ProgramArray::try_from(ebpf.take_map(abi::NEXT_MAP).context(abi::NEXT_MAP)?)?;
-        for (index, name) in [
-            (abi::NEXT_HEADER, abi::TC_HEADER_PROGRAM),
+        let nexts = [
+            (abi::NEXT_HEADER, header),
             (abi::NEXT_RESET, abi::TC_RESET_PROGRAM),
             (abi::NEXT_REFUSE, abi::TC_REFUSE_PROGRAM),
-        ] {
+        ];
+        for (index, name) in nexts.into_iter().filter(|(_, name)| !lacks(name)) {
             let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
             program.load().with_context(|| format!("load {name}"))?;
             next.set(index, program.fd()?, 0)?;
         }
         // Loaded only to see that it can be.
         let name = abi::TC_HEADER_V2ONLY_PROGRAM;
-        let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
-        program.load().with_context(|| format!("load {name}"))?;
+        if header != name {
+            let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
+            program.load().with_context(|| format!("load {name}"))?;
+        }
         Ok(Self { ebpf, next })
     }
 

@@ -2,11 +2,21 @@
 
 use xtask::foreign;
 use xtask::http::Answer;
+use xtask::kernel::lacks;
 use xtask::manifests::ingress_policy;
 use xtask::poll;
 use xtask::site::{Client, NIC, Site};
 
 use crate::lab::{A, Lab, POLICY, SOON, launch, link, vip};
+
+/// What the log says of a TC program.
+fn tc() -> &'static str {
+    if lacks("tcx") {
+        "hook=\"clsact\""
+    } else {
+        "hook=\"tcx\""
+    }
+}
 
 fn denying(flags: &[&str]) -> Lab {
     Lab::with("DENY", "ipBlocks", &A, flags)
@@ -22,7 +32,7 @@ fn somebody_elses_xdp_program_then_named_left_alone_and_enforced_by_tcx() {
     let mut lab = Lab::on(site, &[]);
     let line = lab.agent.wait_line("another XDP program", SOON).expect("told");
     assert!(line.contains(&id.to_string()), "its id {id} is in: {line}");
-    assert!(lab.agent.log().contains("hook=\"tcx\""), "{}", lab.agent.tail());
+    assert!(lab.agent.log().contains(tc()), "{}", lab.agent.tail());
     lab.refused(Client::A, vip());
     lab.let_in(Client::B, vip());
     assert_eq!(
@@ -92,7 +102,7 @@ fn a_driver_without_xdp_then_tcx_and_never_generic_by_itself() {
     site.node.ip(&["link", "set", "br0", "up"]).expect("up");
     let mut agent = launch(&site, &["--interface", "br0"]);
     agent.wait_line("agent runs", SOON).expect("it runs");
-    assert!(agent.log().contains("hook=\"tcx\""), "{}", agent.tail());
+    assert!(agent.log().contains(tc()), "{}", agent.tail());
     assert!(!link(&site, "br0").contains("xdp"), "{}", link(&site, "br0"));
 }
 

@@ -1,0 +1,306 @@
+//! The group `vm`: the kernel tests and the agent on old and new kernels, each booted once in QEMU.
+//!
+//! A guest's root file system is the very test programs that run here, with the libraries they ask for, and xtask itself as the first
+//! process; so nothing is built twice, and what differs between two columns is the kernel.
+
+pub(crate) mod guest;
+
+mod boot;
+mod cpio;
+mod kernels;
+mod report;
+mod table;
+mod tree;
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use xtask::paths;
+
+use crate::run::{output, say, shown};
+use crate::test::Tally;
+use kernels::Kernel;
+
+/// How long one guest may take. An emulated processor is some twenty times slower than a real one.
+const WITHIN: Duration = Duration::from_secs(600);
+/// How many guests run at once.
+const AT_ONCE: usize = 2;
+
+/// Programs of this machine that the tests run.
+const TOOLS: [&str; 13] = [
+    "ip", "tc", "ethtool", "nft", "sh", "find", "umount", "setpriv", "timeout", "rm", "cat", "ls", "nsenter",
+];
+/// Kernel modules that the tests' networks stand on.
+const MODULES: [&str; 11] = [
+    "veth",
+    "sch_ingress",
+    "cls_bpf",
+    "bridge",
+    "macvlan",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_nat",
+    "nft_ct",
+    "nft_masq",
+    "nft_redir",
+];
+
+/// The test programs that run in the guests, with their arguments.
+const TESTS: [Test; 4] = [
+    Test {
+        name: "kernel_matrix",
+        arguments: &["--nocapture"],
+        needs: "",
+        skips: &[],
+    },
+    Test {
+        name: "kernel_testrun",
+        // The budget is of the kernel that developers have; the table has the others' figures.
+        arguments: &["--skip", "verified_instructions"],
+        needs: "",
+        skips: &[
+            // What has to do with PROXY headers.
+            (
+                "gwf_tc_header_v2only",
+                &["proxied::", "reset::", "behind_the_proxy_protocol"],
+            ),
+            // They attach by TCX themselves.
+            ("tcx", &["ends::"]),
+        ],
+    },
+    Test {
+        name: "kernel_attach",
+        arguments: &[],
+        needs: "tcx",
+        skips: &[],
+    },
+    // With the agent, and packets.
+    Test {
+        name: "netns",
+        arguments: &["attach::"],
+        needs: "",
+        skips: &[("gwf_xdp_frags", &["jumbo_frames"])],
+    },
+];
+
+/// A test program of gwfilter.
+struct Test {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    /// Runs only where the kernel does not lack this.
+    needs: &'static str,
+    /// What the kernel may lack, and the tests that are then left out.
+    skips: &'static [(&'static str, &'static [&'static str])],
+}
+
+impl Test {
+    fn arguments(&self, lacks: &dyn Fn(&str) -> bool) -> Vec<&'static str> {
+        let skipped = self.skips.iter().filter(|(what, _)| lacks(what));
+        let skips = skipped
+            .flat_map(|(_, tests)| tests.iter())
+            .flat_map(|test| ["--skip", *test]);
+        ["--test-threads=1"]
+            .into_iter()
+            .chain(self.arguments.iter().copied())
+            .chain(skips)
+            .collect()
+    }
+}
+
+/// What the group is asked for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Matrix {
+    /// Only the kernels of these series, such as 6.1, or newest; none means all.
+    #[arg(long, value_name = "SERIES")]
+    kernel: Vec<String>,
+    /// Write the table of kernels to docs/kernels.md.
+    #[arg(long)]
+    write_table: bool,
+}
+
+/// Runs the group.
+pub(crate) fn group(options: &Matrix) -> Result<Tally> {
+    let kernels = kernels::ensure(&options.kernel)?;
+    let guest = Guest::build()?;
+    let queue = Mutex::new(kernels.iter().collect::<VecDeque<_>>());
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                let next = || queue.lock().ok()?.pop_front();
+                while let Some(kernel) = next() {
+                    let began = Instant::now();
+                    let said = guest.boot(kernel);
+                    say(format_args!(
+                        "Linux {}: {} s",
+                        kernel.release,
+                        began.elapsed().as_secs()
+                    ));
+                    if let Ok(mut results) = results.lock() {
+                        results.push((kernel, said));
+                    }
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_default();
+    results.sort_by_key(|(kernel, _)| kernels.iter().position(|known| known.release == kernel.release));
+    let (mut tally, mut parts) = (Tally::default(), Vec::new());
+    for (kernel, said) in results {
+        match said {
+            Ok(said) => {
+                let (part, sum) = judged(kernel, &said);
+                tally.add(sum);
+                parts.push(part);
+            }
+            Err(error) => {
+                say(format_args!("Linux {}: {error:#}", kernel.release));
+                tally.failed += 1;
+            }
+        }
+    }
+    say(table::text(&parts));
+    if options.write_table {
+        table::write(&parts)?;
+    }
+    for difference in table::differences(&parts)? {
+        say(format_args!("docs/kernels.md: {difference}"));
+        tally.failed += 1;
+    }
+    Ok(tally)
+}
+
+/// A kernel's rows of the table, and how many of its tests passed.
+fn judged(kernel: &Kernel, said: &str) -> (table::Part, Tally) {
+    let (mut sum, mut tests, mut figures) = (Tally::default(), Vec::new(), Vec::new());
+    for job in report::jobs(said) {
+        let tally = job.tally(&kernel.release);
+        sum.add(tally);
+        tests.push((job.name.to_owned(), tally.passed, tally.failed));
+        figures.extend(job.figures());
+    }
+    (table::part(&kernel.label, &kernel.release, &figures, &tests), sum)
+}
+
+/// What every guest has, whatever its kernel.
+struct Guest {
+    tree: cpio::Tree,
+    /// Where the test programs are, in the order of [`TESTS`].
+    programs: Vec<PathBuf>,
+}
+
+impl Guest {
+    fn build() -> Result<Self> {
+        let mut tree = cpio::Tree::new();
+        let (programs, agent) = test_programs(&TESTS.map(|test| test.name))?;
+        let own = std::env::current_exe().context("finding this program")?;
+        for program in programs.iter().chain([&agent, &own]) {
+            tree::program(&mut tree, program)?;
+        }
+        let init = tree
+            .get(own.to_string_lossy().trim_start_matches('/'))
+            .cloned()
+            .context("this program is not in the tree")?;
+        tree.insert(guest::INIT.to_owned(), init);
+        let object = paths::ebpf_object();
+        let bytes = fs::read(&object).with_context(|| format!("reading {}", object.display()))?;
+        tree::put(&mut tree, &object, 0o644, bytes);
+        for tool in TOOLS {
+            tree::tool(&mut tree, tool)?;
+        }
+        Ok(Self { tree, programs })
+    }
+
+    fn boot(&self, kernel: &Kernel) -> Result<String> {
+        let folder = kernels::folder().join("runs").join(&kernel.release);
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let mut tree = self.tree.clone();
+        let modules = tree::modules(&mut tree, &kernel.modules()?, &MODULES)?;
+        tree::put(&mut tree, guest::MODULES, 0o644, modules.join("\n"));
+        tree::put(&mut tree, guest::JOBS, 0o644, self.jobs(kernel).to_string());
+        let initramfs = folder.join("initramfs");
+        write(&tree, &initramfs).with_context(|| format!("writing {}", initramfs.display()))?;
+        boot::boot(kernel, &initramfs, &folder, WITHIN)
+    }
+
+    fn jobs(&self, kernel: &Kernel) -> Value {
+        let lacks = |what: &str| kernel.lacks.split(',').any(|word| word == what);
+        let job = |(test, program): (&Test, &PathBuf)| {
+            json!({
+                "name": test.name,
+                "program": program,
+                "arguments": test.arguments(&lacks),
+                "environment": {
+                    "CARGO_MANIFEST_DIR": paths::root().join("gwfilter"),
+                    "CARGO_TARGET_DIR": paths::target(),
+                    xtask::kernel::LACKS: kernel.lacks,
+                },
+            })
+        };
+        TESTS
+            .iter()
+            .zip(&self.programs)
+            .filter(|(test, _)| test.needs.is_empty() || !lacks(test.needs))
+            .map(job)
+            .collect()
+    }
+}
+
+fn write(tree: &cpio::Tree, path: &Path) -> Result<()> {
+    let mut out = BufWriter::new(File::create(path)?);
+    cpio::write(tree, &guest::FOLDERS, &mut out)?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Builds test programs of gwfilter and the agent that they run, as the group `kernel` does, without running them.
+fn test_programs(names: &[&str]) -> Result<(Vec<PathBuf>, PathBuf)> {
+    let mut command = Command::new("cargo");
+    command.current_dir(paths::root()).args([
+        "test",
+        "--locked",
+        "--no-run",
+        "--message-format=json-render-diagnostics",
+        "--package",
+        "gwfilter",
+        "--features",
+        "kernel-tests",
+    ]);
+    for name in names {
+        command.args(["--test", name]);
+    }
+    say(format_args!("$ {}", shown(&command)));
+    let output = output(&mut command)?;
+    if !output.status.success() {
+        bail!(
+            "building the kernel tests ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let messages: Vec<Value> = said
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let built = |kind: &str, name: &str| {
+        messages
+            .iter()
+            .filter(|message| message.pointer("/target/name").and_then(Value::as_str) == Some(name))
+            .filter(|message| message.pointer("/target/kind/0").and_then(Value::as_str) == Some(kind))
+            .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
+            .with_context(|| format!("cargo built no {kind} {name}"))
+    };
+    let tests = names
+        .iter()
+        .map(|name| built("test", name))
+        .collect::<Result<_>>()?;
+    Ok((tests, built("bin", "gwfilter")?))
+}
