@@ -9,7 +9,7 @@ use crate::dataplane::Dataplane;
 use crate::telemetry::chain;
 
 /// Entries of tables that are read, or freed, at one turn of the loop: some milliseconds' worth.
-const SLICE: usize = 4096;
+const SLICE: usize = 1024;
 /// Time between two such slices.
 pub(super) const SLICES: Duration = Duration::from_millis(5);
 /// Entries of tables that are read at one look: more than that, and the next look goes on.
