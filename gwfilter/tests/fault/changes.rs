@@ -129,11 +129,14 @@ fn one(lab: &mut Lab, change: Change, fault: &Fault) -> bool {
     let loud = |line: &str| line.contains("WARN") || line.contains("ERROR");
     let told = poll::until(TOLD, || {
         let log = lab.agent.log();
-        // What is kept beside may fail twice in a row with one and the same text, which is told once.
-        let since = if fault.call == "bpf" { before } else { 0 };
+        // What is kept beside is told once, when it begins to fail.
+        let (since, text) = match fault.call {
+            "bpf" => (before, fault.text()),
+            _ => (0, "os error".to_owned()),
+        };
         let said = log.get(since..).unwrap_or_default().lines();
         said.into_iter()
-            .any(|line| loud(line) && line.contains(&fault.text()))
+            .any(|line| loud(line) && line.contains(&text))
             .then_some(())
     });
     if told.is_none() {

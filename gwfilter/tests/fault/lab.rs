@@ -198,6 +198,8 @@ fn arguments(site: &Site, looks: &str) -> Vec<String> {
         "0",
         "--counters-every",
         looks,
+        "--verify-every",
+        SELDOM,
     ];
     words.map(str::to_owned).to_vec()
 }
