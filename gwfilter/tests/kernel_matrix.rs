@@ -46,7 +46,7 @@ enum Verdict {
     Taken {
         /// Instructions walked.
         instructions: u64,
-        /// Bytes of stack: a figure a function, joined by `+`.
+        /// Bytes of stack, as the kernel tells them: a figure a function, joined by `+`.
         stack: String,
     },
     Refused(String),
@@ -79,7 +79,7 @@ fn verify(packet_log: u32, name: &str) -> Result<Verdict> {
     if io_error.raw_os_error() == Some(libc::EMFILE) {
         return Ok(Verdict::Taken {
             instructions: word_after(&log, "processed ").context(log.clone())?.parse()?,
-            stack: word_after(&log, "stack depth ").context(log.clone())?.to_owned(),
+            stack: line_after(&log, "stack depth ").context(log.clone())?.to_owned(),
         });
     }
     let figures = ["processed ", "stack depth ", "verification time "];
@@ -94,7 +94,11 @@ fn verify(packet_log: u32, name: &str) -> Result<Verdict> {
 }
 
 fn word_after<'a>(log: &'a str, words: &str) -> Option<&'a str> {
-    log.rsplit_once(words)?.1.split_whitespace().next()
+    line_after(log, words)?.split_whitespace().next()
+}
+
+fn line_after<'a>(log: &'a str, words: &str) -> Option<&'a str> {
+    log.rsplit_once(words)?.1.lines().next().map(str::trim)
 }
 
 /// Runs `work` with no descriptor to be had.

@@ -12,9 +12,17 @@ pub fn until<T>(within: Duration, question: impl FnMut() -> Option<T>) -> Option
     every(STEP, within, question)
 }
 
+/// A slow machine's factor on every wait; `cargo xtask test vm` sets it for processors that are emulated.
+pub const PATIENCE: &str = "GWFILTER_PATIENCE";
+
+fn patience() -> u32 {
+    let told = std::env::var(PATIENCE).ok().and_then(|text| text.parse().ok());
+    told.unwrap_or(1)
+}
+
 /// As [`until`], with `step` between two questions, where a question is more than a look.
 pub fn every<T>(step: Duration, within: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + within;
+    let deadline = Instant::now() + within * patience();
     loop {
         let last = Instant::now() >= deadline;
         if let Some(answer) = question() {

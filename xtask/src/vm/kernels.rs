@@ -13,17 +13,13 @@ use xtask::paths;
 
 use crate::run::{read, run, say};
 
-/// The series, oldest first, and what they lack (see [`xtask::kernel::lacks`]); `None` is the newest that Debian has.
-const SERIES: [(Option<(u32, u32)>, &str); 5] = [
+/// The series, oldest first, and what they lack (see [`xtask::kernel::lacks`]).
+const SERIES: [((u32, u32), &str); 4] = [
     // Multi-buffer XDP came with 5.18, `bpf_loop` with 5.17, TCX with 6.6; its verifier takes none of the readers of PROXY headers.
-    (
-        Some((5, 10)),
-        "gwf_xdp_frags,gwf_tc_header,gwf_tc_header_v2only,tcx",
-    ),
-    (Some((6, 1)), "tcx"),
-    (Some((6, 12)), ""),
-    (Some((7, 2)), ""),
-    (None, ""),
+    ((5, 10), "gwf_xdp_frags,gwf_tc_header,gwf_tc_header_v2only,tcx"),
+    ((6, 1), "tcx"),
+    ((6, 12), ""),
+    ((7, 2), ""),
 ];
 
 /// Where the series are.
@@ -42,7 +38,7 @@ const SUITES: [&str; 9] = [
 /// One kernel, unpacked.
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel {
-    /// The series, such as 6.12, or `newest`.
+    /// The series, such as 6.12.
     pub(crate) label: String,
     /// What it is known to lack.
     pub(crate) lacks: &'static str,
@@ -88,10 +84,7 @@ pub(crate) fn ensure(only: &[String]) -> Result<Vec<Kernel>> {
     };
     let mut kernels: Vec<Kernel> = Vec::new();
     for (wanted, lacks) in SERIES {
-        let label = wanted.map_or_else(
-            || "newest".to_owned(),
-            |(major, minor)| format!("{major}.{minor}"),
-        );
+        let label = format!("{}.{}", wanted.0, wanted.1);
         if !(only.is_empty() || only.contains(&label)) {
             continue;
         }
@@ -103,11 +96,9 @@ pub(crate) fn ensure(only: &[String]) -> Result<Vec<Kernel>> {
             release: release.to_owned(),
             folder: folder().join(release),
         };
-        if !kernels.iter().any(|known| known.release == kernel.release) {
-            apt.unpack(&kernel, &names)
-                .with_context(|| format!("fetching Linux {release}"))?;
-            kernels.push(kernel);
-        }
+        apt.unpack(&kernel, &names)
+            .with_context(|| format!("fetching Linux {release}"))?;
+        kernels.push(kernel);
     }
     ensure!(!kernels.is_empty(), "no kernel of the series {}", only.join(", "));
     Ok(kernels)
@@ -119,7 +110,7 @@ pub(crate) fn folder() -> PathBuf {
 }
 
 /// Of the packages, the release of the newest signed cloud kernel of a series.
-fn newest(names: &[String], wanted: Option<(u32, u32)>) -> Option<&str> {
+fn newest(names: &[String], wanted: (u32, u32)) -> Option<&str> {
     names
         .iter()
         .filter_map(|name| name.strip_prefix("linux-image-"))
@@ -127,7 +118,7 @@ fn newest(names: &[String], wanted: Option<(u32, u32)>) -> Option<&str> {
         .filter(|release| {
             // `7.3-cloud-amd64` has no number of its own: it is the name of a package that asks for the newest.
             let numbers = numbers(release);
-            numbers.len() > 2 && wanted.is_none_or(|wanted| series(release) == Some(wanted))
+            numbers.len() > 2 && series(release) == Some(wanted)
         })
         .max_by_key(|release| numbers(release))
 }
@@ -272,10 +263,10 @@ mod tests {
         .map(str::to_owned)
         .into();
         for (series, release) in [
-            (Some((6, 1)), Some("6.1.0-56-cloud-amd64")),
-            (Some((6, 12)), Some("6.12.118+deb13-cloud-amd64")),
-            (Some((5, 10)), None),
-            (None, Some("7.3.4+deb13-cloud-amd64")),
+            ((6, 1), Some("6.1.0-56-cloud-amd64")),
+            ((6, 12), Some("6.12.118+deb13-cloud-amd64")),
+            ((5, 10), None),
+            ((7, 3), Some("7.3.4+deb13-cloud-amd64")),
         ] {
             assert_eq!(newest(&names, series), release, "{series:?}");
         }

@@ -8,7 +8,7 @@ use crate::test::{Tally, closing_line};
 /// One job's words, and how it ended.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Job<'a> {
-    pub(crate) name: &'a str,
+    name: &'a str,
     lines: Vec<&'a str>,
     status: &'a str,
 }

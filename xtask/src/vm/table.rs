@@ -28,13 +28,13 @@ const HOOKS: [(&str, &str); 4] = [
 /// One kernel's part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
-    /// The series, or `newest`.
+    /// The series.
     pub(crate) label: String,
     pub(crate) rows: Vec<String>,
 }
 
-/// The rows of a kernel, from what its tests told and how many of them passed.
-pub(crate) fn part(label: &str, release: &str, figures: &[Value], tests: &[(String, u64, u64)]) -> Part {
+/// The rows of a kernel, from what its tests told.
+pub(crate) fn part(label: &str, release: &str, figures: &[Value]) -> Part {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
     let programs: BTreeMap<String, &Value> = figures
         .iter()
@@ -92,13 +92,6 @@ pub(crate) fn part(label: &str, release: &str, figures: &[Value], tests: &[(Stri
             "refused connections end in silence"
         };
         rows.push(row(what, result, program));
-    }
-    for (name, passed, failed) in tests {
-        let result = match failed {
-            0 => format!("{passed} passed, as here"),
-            _ => format!("{passed} passed, **{failed} failed**"),
-        };
-        rows.push(row(&format!("tests `{name}`"), &result, ""));
     }
     Part {
         label: label.to_owned(),
@@ -166,16 +159,13 @@ fn compare(kept: &str, parts: &[Part]) -> Vec<String> {
     found
 }
 
-/// A row without what may move: the release, the figures, and how many tests passed.
+/// A row without what may move: the release and the figures.
 fn words(row: &str) -> Vec<String> {
     let mut cells: Vec<String> = row.split('|').map(|cell| cell.trim().to_owned()).collect();
     let release = cells.get(2).is_some_and(|cell| cell == "release");
-    let tests = cells.get(2).is_some_and(|cell| cell.starts_with("tests "));
     for (index, cell) in cells.iter_mut().enumerate() {
         if index > 4 || (index == 3 && release) {
             cell.clear();
-        } else if index == 3 && tests {
-            cell.retain(|c| !c.is_ascii_digit());
         }
     }
     cells
@@ -194,12 +184,7 @@ mod tests {
             reset.clone(),
             json!({"hook": "tc", "result": "`clsact`", "by": "gwf_tc"}),
         ];
-        part(
-            "5.10",
-            "5.10.0-46",
-            &figures,
-            &[("kernel_testrun".to_owned(), 20, 0)],
-        )
+        part("5.10", "5.10.0-46", &figures)
     }
 
     #[test]
@@ -214,16 +199,12 @@ mod tests {
         assert!(
             part.rows[5].contains("version 1 is left to the gateway | `gwf_tc_header_v2only` | 9 | 8+16 |")
         );
-        assert!(part.rows[8].contains("20 passed, as here"), "{}", part.rows[8]);
     }
 
     #[test]
     fn kept_table_then_only_what_a_kernel_takes_is_compared() {
         let kept = text(&[example(&json!({}))]);
-        let moved = kept
-            .replace("25000", "26000")
-            .replace("5.10.0-46", "5.10.0-47")
-            .replace("20 passed", "21 passed");
+        let moved = kept.replace("25000", "26000").replace("5.10.0-46", "5.10.0-47");
         assert!(compare(&moved, &[example(&json!({}))]).is_empty());
         let found = compare(
             &kept,
