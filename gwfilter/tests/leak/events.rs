@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use nix::sys::signal::Signal;
-use xtask::foreign;
+use xtask::foreign::{self, Says};
 use xtask::manifests::ingress_policy;
 use xtask::site::{NIC, NODE, NODE_V4, Site};
 
@@ -48,6 +48,7 @@ pub(crate) struct Event {
 
 const XDP: &[Hook] = &[Hook::Xdp];
 const TCX: &[Hook] = &[Hook::Tcx];
+const PROXY: &[Hook] = &[Hook::Proxy];
 const TCX_AND_PROXY: &[Hook] = &[Hook::Tcx, Hook::Proxy];
 const ALL: &[Hook] = &[Hook::Xdp, Hook::Tcx, Hook::Proxy];
 const NONE: &[Hook] = &[];
@@ -190,6 +191,36 @@ pub(crate) const EVENTS: &[Event] = &[
             bench.restart(Signal::SIGTERM, &[])
         },
         once: true,
+        ..PLAIN
+    },
+    Event {
+        name: "somebody goes before us in TC",
+        hooks: TCX,
+        more: PROXY,
+        flags: &["--verify-every", "1s"],
+        act: |bench| {
+            let mut theirs = None;
+            bench.told("not-first-in-line", |site| {
+                theirs = Some(foreign::attach_tc_first(&site.node, NIC, Says::Next)?);
+                Ok(())
+            })?;
+            let calm = bench.calm();
+            drop(theirs);
+            calm
+        },
+        ..PLAIN
+    },
+    Event {
+        name: "MTU smaller, and back",
+        act: |bench| {
+            for mtu in ["1400", "1500"] {
+                bench.site.node.ip(&["link", "set", NIC, "mtu", mtu])?;
+                bench.calm()?;
+            }
+            Ok(())
+        },
+        hooks: NONE,
+        more: ALL,
         ..PLAIN
     },
     Event {
