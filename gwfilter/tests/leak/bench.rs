@@ -164,16 +164,19 @@ impl Bench<'_> {
 
     /// Does something, and waits until the agent has brought another generation into force.
     pub(crate) fn generation(&mut self, change: impl FnOnce(&Site) -> Result<()>) -> Result<()> {
-        self.told("generation in force", change)
+        self.told(&["generation in force"], change)
     }
 
-    /// Does something, and waits until the agent has said this once more.
-    pub(crate) fn told(&mut self, what: &str, change: impl FnOnce(&Site) -> Result<()>) -> Result<()> {
-        let before = self.agent.log().matches(what).count();
+    /// Does something, and waits until the agent has said once more a line with these words.
+    pub(crate) fn told(&mut self, words: &[&str], change: impl FnOnce(&Site) -> Result<()>) -> Result<()> {
+        let count = |log: &str| {
+            let said = |line: &&str| words.iter().all(|word| line.contains(word));
+            log.lines().filter(said).count()
+        };
+        let before = count(&self.agent.log());
         change(self.site)?;
-        self.agent.wait_log(what, SOON, |log| {
-            (log.matches(what).count() > before).then_some(())
-        })
+        self.agent
+            .wait_log(&words.join(" "), SOON, |log| (count(log) > before).then_some(()))
     }
 
     /// The API server goes away, and comes back when `meanwhile` is done.

@@ -48,7 +48,6 @@ pub(crate) struct Event {
 
 const XDP: &[Hook] = &[Hook::Xdp];
 const TCX: &[Hook] = &[Hook::Tcx];
-const PROXY: &[Hook] = &[Hook::Proxy];
 const TCX_AND_PROXY: &[Hook] = &[Hook::Tcx, Hook::Proxy];
 const ALL: &[Hook] = &[Hook::Xdp, Hook::Tcx, Hook::Proxy];
 const NONE: &[Hook] = &[];
@@ -195,12 +194,12 @@ pub(crate) const EVENTS: &[Event] = &[
     },
     Event {
         name: "somebody goes before us in TC",
-        hooks: TCX,
-        more: PROXY,
+        hooks: NONE,
+        more: TCX_AND_PROXY,
         flags: &["--verify-every", "1s"],
         act: |bench| {
             let mut theirs = None;
-            bench.told("not-first-in-line", |site| {
+            bench.told(&["not-first-in-line"], |site| {
                 theirs = Some(foreign::attach_tc_first(&site.node, NIC, Says::Next)?);
                 Ok(())
             })?;
@@ -226,16 +225,18 @@ pub(crate) const EVENTS: &[Event] = &[
     Event {
         name: "more destinations than the map holds",
         act: |bench| {
-            bench.told(REFUSED, |site| site.write(ANOTHER, &another_gateway(TOO_MANY)))?;
+            bench.told(&[REFUSED], |site| site.write(ANOTHER, &another_gateway(TOO_MANY)))?;
             bench.calm()?;
-            bench.told("tables can be written again", |site| site.delete(ANOTHER))
+            bench.told(&["tables can be written again"], |site| site.delete(ANOTHER))
         },
         ..PLAIN
     },
     Event {
         name: "manifests broken, gone and back",
         act: |bench| {
-            bench.told(POLICY, |site| site.write(POLICY, "spec: [unclosed\n"))?;
+            bench.told(&["unreadable-input", POLICY], |site| {
+                site.write(POLICY, "spec: [unclosed\n")
+            })?;
             bench.calm()?;
             let (here, there) = (
                 bench.site.manifests().to_owned(),
@@ -245,7 +246,7 @@ pub(crate) const EVENTS: &[Event] = &[
             let calm = bench.calm();
             fs::rename(&there, &here)?;
             calm?;
-            bench.told("finding is over", |site| site.write(POLICY, &policy()))
+            bench.told(&["finding is over", POLICY], |site| site.write(POLICY, &policy()))
         },
         ..PLAIN
     },
