@@ -14,6 +14,7 @@ use gwfilter::dataplane::examine::Trouble;
 use gwfilter::dataplane::pins::{self, Hook};
 use gwfilter::dataplane::{Dataplane, PacketLog};
 use gwfilter_common::abi;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use xtask::foreign;
 use xtask::kernel::lacks;
@@ -103,29 +104,10 @@ fn line_after<'a>(log: &'a str, words: &str) -> Option<&'a str> {
 
 /// Runs `work` with no descriptor to be had.
 fn with_no_descriptors<T>(work: impl FnOnce() -> T) -> Result<T> {
-    let mut before = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the kernel writes the limit to a valid place.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before) } != 0 {
-        return Err(io::Error::last_os_error()).context("getrlimit");
-    }
-    let set = |limit: libc::rlimit| {
-        // SAFETY: the kernel reads a valid limit.
-        let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error()).context("setrlimit")
-        }
-    };
-    set(libc::rlimit {
-        rlim_cur: 0,
-        ..before
-    })?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("getrlimit")?;
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard).context("setrlimit")?;
     let done = work();
-    set(before)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).context("setrlimit")?;
     Ok(done)
 }
 

@@ -84,6 +84,8 @@ pub(super) fn account(
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     fn counted(fate: Fate, sent: &[u64], arrived: &[u64], down: &[Range<u64>]) -> Account {
@@ -136,14 +138,24 @@ mod tests {
 
     #[test]
     fn sent_without_a_link_then_it_need_not_arrive_but_still_must_not() {
-        let account = counted(Fate::Always, &[10, 20, 30, 40], &[11, 0, 0, 41], &[15..35]);
+        let account = counted(
+            Fate::Always,
+            &[10, 20, 30, 40],
+            &[11, 0, 0, 41],
+            from_ref(&(15..35)),
+        );
         assert_eq!(
             (account.wrong, account.excused, account.longest_silence),
             (0, 2, None)
         );
-        let account = counted(Fate::Always, &[10, 20, 30, 40], &[11, 0, 0, 41], &[15..30]);
+        let account = counted(
+            Fate::Always,
+            &[10, 20, 30, 40],
+            &[11, 0, 0, 41],
+            from_ref(&(15..30)),
+        );
         assert_eq!((account.wrong, account.excused), (1, 1));
-        let account = counted(Fate::Never, &[10, 20], &[0, 21], &[15..35]);
+        let account = counted(Fate::Never, &[10, 20], &[0, 21], from_ref(&(15..35)));
         assert_eq!(account.wrong, 1);
     }
 

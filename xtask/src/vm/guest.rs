@@ -5,12 +5,15 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write};
-use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
+use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::unistd::sync;
 use serde_json::Value;
 
 /// What is to be run: a list of `{"name", "program", "arguments", "environment"}`.
@@ -47,12 +50,9 @@ pub(crate) fn main() -> Result<()> {
     if let Err(error) = &done {
         let _ = writeln!(std::io::stderr(), "guest: {error:#}");
     }
-    // SAFETY: both calls take plain numbers. Everything that is to be kept has left by the serial line.
-    unsafe {
-        libc::sync();
-        libc::reboot(libc::RB_POWER_OFF);
-    }
-    done
+    // Everything that is to be kept has left by the serial line.
+    sync();
+    match reboot(RebootMode::RB_POWER_OFF)? {}
 }
 
 fn work() -> Result<()> {
@@ -80,13 +80,10 @@ fn work() -> Result<()> {
 /// Loads a kernel module.
 fn load(path: &Path) -> Result<()> {
     let file = File::open(path).context("opening it")?;
-    // SAFETY: the kernel reads a valid descriptor and an empty string of options that lives through the call.
-    let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
-    match std::io::Error::last_os_error() {
-        _ if result == 0 => Ok(()),
+    match finit_module(file, c"", ModuleInitFlags::empty()) {
         // Built in, or loaded by another one.
-        error if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-        error => Err(error).context("the kernel refuses it"),
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(error) => Err(error).context("the kernel refuses it"),
     }
 }
 
