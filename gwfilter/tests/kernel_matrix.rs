@@ -270,7 +270,7 @@ fn a_tc_program_then_the_next_agent_replaces_it_and_unloading_takes_it_off() {
             node.run("tc", &["filter", "show", "dev", CARD, "ingress"])
                 .unwrap()
         };
-        assert_eq!(filters().matches("gwf_tc").count(), 1, "{}", filters());
+        assert_eq!(filters().matches("handle 0x67776601").count(), 1, "{}", filters());
         node.run("tc", &["filter", "del", "dev", CARD, "ingress"])
             .unwrap();
         assert_eq!(agent(false).0, Some(Trouble::LinkDetached), "seen");

@@ -560,8 +560,9 @@ mod tests {
     fn whatever_is_in_force_the_other_pins_are_left_over() {
         let pins = Hook::ALL.map(|hook| Pin { ifindex: 1, hook });
         let left = |hooks: &[Hook]| -> Vec<Hook> { leftovers(&pins, hooks).iter().map(|p| p.hook).collect() };
-        assert_eq!(left(&[Hook::Tcx]), [Hook::Xdp, Hook::XdpGeneric]);
-        assert_eq!(left(&[Hook::Xdp, Hook::Tcx]), [Hook::XdpGeneric]);
+        assert_eq!(left(&[Hook::Tcx]), [Hook::Xdp, Hook::XdpGeneric, Hook::Clsact]);
+        assert_eq!(left(&[Hook::Xdp, Hook::Tcx]), [Hook::XdpGeneric, Hook::Clsact]);
+        assert_eq!(left(&[Hook::Xdp, Hook::Clsact]), [Hook::XdpGeneric, Hook::Tcx]);
     }
 
     #[test]

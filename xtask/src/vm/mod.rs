@@ -199,11 +199,21 @@ struct Guest {
     programs: Vec<PathBuf>,
 }
 
+/// A copy of this program: building the tests may have put another one where it was started from.
+fn this_program() -> Result<PathBuf> {
+    let folder = kernels::folder();
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let copy = folder.join("first-process");
+    fs::copy("/proc/self/exe", &copy)
+        .with_context(|| format!("copying this program to {}", copy.display()))?;
+    Ok(copy)
+}
+
 impl Guest {
     fn build() -> Result<Self> {
         let mut tree = cpio::Tree::new();
         let (programs, agent) = test_programs(&TESTS.map(|test| test.name))?;
-        let own = std::env::current_exe().context("finding this program")?;
+        let own = this_program()?;
         for program in programs.iter().chain([&agent, &own]) {
             tree::program(&mut tree, program)?;
         }
