@@ -11,10 +11,11 @@ use core::hint::black_box;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_skb_load_bytes};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use gwfilter_common::abi::NEXT_RESET;
+use gwfilter_common::abi::{NEXT_RESET, NO_LISTENER};
 use gwfilter_common::decide::{Decision, Look, proxy};
 use gwfilter_common::logline::HOOK_TC;
 use gwfilter_common::proxy::{Parsed, Version, v1, v2};
+use gwfilter_common::reason::Reason;
 use gwfilter_common::wire::Flow;
 
 use crate::count::count;
@@ -34,7 +35,9 @@ struct Scratch {
     line: [u8; LINE],
     /// Bytes of `line` that are the segment's.
     len: u32,
-    decision: Option<Decision>,
+    /// Whether there is a decision.
+    decided: bool,
+    decision: Decision,
 }
 
 /// Words for a [`Scratch`].
@@ -62,20 +65,17 @@ fn run(ctx: &TcContext, text: fn(&TcContext, *mut c_void)) -> i32 {
     let scratch: *mut c_void = scratch.cast();
     begin(ctx, scratch);
     let known = open(scratch);
-    if known.decision.is_none() {
+    if !known.decided {
         match known.look.version(&TcReader(ctx)) {
             Some(Version::V1) => text(ctx, scratch),
             _ => binary(ctx, scratch),
         }
     }
-    if open(scratch).decision.is_none() {
+    if !open(scratch).decided {
         judge(scratch);
     }
     tell(ctx, scratch);
-    match &open(scratch).decision {
-        Some(decision) => action(ctx, decision, NEXT_RESET),
-        None => lost(),
-    }
+    action(ctx, &open(scratch).decision, NEXT_RESET)
 }
 
 /// A segment whose ends are known.
@@ -96,10 +96,8 @@ impl Ends for Known<'_> {
 #[inline(never)]
 fn tell(ctx: &TcContext, scratch: *mut c_void) {
     let scratch = open(scratch);
-    if let Some(decision) = &scratch.decision {
-        count(decision);
-        packet_log::log(decision, HOOK_TC, &Known(ctx, &scratch.look));
-    }
+    count(&scratch.decision);
+    packet_log::log(&scratch.decision, HOOK_TC, &Known(ctx, &scratch.look));
 }
 
 /// The scratch of this CPU.
@@ -110,10 +108,23 @@ fn open<'a>(scratch: *mut c_void) -> &'a mut Scratch {
     unsafe { &mut *scratch.cast::<Scratch>() }
 }
 
+/// Keeps what a step says, which is to pass if it says something. Field by field and with a value for each: an option that is copied takes what
+/// nothing stands for along, from a register or a place on the stack that nobody has written, and kernels before 6.3 refuse that.
+#[inline(always)]
+fn keep(scratch: &mut Scratch, said: Option<Decision>) {
+    let (reason, listener) = match said {
+        Some(decision) => (decision.reason, decision.listener),
+        None => (Reason::NotAGateway, NO_LISTENER),
+    };
+    scratch.decided = said.is_some();
+    scratch.decision = Decision::pass(reason, listener);
+}
+
 #[inline(never)]
 fn begin(ctx: &TcContext, scratch: *mut c_void) {
     let scratch = open(scratch);
-    scratch.decision = proxy::begin(&TcReader(ctx), &Maps, &Maps, &mut scratch.look);
+    let said = proxy::begin(&TcReader(ctx), &Maps, &Maps, &mut scratch.look);
+    keep(scratch, said);
 }
 
 #[inline(never)]
@@ -121,14 +132,16 @@ fn binary(ctx: &TcContext, scratch: *mut c_void) {
     let scratch = open(scratch);
     let (payload, end) = scratch.look.payload();
     let parsed = v2::parse(&TcReader(ctx), payload, end);
-    scratch.decision = proxy::read(parsed, &mut scratch.look);
+    let said = proxy::read(parsed, &mut scratch.look);
+    keep(scratch, said);
 }
 
 /// Instead of [`text`] where it cannot be.
 #[inline(always)]
 fn unread(_: &TcContext, scratch: *mut c_void) {
     let scratch = open(scratch);
-    scratch.decision = proxy::read(Parsed::Unknown, &mut scratch.look);
+    let said = proxy::read(Parsed::Unknown, &mut scratch.look);
+    keep(scratch, said);
 }
 
 #[inline(never)]
@@ -138,7 +151,8 @@ fn text(ctx: &TcContext, pointer: *mut c_void) {
     let len = end.saturating_sub(payload).min(v1::MAX_LEN);
     scratch.len = len;
     if len == 0 {
-        return;
+        let said = proxy::read(Parsed::Incomplete, &mut scratch.look);
+        return keep(scratch, said);
     }
     // The bounds as the verifier wants to see them: it does not follow what is in a map, and before Linux 6.8 nothing from `!= 0`.
     let size = (black_box(len - 1) & (LINE as u32 - 1)) + 1;
@@ -159,7 +173,8 @@ fn text(ctx: &TcContext, pointer: *mut c_void) {
         unsafe { bpf_loop(v1::MAX_LEN, step as *mut c_void, (&raw mut pointer).cast(), 0) };
     }
     let scratch = open(pointer);
-    scratch.decision = proxy::read(scratch.state.finish(), &mut scratch.look);
+    let said = proxy::read(scratch.state.finish(), &mut scratch.look);
+    keep(scratch, said);
 }
 
 /// One byte of a line; 1 ends the loop.
@@ -180,5 +195,6 @@ extern "C" fn step(index: u32, pointer: *mut c_void) -> i64 {
 #[inline(never)]
 fn judge(scratch: *mut c_void) {
     let scratch = open(scratch);
-    scratch.decision = Some(proxy::judge(&Maps, &scratch.look));
+    scratch.decision = proxy::judge(&Maps, &scratch.look);
+    scratch.decided = true;
 }

@@ -142,8 +142,10 @@ pub struct Client {
 }
 
 impl Decision {
+    /// Passed, for a reason that names no rule and no client.
     #[inline(always)]
-    const fn pass(reason: Reason, listener: u32) -> Self {
+    #[must_use]
+    pub const fn pass(reason: Reason, listener: u32) -> Self {
         Self {
             action: Action::Pass,
             reason,

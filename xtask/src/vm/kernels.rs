@@ -15,8 +15,8 @@ use crate::run::{read, run, say};
 
 /// The series, oldest first, and what they lack (see [`xtask::kernel::lacks`]).
 const SERIES: [((u32, u32), &str); 4] = [
-    // Multi-buffer XDP came with 5.18, `bpf_loop` with 5.17, TCX with 6.6; its verifier takes none of the readers of PROXY headers.
-    ((5, 10), "gwf_xdp_frags,gwf_tc_header,gwf_tc_header_v2only,tcx"),
+    // Multi-buffer XDP came with 5.18, `bpf_loop` with 5.17, TCX with 6.6.
+    ((5, 10), "gwf_xdp_frags,gwf_tc_header,tcx"),
     ((6, 1), "tcx"),
     ((6, 12), ""),
     ((7, 2), ""),
