@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::past::Lapse;
 use super::told::Told;
 use super::{millis, moment};
 use crate::dataplane::tables::{Tables, TablesError};
@@ -63,6 +64,8 @@ pub(super) struct Enforcer {
     failure: Option<String>,
     /// Tables are in force that may refuse what is let in now.
     stale: bool,
+    /// Tables are in force that may cut off connections from a lapse of the lease.
+    lapsed: bool,
     diagnostics: Told<Diagnostic>,
     gateways: Told<(String, bool, Vec<String>)>,
     uncounted: Told<Arc<str>>,
@@ -90,6 +93,7 @@ impl Enforcer {
             retry: None,
             failure: None,
             stale: false,
+            lapsed: false,
             diagnostics: Told::default(),
             gateways: Told::default(),
             uncounted: Told::default(),
@@ -117,7 +121,18 @@ impl Enforcer {
         if self.stale {
             return Err("old tables that refuse what is let in now could not be withdrawn".to_owned());
         }
+        if self.lapsed {
+            return Err(
+                "tables that spare the connections from without a lease could not be written".to_owned(),
+            );
+        }
         Ok(())
+    }
+
+    /// What is refused was let in for a time; the next tables spare those connections for a drain window.
+    pub(super) fn let_in(&mut self, lapse: Lapse) {
+        self.planner.revise(|past| lapse.revise(past));
+        self.lapsed = true;
     }
 
     /// Whether something is judged at an address of a pod.
@@ -208,6 +223,7 @@ impl Enforcer {
         }
         not_freed.extend(tables.apply(rest)?);
         self.planner.commit(&plan);
+        self.lapsed = false;
         if !rest.is_empty() {
             tables.note(&self.planner.counters(None));
         }

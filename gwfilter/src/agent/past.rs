@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 
-use gwfilter_common::abi::FOREVER;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -129,17 +128,49 @@ fn read(path: &Path, maps: CounterMaps) -> Option<Vec<u8>> {
     (Some(head) == stamp(maps)).then(|| body.to_vec())
 }
 
-/// The past as far as it holds. While a lease is over or enforcement paused, what was refused was let in, and may have connections that only
-/// a drain window spares.
-pub(super) fn still(past: Past, words: Words, now: u64) -> Past {
-    let over = |until| until != FOREVER && Span::of(now, until) == Span::Over;
-    if over(words.lease) || words.paused != 0 {
-        past.let_in()
-    } else if over(words.pod_lease) {
-        past.let_in_at_pods()
-    } else {
-        past
+/// Where refusals were not carried out for want of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lapse {
+    /// Nowhere.
+    None,
+    /// At addresses of pods.
+    Pods,
+    /// Everywhere.
+    All,
+}
+
+impl Lapse {
+    /// Which leases are over.
+    pub(super) fn of(words: Words, now: u64) -> Self {
+        let over = |until| Span::of(now, until) == Span::Over;
+        if over(words.lease) {
+            Self::All
+        } else if over(words.pod_lease) {
+            Self::Pods
+        } else {
+            Self::None
+        }
     }
+
+    /// The past as far as it holds after that: what was refused was let in, and may have connections that only a drain window spares.
+    pub(super) fn revise(self, past: Past) -> Past {
+        match self {
+            Self::None => past,
+            Self::Pods => past.let_in_at_pods(),
+            Self::All => past.let_in(),
+        }
+    }
+}
+
+/// The past of an earlier agent as far as it holds. A pause, or one that is over, lets in like a lapse: nobody followed the policies
+/// meanwhile for sure.
+pub(super) fn still(past: Past, words: Words, now: u64) -> Past {
+    let lapse = if words.paused == 0 {
+        Lapse::of(words, now)
+    } else {
+        Lapse::All
+    };
+    lapse.revise(past)
 }
 
 #[cfg(test)]
@@ -147,6 +178,7 @@ mod tests {
     use std::fs;
     use std::sync::Arc;
 
+    use gwfilter_common::abi::FOREVER;
     use gwfilter_common::reason::Reason;
 
     use super::*;

@@ -3,6 +3,7 @@
 use tracing::error;
 
 use super::Agent;
+use super::past::Lapse;
 use super::pulse::Beat;
 use crate::dataplane::control::{Control, now_ns};
 use crate::dataplane::pins;
@@ -24,17 +25,33 @@ impl Agent {
         let view = answer
             .and_then(|()| self.feed.confirmed())
             .and_then(|()| self.enforcer.vouched());
-        let control = self.dataplane.control();
-        let renewed = control.words().and_then(|before| {
-            let words = self.lease.beat(before, at, view);
-            if words != before {
-                control.lease(words.lease)?;
-                control.pod_lease(words.pod_lease)?;
-            }
-            Ok(())
-        });
+        let renewed = self.renew(at, view);
         self.tell_control(renewed);
         self.look_at_lease();
+    }
+
+    fn renew(&mut self, at: u64, view: Result<(), String>) -> Result<(), TablesError> {
+        let before = self.dataplane.control().words()?;
+        let lapse = Lapse::of(before, now_ns());
+        let view = view.and_then(|()| self.drain_anew(lapse));
+        let words = self.lease.beat(before, at, view);
+        let control = self.dataplane.control();
+        if words != before {
+            control.lease(words.lease)?;
+            control.pod_lease(words.pod_lease)?;
+        }
+        Ok(())
+    }
+
+    /// Before refusals begin again after a lapse: what a policy that was not seen let in meanwhile may have connections that the gateway
+    /// drains, so the node does.
+    fn drain_anew(&mut self, lapse: Lapse) -> Result<(), String> {
+        if lapse == Lapse::None {
+            return Ok(());
+        }
+        self.enforcer.let_in(lapse);
+        self.enforce();
+        self.enforcer.vouched()
     }
 
     /// Says what is new of lease and pause.

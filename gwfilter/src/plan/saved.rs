@@ -127,6 +127,14 @@ impl Planner {
         planner
     }
 
+    /// Changes what is remembered of the past, for the next plan: [`Past::let_in`] or [`Past::let_in_at_pods`]. Whether headers that come
+    /// now belong to connections from before is then not known of any destination.
+    pub fn revise(&mut self, with: impl FnOnce(Past) -> Past) {
+        let state = Arc::make_mut(&mut self.state);
+        state.memory = with(Past(std::mem::take(&mut state.memory))).0;
+        state.proxied.clear();
+    }
+
     /// Who has which counter; with the plan that is about to be applied, by that.
     #[must_use]
     pub fn counters(&self, next: Option<&Plan>) -> Counters {

@@ -10,6 +10,7 @@ use xtask::poll;
 use xtask::site::{Client, NIC, POD_PORT, POD_V4};
 
 use crate::lab::{A, Lab, SOON, binary, start, to, vip};
+use crate::restart::{connect, noted};
 
 /// Long enough for an agent on a busy machine to renew it.
 const LEASE: Duration = Duration::from_secs(6);
@@ -90,6 +91,30 @@ fn an_agent_frozen_then_everything_passes_when_the_lease_ends_and_it_says_so_whe
                 .then_some(())
         })
         .expect("counted");
+}
+
+#[test]
+fn let_in_during_a_lapse_then_spared_for_a_drain_window_when_refusals_begin_again() {
+    const DRAIN: Duration = Duration::from_secs(10);
+    let mut lab = Lab::with(
+        "DENY",
+        "ipBlocks",
+        &A,
+        &[SHORT.as_slice(), &["--drain", "10s"]].concat(),
+    );
+    lab.refused(Client::A, vip());
+    noted(&lab, "the end of the window", |text| {
+        text.contains(r#""refused":[{"#) && !text.contains(r#""draining":[["#)
+    });
+    lab.agent.signal(Signal::SIGSTOP).expect("sent");
+    opens(&lab, Client::A, LEASE + SOON);
+    // As far as the agent knows, a policy let them in that came and went while it slept: then Envoy drains them.
+    let (mut open, mut closes) = (connect(&lab), connect(&lab));
+    lab.agent.signal(Signal::SIGCONT).expect("sent");
+    lab.refused(Client::A, vip());
+    assert_eq!(open.get(), Answer::Status(200), "{}", lab.agent.tail());
+    let cut = poll::until(DRAIN + SOON, || (closes.get() == Answer::Timeout).then_some(()));
+    assert!(cut.is_some(), "the window is over:\n{}", lab.agent.tail());
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn kill(lab: &mut Lab) {
     lab.agent.wait_exit(SOON).expect("ended");
 }
 
-fn connect(lab: &Lab) -> Connection {
+pub(crate) fn connect(lab: &Lab) -> Connection {
     let mut open =
         Connection::open(&lab.site.client_a, None, vip(), Duration::from_millis(500)).expect("connected");
     assert_eq!(open.get(), Answer::Status(200));
@@ -35,7 +35,7 @@ fn draining(lab: &Lab) -> PathBuf {
 
 /// Waits until what is noted is as `wanted`.
 #[track_caller]
-fn noted(lab: &Lab, what: &str, wanted: impl Fn(&str) -> bool) {
+pub(crate) fn noted(lab: &Lab, what: &str, wanted: impl Fn(&str) -> bool) {
     let path = draining(lab);
     let found = poll::until(SOON, || {
         fs::read_to_string(&path)

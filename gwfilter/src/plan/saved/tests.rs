@@ -100,6 +100,23 @@ fn a_restart_within_the_window_then_its_end_is_where_it_was_and_nothing_else_dra
 }
 
 #[test]
+fn settled_and_then_let_in_for_a_time_then_it_drains_anew_without_a_restart() {
+    let mut planner = Planner::new(SETTINGS);
+    let one = desired(&[(1, &[1])]);
+    go(&mut planner, &one, 1_000);
+    go(&mut planner, &one, 61_000);
+    assert!(go(&mut planner, &one, 70_000).ops.is_empty(), "settled");
+    planner.revise(Past::let_in);
+    let plan = go(&mut planner, &one, 80_000);
+    assert_eq!(
+        (new_only(&plan), plan.next_deadline_ms),
+        (vec![true], Some(140_000))
+    );
+    let plan = go(&mut planner, &one, 140_000);
+    assert_eq!((new_only(&plan), plan.next_deadline_ms), (vec![false], None));
+}
+
+#[test]
 fn a_restart_after_cluster_became_local_then_the_long_window_goes_on() {
     let mut planner = Planner::new(SETTINGS);
     let cluster = Desired {
