@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, PerCpuValues, ProgramArray};
-use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
+use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions};
 use gwfilter_common::abi::{self, Leaf, LogLimit, Slot, SynEntry, SynKey, Tally};
 use gwfilter_common::decide::Action;
@@ -65,18 +65,6 @@ impl Hook {
         }
     }
 }
-
-/// Every program.
-pub(crate) const PROGRAMS: [&str; 8] = [
-    abi::XDP_PROGRAM,
-    abi::XDP_FRAGS_PROGRAM,
-    abi::TC_PROGRAM,
-    abi::TC_PROXY_PROGRAM,
-    abi::TC_HEADER_PROGRAM,
-    abi::TC_HEADER_V2ONLY_PROGRAM,
-    abi::TC_RESET_PROGRAM,
-    abi::TC_REFUSE_PROGRAM,
-];
 
 /// A counter of the kernel, as (listener, reason) or rule.
 pub(crate) type Counters = BTreeMap<(u32, u32), Tally>;
@@ -178,11 +166,6 @@ impl Object {
             map.remove(&key)?;
         }
         Ok(())
-    }
-
-    /// What the kernel knows of a program.
-    pub(crate) fn info(&self, program: &'static str) -> Result<ProgramInfo> {
-        Ok(self.ebpf.program(program).context(program)?.info()?)
     }
 
     /// Resets that were sent to peers in the last window, on all CPUs.

@@ -1,4 +1,4 @@
-//! Reads what a guest's jobs said: passed and failed tests, and the lines of `gwfilter/tests/kernel_matrix.rs`.
+//! Reads what a guest's jobs said: passed and failed tests, and the lines of `gwfilter/tests/kernel_matrix`.
 
 use serde_json::Value;
 

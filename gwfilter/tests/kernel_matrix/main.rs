@@ -3,12 +3,15 @@
 //!
 //! An old kernel lacks what costs a named feature; which one lacks what stands in that command, and must be so.
 
+mod budget;
+
 use std::io::{self, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{Program, ProgramError};
 use aya::{EbpfLoader, VerifierLogLevel};
+use budget::{Budget, Cost};
 use gwfilter::dataplane::choice::{Device, XdpMode};
 use gwfilter::dataplane::examine::Trouble;
 use gwfilter::dataplane::pins::{self, Hook};
@@ -19,6 +22,9 @@ use serde_json::{Value, json};
 use xtask::foreign;
 use xtask::kernel::lacks;
 use xtask::netns::{Namespace, veth};
+
+/// What programs may cost.
+const BUDGET: &str = include_str!("../../../gwfilter-ebpf/budget.txt");
 
 /// Every program.
 const PROGRAMS: [&str; 8] = [
@@ -136,6 +142,27 @@ fn each_program_then_taken_or_its_absence_costs_a_named_feature() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn instructions_and_stack_then_within_the_budget() {
+    xtask::rights::require_root().unwrap();
+    let _alone = alone();
+    let budget = Budget::read(BUDGET).unwrap();
+    let mut over = Vec::new();
+    for name in PROGRAMS.into_iter().filter(|name| !lacks(name)) {
+        for (packet_log, suffix) in [(abi::PACKET_LOG_OFF, ""), (abi::PACKET_LOG_ALL, "+log")] {
+            let program = format!("{name}{suffix}");
+            match verify(packet_log, name).unwrap() {
+                Verdict::Taken { instructions, stack } => {
+                    println!("{program}: {instructions} instructions verified, stack {stack}");
+                    over.extend(budget.exceeded(&program, Cost::told(instructions, &stack).unwrap()));
+                }
+                Verdict::Refused(why) => over.push(format!("{program}: {why}")),
+            }
+        }
+    }
+    assert!(over.is_empty(), "{over:#?}");
 }
 
 /// What became of one way onto a card.
