@@ -43,8 +43,8 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo
         .current_dir(paths::root())
-        .args(["test", "--quiet", "--locked", "--package", "gwfilter"])
-        .args(["--features", "bench", "--test", "bench"])
+        // As the tests are built: what one of the two has built serves the other.
+        .args(["test", "--quiet", "--locked", "--all-features", "--test", "bench"])
         .env("GWFILTER_BENCH_ONLY", options.only.join(","));
     if options.quick {
         cargo.env("GWFILTER_BENCH_QUICK", "1");

@@ -16,16 +16,15 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use xtask::paths;
 
-use crate::run::{output, say, shown};
-use crate::test::Tally;
+use crate::run::say;
+use crate::test::{Tally, built};
 use kernels::Kernel;
 
 /// How long one guest may take. An emulated processor is some twenty times slower than a real one.
@@ -134,6 +133,11 @@ pub(crate) struct Matrix {
     write_table: bool,
 }
 
+/// The names of the test programs that run in the guests.
+pub(crate) fn programs() -> [&'static str; TESTS.len()] {
+    TESTS.map(|test| test.name)
+}
+
 /// Runs the group.
 pub(crate) fn group(options: &Matrix) -> Result<Tally> {
     let kernels = kernels::ensure(&options.kernel)?;
@@ -216,7 +220,7 @@ fn this_program() -> Result<PathBuf> {
 impl Guest {
     fn build() -> Result<Self> {
         let mut tree = cpio::Tree::new();
-        let (programs, agent) = test_programs(&TESTS.map(|test| test.name))?;
+        let (programs, agent) = built(&programs())?;
         let own = this_program()?;
         for program in programs.iter().chain([&agent, &own]) {
             tree::program(&mut tree, program)?;
@@ -271,49 +275,4 @@ fn write(tree: &cpio::Tree, path: &Path) -> Result<()> {
     cpio::write(tree, &guest::FOLDERS, &mut out)?;
     out.flush()?;
     Ok(())
-}
-
-/// Builds test programs of gwfilter and the agent that they run, as the group `kernel` does, without running them.
-fn test_programs(names: &[&str]) -> Result<(Vec<PathBuf>, PathBuf)> {
-    let mut command = Command::new("cargo");
-    command.current_dir(paths::root()).args([
-        "test",
-        "--locked",
-        "--no-run",
-        "--message-format=json-render-diagnostics",
-        "--package",
-        "gwfilter",
-        "--features",
-        "kernel-tests",
-    ]);
-    for name in names {
-        command.args(["--test", name]);
-    }
-    say(format_args!("$ {}", shown(&command)));
-    let output = output(&mut command)?;
-    if !output.status.success() {
-        bail!(
-            "building the kernel tests ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let messages: Vec<Value> = said
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
-    let built = |kind: &str, name: &str| {
-        messages
-            .iter()
-            .filter(|message| message.pointer("/target/name").and_then(Value::as_str) == Some(name))
-            .filter(|message| message.pointer("/target/kind/0").and_then(Value::as_str) == Some(kind))
-            .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
-            .with_context(|| format!("cargo built no {kind} {name}"))
-    };
-    let tests = names
-        .iter()
-        .map(|name| built("test", name))
-        .collect::<Result<_>>()?;
-    Ok((tests, built("bin", "gwfilter")?))
 }
