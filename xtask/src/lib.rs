@@ -18,6 +18,7 @@
 //! - [`cluster::Cluster`] is a real API server and its etcd, with Istio's CRDs; it starts a DaemonSet's container as its pod
 //!   template says.
 //! - [`meter::Meter`] sends numbered streams over a cable and counts to the last frame which of them arrive.
+//! - [`bpf`] loads programs of a few instructions, runs them and sends frames with them.
 //! - [`rights::require_root`] fails with the reason where namespaces cannot be made. Tests call it and fail with it:
 //!   a test that cannot run has not passed.
 //! - [`oci::write`] writes a container image without a container tool.
@@ -46,6 +47,7 @@
 //! Errors are [`anyhow::Error`]: whoever meets one here is a person reading a test's or the demo's output.
 
 pub mod balancer;
+pub mod bpf;
 pub mod certificate;
 pub mod cluster;
 pub mod envoy;

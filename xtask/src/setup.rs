@@ -33,6 +33,8 @@ pub(crate) enum Part {
     Envoy,
     /// Load balancers that write PROXY headers, and the Envoys.
     Proxy,
+    /// What else drops packets on Linux, for the bench.
+    Peers,
     /// An emulator, and what unpacks other kernels for it.
     Vm,
     /// The fuzzer.
@@ -43,12 +45,13 @@ pub(crate) enum Part {
 
 impl Part {
     /// All of them, in the order they are set up.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Ebpf,
         Self::Lab,
         Self::Lints,
         Self::Envoy,
         Self::Proxy,
+        Self::Peers,
         Self::Vm,
         Self::Fuzz,
         Self::Kube,
@@ -84,6 +87,7 @@ pub(crate) fn ensure(parts: &[Part], voice: Voice) -> Result<()> {
             Part::Lints => setup.lints(),
             Part::Envoy => setup.envoy(),
             Part::Proxy => setup.proxy(),
+            Part::Peers => setup.peers(),
             Part::Vm => setup.vm(),
             Part::Fuzz => setup.fuzz(),
             Part::Kube => setup.kube(),
@@ -186,6 +190,24 @@ impl Setup {
         }
         self.program("openssl", "openssl", "makes the lab's certificates")?;
         self.program("curl", "curl", "the lab's TLS client")
+    }
+
+    fn peers(&mut self) -> Result<()> {
+        self.program(
+            "ipset",
+            "ipset",
+            "a set of prefixes, which the bench compares with",
+        )?;
+        self.program(
+            "iptables",
+            "iptables",
+            "drops what is in that set; the bench compares with it",
+        )?;
+        self.program(
+            "xdp-filter",
+            "xdp-tools",
+            "drops hosts in XDP; the bench compares with it",
+        )
     }
 
     fn vm(&mut self) -> Result<()> {

@@ -1,7 +1,11 @@
 //! `bench`: what gwfilter costs, as figures that can be compared: each against something else, both measured in turn in one run.
 
+mod text;
+mod written;
+
 use std::io::Write as _;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
@@ -15,12 +19,15 @@ use crate::setup::{self, Part, Voice};
 /// What `bench` is asked for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Only these figures
+    /// Only these figures: whole names, or what they begin with
     #[arg(long, value_name = "ID,…", value_delimiter = ',')]
     only: Vec<String>,
-    /// Fewer rounds: a look, not a figure
+    /// Short lists and fewer rounds: a look, not a figure
     #[arg(long)]
     quick: bool,
+    /// Write figures, plots and a line of the history into this folder, as docs/bench has them
+    #[arg(long, value_name = "FOLDER")]
+    write: Option<PathBuf>,
     /// The form of the output
     #[arg(short, long, value_enum, default_value_t)]
     output: Form,
@@ -36,7 +43,7 @@ enum Form {
 /// The verb.
 pub(crate) fn main(options: &Options) -> Result<()> {
     rights::require_root()?;
-    setup::ensure(&[Part::Ebpf, Part::Lab], Voice::Changes)?;
+    setup::ensure(&[Part::Ebpf, Part::Lab, Part::Envoy, Part::Peers], Voice::Changes)?;
     if build_ebpf::require_fresh().is_err() {
         build()?;
     }
@@ -49,22 +56,27 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     if options.quick {
         cargo.env("GWFILTER_BENCH_QUICK", "1");
     }
-    let ratios = ratios(&read(&mut cargo)?)?;
-    for id in &options.only {
-        if !ratios.iter().any(|ratio| ratio.get("id") == Some(&json!(id))) {
-            bail!("there is no figure `{id}`");
-        }
+    // How far it is goes to standard error, as it comes.
+    let output = cargo
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("starting the bench")?;
+    let found = Found::read(&String::from_utf8_lossy(&output.stdout))?;
+    if !output.status.success() {
+        bail!("the bench ended with {}", output.status);
+    }
+    let report = found.report();
+    if let Some(folder) = &options.write {
+        written::write(folder, &report)?;
     }
     match options.output {
         Form::Json => {
-            let report = json!({"machine": machine(), "ratios": ratios, "series": []});
             let mut out = std::io::stdout().lock();
             writeln!(out, "{report}").context("writing the report")
         }
         Form::Text => {
-            for ratio in &ratios {
-                say(line(ratio));
-            }
+            say(text::report(&report));
             Ok(())
         }
     }
@@ -84,30 +96,33 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-/// The figures, a JSON object a line.
-fn ratios(text: &str) -> Result<Vec<Value>> {
-    text.lines()
-        .filter(|line| line.starts_with('{'))
-        .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")))
-        .collect()
+/// What the measuring has said, a JSON object a line.
+#[derive(Debug, Default)]
+struct Found {
+    ratios: Vec<Value>,
+    series: Vec<Value>,
+    remarks: Vec<Value>,
 }
 
-/// `id  value (range)  goal  met`, and what it is of.
-fn line(ratio: &Value) -> String {
-    let text = |key: &str| ratio.get(key).and_then(Value::as_str).unwrap_or("?");
-    let number = |value: Option<&Value>| value.and_then(Value::as_f64).unwrap_or(f64::NAN);
-    let range = |at: usize| number(ratio.get("range").and_then(|range| range.get(at)));
-    let met = ratio.get("met").and_then(Value::as_bool) == Some(true);
-    format!(
-        "{}: {:.1} ({:.1} to {:.1}), goal {:.1}: {}; {}",
-        text("id"),
-        number(ratio.get("value")),
-        range(0),
-        range(1),
-        number(ratio.get("goal")),
-        if met { "met" } else { "missed" },
-        text("of"),
-    )
+impl Found {
+    fn read(text: &str) -> Result<Self> {
+        let mut found = Self::default();
+        for line in text.lines().filter(|line| line.starts_with('{')) {
+            let value: Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
+            if let Some(remark) = value.get("remark") {
+                found.remarks.push(remark.clone());
+            } else if value.get("plot").is_some() {
+                found.series.push(value);
+            } else {
+                found.ratios.push(value);
+            }
+        }
+        Ok(found)
+    }
+
+    fn report(self) -> Value {
+        json!({"machine": machine(), "ratios": self.ratios, "series": self.series, "remarks": self.remarks})
+    }
 }
 
 /// What it was measured on.
@@ -118,8 +133,25 @@ fn machine() -> Value {
         .lines()
         .find_map(|line| line.strip_prefix("model name"))
         .map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned());
+    let said = |program: &str, arguments: &[&str]| {
+        let text = read(Command::new(program).current_dir(paths::root()).args(arguments)).unwrap_or_default();
+        text.lines().next().unwrap_or_default().trim().to_owned()
+    };
+    let memory = file("/proc/meminfo");
+    let memory = memory
+        .lines()
+        .next()
+        .and_then(|line| line.split_whitespace().nth(1));
     json!({
         "cpu": model,
+        "memory_kib": memory.and_then(|kib| kib.parse::<u64>().ok()),
+        "virtual": cpu.contains(" hypervisor"),
+        "commit": said("git", &["rev-parse", "--short", "HEAD"]),
+        "date": said("date", &["-u", "+%Y-%m-%d"]),
+        "nft": said("nft", &["--version"]),
+        "ipset": said("ipset", &["--version"]),
+        "iptables": said("iptables", &["--version"]),
+        "xdp-filter": said("xdp-filter", &["--version"]),
         "cpus": cpu.lines().filter(|line| line.starts_with("processor")).count(),
         "kernel": file("/proc/sys/kernel/osrelease").trim(),
         "load": file("/proc/loadavg").split_whitespace().next().and_then(|load| load.parse::<f64>().ok()),
@@ -131,12 +163,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_measuring_says_then_figures_and_a_line_for_each() {
-        let said = "\nrunning\n{\"id\":\"a\",\"value\":9.5,\"goal\":15.0,\"met\":true,\"range\":[9.0,11.0],\"of\":\"x\"}\n";
-        let ratios = ratios(said).unwrap();
-        assert_eq!(ratios.len(), 1);
-        assert_eq!(line(&ratios[0]), "a: 9.5 (9.0 to 11.0), goal 15.0: met; x");
-        assert!(super::ratios("{broken").is_err());
+    fn what_the_measuring_says_then_figures_plots_and_remarks() {
+        let said = "\nrunning\n{\"id\":\"a\",\"value\":9.5}\n{\"plot\":\"p\",\"line\":\"x\",\"points\":[]}\n{\"remark\":\"r\"}\n";
+        let report = Found::read(said).unwrap().report();
+        assert_eq!(report["ratios"][0]["id"], "a");
+        assert_eq!(report["series"][0]["line"], "x");
+        assert_eq!(report["remarks"], json!(["r"]));
+        assert!(Found::read("{broken").is_err());
     }
 
     #[test]

@@ -6,24 +6,19 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::bpf;
+
 /// `enum bpf_cmd` (Linux, `include/uapi/linux/bpf.h`).
 const MAP_CREATE: libc::c_long = 0;
-const PROG_LOAD: libc::c_long = 5;
-const LINK_CREATE: libc::c_long = 28;
 /// `BPF_MAP_TYPE_ARRAY` and `BPF_F_MMAPABLE`.
 const ARRAY: u32 = 2;
 const MMAPABLE: u32 = 1 << 10;
-/// `BPF_PROG_TYPE_SCHED_CLS`.
-const SCHED_CLS: u32 = 3;
 /// `BPF_TCX_INGRESS` of `enum bpf_attach_type`.
 const TCX_INGRESS: u32 = 46;
 /// `PACKET_QDISC_BYPASS` (Linux, `include/uapi/linux/if_packet.h`).
 const QDISC_BYPASS: libc::c_int = 20;
 
-/// How much of the verifier's log is kept.
-const LOG: usize = 1 << 16;
-
-/// The beginnings of `union bpf_attr`; the kernel takes the rest as zero.
+/// The beginning of `union bpf_attr`; the kernel takes the rest as zero.
 #[derive(Default)]
 #[repr(C)]
 struct MapCreate {
@@ -32,28 +27,6 @@ struct MapCreate {
     value_size: u32,
     max_entries: u32,
     map_flags: u32,
-}
-
-#[derive(Default)]
-#[repr(C)]
-struct Load {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-}
-
-/// Without a relative program and without flags, a link goes to the tail of the chain.
-#[derive(Default)]
-#[repr(C)]
-struct LinkCreate {
-    prog_fd: u32,
-    target_ifindex: u32,
-    attach_type: u32,
-    flags: u32,
 }
 
 /// An array of 64-bit words that a program writes and this process reads, without a call in between.
@@ -72,9 +45,9 @@ unsafe impl Sync for Words {}
 impl Words {
     /// An array of `len` zeros.
     pub(super) fn new(len: u32) -> io::Result<Self> {
-        let fd = bpf(
+        let fd = bpf::opened(
             MAP_CREATE,
-            &MapCreate {
+            &mut MapCreate {
                 map_type: ARRAY,
                 key_size: 4,
                 value_size: 8,
@@ -125,39 +98,11 @@ impl AsFd for Words {
     }
 }
 
-/// Loads a TC program; the error has the verifier's words.
-pub(super) fn load(instructions: &[u64]) -> io::Result<OwnedFd> {
-    let mut log = vec![0_u8; LOG];
-    let loaded = bpf(
-        PROG_LOAD,
-        &Load {
-            prog_type: SCHED_CLS,
-            insn_cnt: u32::try_from(instructions.len()).map_err(io::Error::other)?,
-            insns: instructions.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-            log_level: 1,
-            log_size: u32::try_from(log.len()).map_err(io::Error::other)?,
-            log_buf: log.as_mut_ptr() as u64,
-        },
-    );
-    loaded.map_err(|error| {
-        let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
-        let text = String::from_utf8_lossy(log.get(..end).unwrap_or_default()).into_owned();
-        io::Error::new(error.kind(), format!("{error}: {text}"))
-    })
-}
-
 /// Puts a program at the tail of the TCX ingress chain of a device of this thread's namespace; it goes with the descriptor.
 pub(super) fn attach_last(program: &OwnedFd, device: &str) -> io::Result<OwnedFd> {
-    bpf(
-        LINK_CREATE,
-        &LinkCreate {
-            prog_fd: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
-            target_ifindex: u32::try_from(index(device)?).map_err(io::Error::other)?,
-            attach_type: TCX_INGRESS,
-            flags: 0,
-        },
-    )
+    let ifindex = u32::try_from(index(device)?).map_err(io::Error::other)?;
+    // Without a relative program and without flags, a link goes to the tail of the chain.
+    bpf::link(program.as_fd(), ifindex, TCX_INGRESS, 0)
 }
 
 /// A packet socket that sends from a device of this thread's namespace, past its queueing discipline, and receives nothing.
@@ -235,24 +180,4 @@ fn check(result: libc::c_int) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// The system call. `attributes` is the beginning of the command's `union bpf_attr`; pointers in it are live.
-fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes at a valid reference and what the callers point to from there, all of which lives
-    // through the call; it writes to the log only, within the size given. Each of these commands opens a descriptor, ours alone.
-    unsafe {
-        let fd = libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_ref(attributes),
-            size_of::<T>(),
-        );
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(OwnedFd::from_raw_fd(
-            libc::c_int::try_from(fd).map_err(io::Error::other)?,
-        ))
-    }
 }

@@ -23,6 +23,7 @@ use anyhow::{Context as _, Result, bail};
 pub use account::Account;
 pub use frame::{Fate, Kind, Stream};
 
+use crate::bpf::{self, ProgramKind};
 use crate::netns::Namespace;
 use crate::poll;
 use kernel::Words;
@@ -87,7 +88,9 @@ impl<'a> Meter<'a> {
         let code = program::program(words.as_fd(), i32::from(count), NUMBERS.cast_signed());
         let link = to
             .namespace
-            .enter(|| kernel::load(&code).and_then(|program| kernel::attach_last(&program, to.device)))?
+            .enter(|| {
+                bpf::load(ProgramKind::Tc, &code).and_then(|program| kernel::attach_last(&program, to.device))
+            })?
             .with_context(|| format!("attaching the counting program to {}", to.device))?;
         let socket = from
             .namespace

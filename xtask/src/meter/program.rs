@@ -1,23 +1,13 @@
 //! The counting program, instruction by instruction: it writes down when each numbered frame came, and swallows it.
 
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use super::frame::{ACKNOWLEDGEMENT, MAGIC};
-
-/// Registers.
-const R0: u64 = 0;
-const R1: u64 = 1;
-const R2: u64 = 2;
-const R3: u64 = 3;
-const R4: u64 = 4;
-const CONTEXT: u64 = 6;
-const CELL: u64 = 7;
-const STACK: u64 = 10;
-
-/// Helpers (`include/uapi/linux/bpf.h`).
-const MAP_LOOKUP_ELEM: i32 = 1;
-const KTIME_GET_NS: i32 = 5;
-const SKB_LOAD_BYTES: i32 = 26;
+use crate::bpf::insn::{
+    ABOVE_OR_EQUAL, EQUAL, KTIME_GET_NS, MAP_LOOKUP_ELEM, R0, R1, R2, R3, R4, R6 as CONTEXT, R7 as CELL,
+    SKB_LOAD_BYTES, STACK, UNEQUAL, add, and, call, exit, from_network, insn, jump, load_word, map, mov,
+    mov_register, store_word,
+};
 
 /// `offsetof(struct __sk_buff, protocol)`.
 const PROTOCOL: i16 = 16;
@@ -41,67 +31,9 @@ const FLAGS: i16 = 13;
 /// The flag RST.
 const RESET: i32 = 4;
 
-/// An instruction: code, destination, source, offset, immediate (`struct bpf_insn`).
-fn insn(code: u8, dst: u64, src: u64, off: i16, imm: i32) -> u64 {
-    u64::from(code)
-        | dst << 8
-        | src << 12
-        | u64::from(off.cast_unsigned()) << 16
-        | u64::from(imm.cast_unsigned()) << 32
-}
-
-fn mov(dst: u64, imm: i32) -> u64 {
-    insn(0xb7, dst, 0, 0, imm)
-}
-
-fn mov_register(dst: u64, src: u64) -> u64 {
-    insn(0xbf, dst, src, 0, 0)
-}
-
-fn add(dst: u64, imm: i32) -> u64 {
-    insn(0x07, dst, 0, 0, imm)
-}
-
-fn and(dst: u64, imm: i32) -> u64 {
-    insn(0x57, dst, 0, 0, imm)
-}
-
-/// `dst = *(u32 *)(src + off)`.
-fn load_word(dst: u64, src: u64, off: i16) -> u64 {
-    insn(0x61, dst, src, off, 0)
-}
-
-/// `*(u32 *)(dst + off) = src`.
-fn store_word(dst: u64, off: i16, src: u64) -> u64 {
-    insn(0x63, dst, src, off, 0)
-}
-
-/// Bytes of the network to a number.
-fn from_network(dst: u64) -> u64 {
-    insn(0xdc, dst, 0, 0, 32)
-}
-
-fn call(helper: i32) -> u64 {
-    insn(0x85, 0, 0, 0, helper)
-}
-
-/// A jump of `off` instructions, by comparison with a number.
-fn jump(code: u8, dst: u64, imm: i32, off: i16) -> u64 {
-    insn(code, dst, 0, off, imm)
-}
-
 /// Jumps to the two ends, until it is known where these are.
 const TO_NEXT: i16 = i16::MAX;
 const TO_SWALLOW: i16 = i16::MIN;
-
-const EQUAL: u8 = 0x15;
-const ABOVE_OR_EQUAL: u8 = 0x35;
-const UNEQUAL: u8 = 0x55;
-
-/// `r1 = map` of a descriptor: two slots.
-fn map(fd: BorrowedFd<'_>) -> [u64; 2] {
-    [insn(0x18, R1, 1, 0, fd.as_raw_fd()), 0]
-}
 
 /// The program. `words` has a cell for each of `streams` streams of `numbers` numbers, and one more, in which frames are counted
 /// that came twice.
@@ -147,7 +79,7 @@ pub(super) fn program(words: BorrowedFd<'_>, streams: i32, numbers: i32) -> Vec<
         insn(0x0f, R1, R2, 0, 0),
         store_word(STACK, INDEX, R1),
     ];
-    code.extend(map(words));
+    code.extend(map(R1, words));
     code.extend([
         mov_register(R2, STACK),
         add(R2, i32::from(INDEX)),
@@ -160,7 +92,7 @@ pub(super) fn program(words: BorrowedFd<'_>, streams: i32, numbers: i32) -> Vec<
     ]);
     // First come: swallowed. Otherwise counted in the last cell, and swallowed too.
     let mut again = vec![mov(R1, streams * numbers), store_word(STACK, INDEX, R1)];
-    again.extend(map(words));
+    again.extend(map(R1, words));
     again.extend([
         mov_register(R2, STACK),
         add(R2, i32::from(INDEX)),
@@ -173,9 +105,9 @@ pub(super) fn program(words: BorrowedFd<'_>, streams: i32, numbers: i32) -> Vec<
     code.push(jump(EQUAL, R0, 0, i16::try_from(again.len()).unwrap_or(i16::MAX)));
     code.extend(again);
     let swallow = code.len();
-    code.extend([mov(R0, SWALLOW), insn(0x95, 0, 0, 0, 0)]);
+    code.extend([mov(R0, SWALLOW), exit()]);
     let next = code.len();
-    code.extend([mov(R0, NEXT), insn(0x95, 0, 0, 0, 0)]);
+    code.extend([mov(R0, NEXT), exit()]);
     for (at, word) in code.iter_mut().enumerate() {
         let [_, _, low, high, ..] = word.to_le_bytes();
         let end = match i16::from_le_bytes([low, high]) {
