@@ -152,6 +152,12 @@ impl Gateway {
         self.process.tail()
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// The requests and connections that ended so far, a line each: client address as Envoy sees it, a space, the status (0: no HTTP).
     #[must_use]
     pub fn accesses(&self) -> Vec<String> {

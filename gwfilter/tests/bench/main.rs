@@ -7,10 +7,12 @@ mod driver;
 mod figure;
 mod frames;
 mod hooks;
+mod load;
 #[path = "../kernel_testrun/object.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod object;
 mod peers;
+mod refused;
 mod sources;
 mod verdict;
 mod wire;
@@ -59,10 +61,12 @@ fn at(entries: usize) -> String {
 /// A part of the bench: what the names of its figures begin with, and how it is measured.
 type Part = (&'static [&'static str], fn(&Size) -> Result<()>);
 
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 5] = [
     (&["proxy-", "tc-", "xdp-"], hooks::measure),
     (&["lpm-", "hot-", "memory-"], verdict::measure),
+    (&["load-", "swap-", "delta-"], load::measure),
     (&["frame-"], frames::measure),
+    (&["refused-"], refused::measure),
 ];
 
 fn main() -> Result<()> {

@@ -161,7 +161,7 @@ impl Ready {
 }
 
 /// An XDP program that returns a number.
-fn attach(receiver: &Receiver, result: i32) -> Result<OwnedFd> {
+pub(crate) fn attach(receiver: &Receiver, result: i32) -> Result<OwnedFd> {
     let program = constant(ProgramKind::Xdp, result)?;
     let index = receiver.index()?;
     let link = receiver

@@ -19,7 +19,7 @@ use crate::driver::{Sources, syn};
 use crate::sources::Pool;
 
 /// The CPU that sends, and the one that receives.
-const SENDS: usize = 0;
+pub(crate) const SENDS: usize = 0;
 const RECEIVES: usize = 1;
 
 /// Frames a call of the kernel sends, in groups of 64.
@@ -37,15 +37,17 @@ pub(crate) struct Receiver {
     pub(crate) namespace: Namespace,
     /// The end of the cable there. No two have the same name: a thread of the kernel is called after it.
     pub(crate) device: String,
+    /// The other end's name.
+    pub(crate) sends: String,
     ifindex: u32,
-    mac: [u8; 6],
+    pub(crate) mac: [u8; 6],
     thread: Option<i32>,
 }
 
 /// The machine that sends to all of them.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    namespace: Namespace,
+    pub(crate) namespace: Namespace,
     cables: usize,
 }
 
@@ -68,6 +70,15 @@ impl Sender {
 
     /// A new receiver. What passes its filters is thrown away before the IP stack asks where it is to go, for all alike.
     pub(crate) fn receiver(&mut self, label: &str) -> Result<Receiver> {
+        let receiver = self.machine(label)?;
+        let sink =
+            "table inet sink { chain rest { type filter hook prerouting priority -290; policy drop; }; }";
+        receiver.namespace.nft(sink)?;
+        Ok(receiver)
+    }
+
+    /// A new receiver that takes what comes.
+    pub(crate) fn machine(&mut self, label: &str) -> Result<Receiver> {
         let namespace = Namespace::new(label)?;
         self.cables += 1;
         let name = format!("b{}x{}", std::process::id(), self.cables);
@@ -76,9 +87,6 @@ impl Sender {
         veth((&self.namespace, &here), (&namespace, &device))?;
         namespace.address(&device, &format!("{NODE_V4}/24"))?;
         namespace.address(&device, &format!("{NODE_V6}/64"))?;
-        namespace.nft(
-            "table inet sink { chain rest { type filter hook prerouting priority -290; policy drop; }; }",
-        )?;
         let read = |of: &Namespace, path: String| -> Result<String> {
             let text = of.enter(|| fs::read_to_string(&path))?;
             text.with_context(|| format!("reading {path}"))
@@ -92,6 +100,7 @@ impl Sender {
         Ok(Receiver {
             namespace,
             device,
+            sends: here,
             ifindex: ifindex.trim().parse().context("an interface's number")?,
             mac,
             thread: None,
@@ -153,6 +162,11 @@ impl Receiver {
         Ok(())
     }
 
+    /// CPU time of the thread that receives, in nanoseconds.
+    pub(crate) fn spent(&self) -> Result<u64> {
+        cpu_time(self.thread.context("no thread that receives")?)
+    }
+
     /// Frames received, whatever became of them.
     fn received(&self) -> Result<u64> {
         let text = self.namespace.run("ethtool", &["-S", &self.device])?;
@@ -165,8 +179,7 @@ impl Receiver {
 
     /// Lets frames come for so long.
     pub(crate) fn measure(&self, sender: &Sender, stream: &Stream, time: Duration) -> Result<Work> {
-        let thread = self.thread.context("no thread that receives")?;
-        let before = (cpu_time(thread)?, self.received()?);
+        let before = (self.spent()?, self.received()?);
         let took = sender.send(&stream.program, &stream.frame, time)?;
         // What is in the queue is received within a millisecond.
         let mut last = self.received()?;
@@ -182,7 +195,7 @@ impl Receiver {
             bail!("{} received only {frames} frames", self.device);
         }
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let [frames, spent] = [frames as f64, (cpu_time(thread)? - before.0) as f64];
+        let [frames, spent] = [frames as f64, (self.spent()? - before.0) as f64];
         Ok(Work {
             cost: spent / frames,
             rate: frames / took.as_secs_f64(),
@@ -199,8 +212,8 @@ fn thread(name: &str) -> Option<i32> {
     })
 }
 
-/// CPU time of a thread or a process of one, in nanoseconds.
-pub(crate) fn cpu_time(pid: i32) -> Result<u64> {
+/// CPU time of a thread, in nanoseconds.
+fn cpu_time(pid: i32) -> Result<u64> {
     let path = format!("/proc/{pid}/schedstat");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     let first = text.split_whitespace().next();
@@ -211,7 +224,7 @@ pub(crate) fn cpu_time(pid: i32) -> Result<u64> {
 }
 
 /// Keeps a thread on one CPU; 0 is the calling one.
-fn pin(pid: i32, cpu: usize) -> Result<()> {
+pub(crate) fn pin(pid: i32, cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     sched_setaffinity(Pid::from_raw(pid), &set).with_context(|| format!("keeping thread {pid} on CPU {cpu}"))

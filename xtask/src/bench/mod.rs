@@ -1,5 +1,6 @@
 //! `bench`: what gwfilter costs, as figures that can be compared: each against something else, both measured in turn in one run.
 
+mod plot;
 mod text;
 mod written;
 

@@ -65,10 +65,15 @@ pub(super) fn number(value: Option<&Value>) -> f64 {
 
 /// How long a list was, in words: `10K`.
 pub(super) fn entries(point: &Value) -> String {
-    match point.get("entries").and_then(Value::as_u64).unwrap_or_default() {
-        count @ 1_000_000.. => format!("{}M", count / 1_000_000),
-        count @ 1_000.. => format!("{}K", count / 1_000),
-        count => count.to_string(),
+    entries_text(number(point.get("entries")))
+}
+
+/// A large number in words.
+pub(super) fn entries_text(value: f64) -> String {
+    match value {
+        1_000_000.0.. => format!("{}M", value / 1_000_000.0),
+        1_000.0.. => format!("{}K", value / 1_000.0),
+        _ => format!("{value}"),
     }
 }
 
