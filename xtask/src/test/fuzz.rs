@@ -1,51 +1,92 @@
 //! The group `fuzz`: each fuzz target for a short while.
 
+use std::collections::VecDeque;
+use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, bail};
 use xtask::paths;
 
 use super::Tally;
-use crate::run::{read, run, say};
+use crate::run::{output, read, run, say, shown};
+
+/// How many targets run at once. Each has one thread, and memory of its own.
+const AT_ONCE: usize = 2;
 
 /// Runs every fuzz target for `seconds`; the build is one, shared.
 pub(crate) fn group(seconds: u32) -> Result<Tally> {
-    let root = paths::root();
-    if !root.join("fuzz/Cargo.toml").exists() {
+    if !paths::root().join("fuzz/Cargo.toml").exists() {
         bail!("there is no fuzz crate");
     }
-    let cargo_fuzz = || {
-        let mut command = Command::new("cargo");
-        // libFuzzer's instrumentation is unstable; the workspace's stable compiler has it all the same.
-        command.current_dir(&root).env("RUSTC_BOOTSTRAP", "1").arg("fuzz");
-        command
-    };
     let targets = read(cargo_fuzz().arg("list"))?;
     run(cargo_fuzz().arg("build"))?;
-    let mut tally = Tally::default();
-    for target in targets.lines().map(str::trim).filter(|target| !target.is_empty()) {
-        // What a run finds goes to the first folder; the seeds are only read.
-        let corpus = root.join("fuzz/corpus").join(target);
-        std::fs::create_dir_all(&corpus).with_context(|| format!("creating {}", corpus.display()))?;
-        let seeds = root.join("fuzz/seeds").join(target);
-        let mut command = cargo_fuzz();
-        command.args(["run", target]).arg(corpus);
-        if seeds.is_dir() {
-            command.arg(seeds);
+    let targets = targets.lines().map(str::trim).filter(|target| !target.is_empty());
+    let queue = Mutex::new(targets.collect::<VecDeque<_>>());
+    let tally = Mutex::new(Tally::default());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                let next = || queue.lock().ok()?.pop_front();
+                while let Some(target) = next() {
+                    let done = fuzz(target, seconds);
+                    if let Err(error) = &done {
+                        say(format_args!("fuzz target {target}: {error:#}"));
+                    }
+                    if let Ok(mut tally) = tally.lock() {
+                        tally.passed += u64::from(done.is_ok());
+                        tally.failed += u64::from(done.is_err());
+                    }
+                }
+            });
         }
-        command.args([
-            "--",
-            &format!("-max_total_time={seconds}"),
-            "-print_final_stats=1",
-            "-verbosity=0",
-        ]);
-        match run(&mut command) {
-            Ok(()) => tally.passed += 1,
-            Err(error) => {
-                say(format_args!("fuzz target {target}: {error:#}"));
-                tally.failed += 1;
-            }
-        }
+    });
+    tally
+        .into_inner()
+        .map_err(|_| anyhow::anyhow!("a thread panicked"))
+}
+
+fn cargo_fuzz() -> Command {
+    let mut command = Command::new("cargo");
+    // libFuzzer's instrumentation is unstable; the workspace's stable compiler has it all the same.
+    command
+        .current_dir(paths::root())
+        .env("RUSTC_BOOTSTRAP", "1")
+        .arg("fuzz");
+    command
+}
+
+/// Runs a target, and shows what it said when it has ended: another one speaks beside it.
+fn fuzz(target: &str, seconds: u32) -> Result<()> {
+    let root = paths::root();
+    // What a run finds goes to the first folder; the seeds are only read.
+    let corpus = root.join("fuzz/corpus").join(target);
+    std::fs::create_dir_all(&corpus).with_context(|| format!("creating {}", corpus.display()))?;
+    let mut command = command(target, &corpus, &root.join("fuzz/seeds").join(target), seconds);
+    let ended = output(&mut command)?;
+    say(format_args!(
+        "$ {}\n{}{}",
+        shown(&command),
+        String::from_utf8_lossy(&ended.stdout),
+        String::from_utf8_lossy(&ended.stderr)
+    ));
+    if !ended.status.success() {
+        bail!("it ended with {}", ended.status);
     }
-    Ok(tally)
+    Ok(())
+}
+
+fn command(target: &str, corpus: &Path, seeds: &Path, seconds: u32) -> Command {
+    let mut command = cargo_fuzz();
+    command.args(["run", target]).arg(corpus);
+    if seeds.is_dir() {
+        command.arg(seeds);
+    }
+    command.args([
+        "--",
+        &format!("-max_total_time={seconds}"),
+        "-print_final_stats=1",
+        "-verbosity=0",
+    ]);
+    command
 }

@@ -199,11 +199,6 @@ impl Group {
         }
     }
 
-    /// How many tests of a program run at once, where it is not as many as there are processors.
-    fn threads(self) -> Option<u8> {
-        None
-    }
-
     fn run(self, options: &Options) -> Result<Tally> {
         let sizes = match self {
             Self::Oracle => vec![
@@ -217,12 +212,14 @@ impl Group {
                 ),
             ],
             Self::Leak => vec![("GWFILTER_LEAK_FULL", options.full.then(|| "1".to_owned()))],
+            // Each test has an API server and runs kubectl, in Go: what they spend on small heaps is a sixth of the whole.
+            Self::Kube => vec![("GOGC", Some("400".to_owned()))],
             _ => Vec::new(),
         };
         let environment: Vec<_> = sizes
             .into_iter()
             .filter_map(|(key, value)| Some((key, value?)))
             .collect();
-        self.targets()?.run(self.threads(), &environment)
+        self.targets()?.run(&environment)
     }
 }

@@ -18,6 +18,10 @@ use crate::run::{output, read, run, say, shown};
 /// The features of every build of tests; its packages are the workspace's default members, as for a `cargo test` that is typed.
 const SELECTION: [&str; 2] = ["--locked", "--all-features"];
 
+/// Test programs whose tests mostly wait, each in namespaces of its own, and how many of them run at once. The others run as many as
+/// there are processors.
+const WAITING: [(&str, u8); 3] = [("netns", 8), ("proxy", 6), ("kube", 4)];
+
 /// Test programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Targets {
@@ -85,8 +89,46 @@ impl Targets {
         run(self.command().arg("--no-run"))
     }
 
-    /// Builds what is not built yet, and runs them, `threads` tests of a program at a time unless `RUST_TEST_THREADS` says otherwise.
-    pub(crate) fn run(&self, threads: Option<u8>, environment: &[(&str, String)]) -> Result<Tally> {
+    /// Builds what is not built yet, and runs them: those whose tests wait beside the others, and what they say after it.
+    pub(crate) fn run(&self, environment: &[(&str, String)]) -> Result<Tally> {
+        let mut others = self.clone();
+        let waiting: Vec<_> = WAITING
+            .into_iter()
+            .filter(|(name, _)| others.names.remove(*name))
+            .collect();
+        let lane = |say: &mut dyn FnMut(&str)| {
+            waiting
+                .iter()
+                .try_fold(Tally::default(), |mut tally, (name, threads)| {
+                    tally.add(counted(
+                        &mut Self::named(&[name]).testing(Some(*threads), environment),
+                        say,
+                    )?);
+                    Ok(tally)
+                })
+        };
+        if others.is_empty() {
+            return lane(&mut |line| say(line));
+        }
+        std::thread::scope(|scope| {
+            let beside = scope.spawn(|| {
+                let mut said = String::new();
+                let tally = lane(&mut |line| said.extend([line, "\n"]));
+                (said, tally)
+            });
+            let tally = counted(&mut others.testing(None, environment), &mut |line| say(line));
+            let Ok((said, waited)) = beside.join() else {
+                bail!("a thread panicked");
+            };
+            say(said.trim_end());
+            let (mut tally, waited) = (tally?, waited?);
+            tally.add(waited);
+            Ok(tally)
+        })
+    }
+
+    /// Tests `threads` of a program at a time, unless `RUST_TEST_THREADS` says otherwise.
+    fn testing(&self, threads: Option<u8>, environment: &[(&str, String)]) -> Command {
         const THREADS: &str = "RUST_TEST_THREADS";
         let mut command = self.command();
         command.arg("--no-fail-fast");
@@ -96,13 +138,15 @@ impl Targets {
         if let Some(threads) = threads.filter(|_| std::env::var_os(THREADS).is_none()) {
             command.env(THREADS, threads.to_string());
         }
-        counted(&mut command)
+        command
     }
 }
 
 /// Runs the examples in the documentation.
 pub(crate) fn examples() -> Result<Tally> {
-    counted(cargo_test().args(["--no-fail-fast", "--doc"]))
+    counted(cargo_test().args(["--no-fail-fast", "--doc"]), &mut |line| {
+        say(line)
+    })
 }
 
 fn cargo_test() -> Command {
@@ -137,10 +181,10 @@ fn targets(metadata: &Value, wanted: impl Fn(&[Value]) -> bool) -> BTreeSet<Stri
         .collect()
 }
 
-/// Runs `cargo test`, shows what it says, and adds up its closing lines. A run that fails without a failed test (it did
+/// Runs `cargo test`, has `say` show what it says, and adds up its closing lines. A run that fails without a failed test (it did
 /// not compile, or a test process was killed) counts as one failure.
-fn counted(command: &mut Command) -> Result<Tally> {
-    say(format_args!("$ {}", shown(command)));
+fn counted(command: &mut Command, say: &mut dyn FnMut(&str)) -> Result<Tally> {
+    say(&format!("$ {}", shown(command)));
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -155,13 +199,13 @@ fn counted(command: &mut Command) -> Result<Tally> {
             }
             // A passed test is a number at the end; the rest is worth a line.
             if !line.ends_with("... ok") && !line.is_empty() {
-                say(line);
+                say(&line);
             }
         }
     }
     let status = child.wait().context("waiting for cargo test")?;
     if !status.success() && tally.failed == 0 {
-        say(format_args!(
+        say(&format!(
             "cargo test ended with {status} without a failed test: not built, or killed"
         ));
         tally.failed = 1;
@@ -243,5 +287,8 @@ mod tests {
             "a target that no group runs"
         );
         assert_eq!(names.len(), all.len(), "a target that two groups run");
+        for (name, _) in WAITING {
+            assert!(all.contains(name), "{name} is no test target");
+        }
     }
 }

@@ -142,7 +142,8 @@ pub(crate) fn programs() -> [&'static str; TESTS.len()] {
 pub(crate) fn group(options: &Matrix) -> Result<Tally> {
     let kernels = kernels::ensure(&options.kernel)?;
     let guest = Guest::build()?;
-    let queue = Mutex::new(kernels.iter().collect::<VecDeque<_>>());
+    // The newest first: with each kernel more is asked of it, and what is left at the end should be short.
+    let queue = Mutex::new(kernels.iter().rev().collect::<VecDeque<_>>());
     let results = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
