@@ -51,7 +51,7 @@ pub(crate) fn measure(size: &Size) -> Result<()> {
         let list = List::mixed(Family::V4, entries);
         let hosts = List::hosts(Family::V4, entries.min(Peer::XdpFilter.most()));
         let mut sender = Sender::new()?;
-        let all = set_up(&mut sender, &list, &hosts)?;
+        let all = set_up(&mut sender, &Peer::ALL, &list, &hosts)?;
         for ready in &all {
             let took = Rounds(vec![ready.load.as_secs_f64()]);
             load.insert((ready.peer, entries), took);
@@ -80,7 +80,7 @@ pub(crate) fn measure(size: &Size) -> Result<()> {
     for &entries in &size.entries {
         let list = List::mixed(Family::V6, entries);
         let mut sender = Sender::new()?;
-        let all = set_up(&mut sender, &list, &list)?;
+        let all = set_up(&mut sender, &Peer::ALL, &list, &list)?;
         for (peer, works) in rounds(&sender, &all, Family::V6, |_| list.inside(), size.rounds)? {
             six.insert(
                 (peer, entries),
@@ -91,10 +91,39 @@ pub(crate) fn measure(size: &Size) -> Result<()> {
     lines(&COST6, &six)
 }
 
+/// Refusing a frame costs us less than an interval set of nftables, and not ten times what it costs to do nothing.
+pub(crate) fn guard() -> Result<Vec<Ratio>> {
+    let entries = 10_000;
+    let list = List::mixed(Family::V4, entries);
+    let mut sender = Sender::new()?;
+    let peers = [Peer::Nothing, Peer::Ours, Peer::NftNetdev];
+    let all = set_up(&mut sender, &peers, &list, &list)?;
+    let works = rounds(&sender, &all, Family::V4, |_| list.inside(), 3)?;
+    let cost = |peer: Peer| {
+        let works = works.get(&peer).with_context(|| peer.name())?;
+        Ok::<_, anyhow::Error>(Rounds(works.iter().map(|work| work.cost).collect()))
+    };
+    let ours = cost(Peer::Ours)?;
+    [(Peer::Nothing, 10.0), (Peer::NftNetdev, 1.0)]
+        .into_iter()
+        .map(|(peer, goal)| {
+            Ok(Ratio {
+                id: format!("frame-{}", at(entries)),
+                of: format!(
+                    "CPU time of refusing a frame, {entries} prefixes: gwfilter in XDP / {}",
+                    peer.name()
+                ),
+                goal,
+                rounds: ours.over(&cost(peer)?),
+            })
+        })
+        .collect()
+}
+
 /// Everybody who takes such a list. Who refuses to be set up is named and left out, but for those that all is compared with.
-fn set_up(sender: &mut Sender, list: &List, hosts: &List) -> Result<Vec<Ready>> {
+fn set_up(sender: &mut Sender, peers: &[Peer], list: &List, hosts: &List) -> Result<Vec<Ready>> {
     let mut all = Vec::new();
-    for peer in Peer::ALL {
+    for &peer in peers {
         let own = peer.list(list, hosts);
         if !peer.takes(list.family()) || own.len() > peer.most() {
             continue;

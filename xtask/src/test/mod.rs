@@ -38,6 +38,8 @@ pub(crate) enum Group {
     Proxy,
     /// The leak meter: no denied packet in, no allowed packet lost, whatever happens to the agent; root, and most of two CPUs.
     Leak,
+    /// A few ratios of the bench with generous bounds; root, and two CPUs.
+    Bench,
     /// The kernel tests and the agent on old and new kernels, in QEMU; root, and Debian's mirrors for what is not there yet.
     Vm,
     /// Each fuzz target for a short while.
@@ -148,7 +150,7 @@ fn run_group(group: Group, options: &Options) -> Result<Tally> {
             image::main(&image::Options::default())?;
             group.run(options)
         }
-        Group::Kernel | Group::Oracle | Group::Proxy | Group::Leak => group.run(options),
+        Group::Kernel | Group::Oracle | Group::Proxy | Group::Leak | Group::Bench => group.run(options),
         Group::Vm => vm::group(&options.vm),
         Group::Fuzz => fuzz::group(options.fuzz_seconds),
     }
@@ -164,6 +166,7 @@ impl Group {
             Self::Kube => &["kube-tests"],
             Self::Proxy => &["proxy-tests"],
             Self::Leak => &["leak-tests"],
+            Self::Bench => &["bench"],
         }
     }
 
@@ -181,7 +184,7 @@ impl Group {
             Self::Kube => &[Part::Ebpf, Part::Lab, Part::Kube],
             Self::Proxy => &[Part::Ebpf, Part::Lab, Part::Envoy, Part::Proxy],
             Self::Leak if options.full => &[Part::Ebpf, Part::Lab, Part::Kube],
-            Self::Leak => &[Part::Ebpf, Part::Lab],
+            Self::Leak | Self::Bench => &[Part::Ebpf, Part::Lab],
             Self::Vm => &[Part::Ebpf, Part::Lab, Part::Vm],
             Self::Fuzz => &[Part::Fuzz],
         }
@@ -193,7 +196,7 @@ impl Group {
             Self::Check | Self::Fuzz => Ok(Targets::default()),
             Self::Unit => Targets::plain(),
             Self::Vm => Ok(Targets::named(&vm::programs())),
-            Self::Kernel | Self::Oracle | Self::Kube | Self::Proxy | Self::Leak => {
+            Self::Kernel | Self::Oracle | Self::Kube | Self::Proxy | Self::Leak | Self::Bench => {
                 Targets::that_need(self.features())
             }
         }
@@ -214,6 +217,7 @@ impl Group {
             Self::Leak => vec![("GWFILTER_LEAK_FULL", options.full.then(|| "1".to_owned()))],
             // Each test has an API server and runs kubectl, in Go: what they spend on small heaps is a sixth of the whole.
             Self::Kube => vec![("GOGC", Some("400".to_owned()))],
+            Self::Bench => vec![("GWFILTER_BENCH_GUARD", Some("1".to_owned()))],
             _ => Vec::new(),
         };
         let environment: Vec<_> = sizes
