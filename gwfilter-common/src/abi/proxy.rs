@@ -63,7 +63,8 @@ pub struct Proxy {
     pub since_ms: u64,
 }
 
-/// Names a TCP connection by its ends. Addresses in network order, IPv4 in the first four bytes; ports in host order.
+/// Names a TCP connection by its ends. An agent of another ABI goes on with the map, by the name of its pin (`dataplane::pins`): another layout
+/// or meaning of this or of [`SynEntry`] changes that name too. Addresses in network order, IPv4 in the first four bytes; ports in host order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct SynKey {

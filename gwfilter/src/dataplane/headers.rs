@@ -115,7 +115,7 @@ impl Headers {
         let mut pinned = Vec::new();
         for (name, path) in [
             (NEXT_MAP, pins.headers_path(self.id)),
-            (SYN_MAP, pins.streams_path()),
+            (SYN_MAP, pins.map_path(Pins::STREAMS)),
         ] {
             if !path.exists() {
                 let map = ebpf.map(name).ok_or(StepError::Missing(name))?;

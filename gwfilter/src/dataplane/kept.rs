@@ -1,15 +1,18 @@
 //! Maps that outlive the agent: the next one goes on with them instead of beginning anew.
 //!
 //! They hold facts and not policy: what was counted, where streams begin, until when tables are vouched for. They are pinned beside the
-//! links, before the first program is attached, and opened again by the next agent if they are what this ABI says.
+//! links, before the first program is attached, and opened again by the next agent if they are what this ABI says. Where streams begin is
+//! gone on with over a change of the ABI, too: for a moment the programs of both write it, and no first segment is unknown for it.
 
 use std::os::fd::AsFd as _;
+use std::path::Path;
 
-use aya::maps::{Map, MapData};
+use aya::maps::{Map, MapData, MapType};
 use aya::pin::PinError;
 use aya::{Ebpf, EbpfLoader};
 use gwfilter_common::abi::{
-    CONTROL_LEN, CONTROL_MAP, COUNT_MAP, MAX_LISTENERS, MAX_RULES, REASONS, RULES_MAP, Tally,
+    CONTROL_LEN, CONTROL_MAP, COUNT_MAP, MAX_LISTENERS, MAX_RULES, REASONS, RULES_MAP, SYN_ENTRIES, SYN_MAP,
+    SynEntry, SynKey, Tally,
 };
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -24,6 +27,8 @@ struct Shape {
     map: &'static str,
     /// The name of its pin.
     pin: &'static str,
+    kind: MapType,
+    key_size: usize,
     value_size: usize,
     entries: u32,
 }
@@ -32,29 +37,63 @@ const SHAPES: [Shape; 3] = [
     Shape {
         map: CONTROL_MAP,
         pin: Pins::CONTROL,
+        kind: MapType::Array,
+        key_size: size_of::<u32>(),
         value_size: size_of::<u64>(),
         entries: CONTROL_LEN,
     },
     Shape {
         map: COUNT_MAP,
         pin: "count",
+        kind: MapType::PerCpuArray,
+        key_size: size_of::<u32>(),
         value_size: size_of::<Tally>(),
         entries: MAX_LISTENERS * REASONS,
     },
     Shape {
         map: RULES_MAP,
         pin: "rules",
+        kind: MapType::PerCpuArray,
+        key_size: size_of::<u32>(),
         value_size: size_of::<Tally>(),
         entries: MAX_RULES,
     },
 ];
 
+const STREAMS: Shape = Shape {
+    map: SYN_MAP,
+    pin: Pins::STREAMS,
+    kind: MapType::LruHash,
+    key_size: size_of::<SynKey>(),
+    value_size: size_of::<SynEntry>(),
+    entries: SYN_ENTRIES,
+};
+
 impl Shape {
     fn fits(&self, map: &MapData) -> bool {
+        let is = |size: u32, wanted: usize| usize::try_from(size).is_ok_and(|size| size == wanted);
         map.info().is_ok_and(|info| {
-            usize::try_from(info.value_size()).is_ok_and(|size| size == self.value_size)
+            info.map_type().is_ok_and(|kind| kind == self.kind)
+                && is(info.key_size(), self.key_size)
+                && is(info.value_size(), self.value_size)
                 && info.max_entries() == self.entries
         })
+    }
+
+    /// What is pinned there, if it is such a map.
+    fn pinned_at(&self, path: &Path) -> Option<MapData> {
+        MapData::from_pin(path).ok().filter(|map| self.fits(map))
+    }
+
+    /// Removes our pin of it.
+    fn forget(&self, pins: &Pins) -> Result<(), PinsError> {
+        if pins.forget_map(self.pin)? {
+            warn!(
+                map = self.map,
+                "a pinned map cannot be gone on with, and is made anew"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -102,8 +141,7 @@ pub(super) fn adopt(
     known: impl FnOnce(CounterMaps) -> bool,
 ) -> Result<Adopted, PinsError> {
     let pinned = |shape: &Shape| {
-        let path = pins.map_path(shape.pin);
-        let map = MapData::from_pin(&path).ok().filter(|map| shape.fits(map))?;
+        let map = shape.pinned_at(&pins.map_path(shape.pin))?;
         map.info().ok().map(|info| info.id())
     };
     let [control, count, rules] = &SHAPES;
@@ -121,14 +159,29 @@ pub(super) fn adopt(
     ] {
         if adopts {
             loader.map_pin_path(shape.map, pins.map_path(shape.pin));
-        } else if pins.forget_map(shape.pin)? {
-            warn!(
-                map = shape.map,
-                "a pinned map cannot be gone on with, and is made anew"
-            );
+        } else {
+            shape.forget(pins)?;
         }
     }
     Ok(adopted)
+}
+
+/// Has `loader` go on with the beginnings of streams that an earlier agent has left, of whatever ABI.
+///
+/// # Errors
+/// A pin that holds something else cannot be removed.
+pub(super) fn adopt_streams(loader: &mut EbpfLoader<'_>, pins: &Pins) -> Result<(), PinsError> {
+    let ours = pins.map_path(STREAMS.pin);
+    if STREAMS.pinned_at(&ours).is_some() {
+        loader.map_pin_path(STREAMS.map, ours);
+        return Ok(());
+    }
+    STREAMS.forget(pins)?;
+    let mut theirs = pins.paths_of_others(STREAMS.pin);
+    if let Some(path) = theirs.find(|path| STREAMS.pinned_at(path).is_some()) {
+        loader.map_pin_path(STREAMS.map, path);
+    }
+    Ok(())
 }
 
 /// Handles of the maps, to pin them by.
@@ -184,5 +237,29 @@ impl Kept {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn the_beginnings_of_streams_then_laid_out_as_the_name_of_their_pin_says() {
+        let key = [
+            offset_of!(SynKey, source),
+            offset_of!(SynKey, destination),
+            offset_of!(SynKey, source_port),
+            offset_of!(SynKey, destination_port),
+            offset_of!(SynKey, family),
+        ];
+        let entry = [offset_of!(SynEntry, at_ns), offset_of!(SynEntry, isn)];
+        // Other ABIs go on with what is pinned by this name. Whoever changes the layout changes the name.
+        assert_eq!(
+            (STREAMS.pin, STREAMS.key_size, key, STREAMS.value_size, entry),
+            ("streams", 40, [0, 16, 32, 34, 36], 16, [0, 8])
+        );
     }
 }

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
 use gwfilter_common::abi::{
-    LOG_RATE_GLOBAL, PACKET_LOG_ALL, PACKET_LOG_DROPS, PACKET_LOG_GLOBAL, PACKET_LOG_OFF, SYN_MAP,
+    LOG_RATE_GLOBAL, PACKET_LOG_ALL, PACKET_LOG_DROPS, PACKET_LOG_GLOBAL, PACKET_LOG_OFF,
 };
 
 use attach::{AttachError, Attached, BesideError, Kit, StepError};
@@ -129,10 +129,7 @@ impl Dataplane {
         loader
             .override_global(PACKET_LOG_GLOBAL, &which, true)
             .override_global(LOG_RATE_GLOBAL, &LINES_PER_SECOND, true);
-        let streams = pins.streams_path();
-        if streams.exists() {
-            loader.map_pin_path(SYN_MAP, streams);
-        }
+        kept::adopt_streams(&mut loader, &pins)?;
         let adopted = kept::adopt(&mut loader, &pins, known)?;
         let mut ebpf = loader
             .load(bytes)

@@ -41,8 +41,6 @@ const NEXT: &str = "next-";
 pub(super) const TABLES: &str = "tables-";
 /// Begins the names of tables out of use.
 pub(super) const OLD: &str = "old-";
-/// The name of the pinned map of the beginnings of streams.
-const STREAMS: &str = "streams";
 
 /// How often a new agent tries to get the lock, and the pause in between.
 const LOCK_ATTEMPTS: u32 = 5;
@@ -220,6 +218,10 @@ impl Pins {
     /// The name of the pinned map of lease and pause.
     pub(super) const CONTROL: &str = "control";
 
+    /// The name of the pinned map of the beginnings of streams. Agents of every ABI go on with a map of this name, so it stands for what
+    /// lies in it: another layout, or another meaning of a field, needs another name.
+    pub(super) const STREAMS: &str = "streams";
+
     /// Where a map that the next agent goes on with is pinned.
     pub(super) fn map_path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
@@ -231,11 +233,6 @@ impl Pins {
     /// It is there and cannot be removed.
     pub(super) fn forget_map(&self, name: &str) -> Result<bool, PinsError> {
         remove(&self.map_path(name))
-    }
-
-    /// Where the beginnings of streams are pinned. They are facts, not policy: the next agent goes on with them.
-    pub(super) fn streams_path(&self) -> PathBuf {
-        self.dir.join(STREAMS)
     }
 
     /// Where the next link of this interface is pinned for a moment, before it takes the place of the one that is there.

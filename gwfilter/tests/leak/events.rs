@@ -110,7 +110,7 @@ pub(crate) const EVENTS: &[Event] = &[
             bench.calm()?;
             bench.start(&[])
         },
-        // Not at PROXY headers: another ABI's memory of SYNs is not gone on with, so for a moment first segments are not known.
+        hooks: &[Hook::Xdp, Hook::Proxy],
         more: TCX,
         ..PLAIN
     },

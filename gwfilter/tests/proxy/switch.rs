@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use xtask::balancer::{Balancer, Check, Sends, Way};
 use xtask::gateway::Serves;
 use xtask::http::{Answer, Connection};
@@ -9,7 +10,7 @@ use xtask::manifests::{cluster, cluster_with_proxy_protocol, ingress_policy};
 use xtask::poll;
 use xtask::site::{CLIENT_V4, Client, NODE_PORT, NODE_V4, PEER_V4, PEER_V6, Site, VIP_PORT, VIP_V4, VIP_V6};
 
-use crate::lab::{A, Lab, POLICY, SOON, listeners, to, ways};
+use crate::lab::{A, Lab, POLICY, SOON, listeners, start, to, ways};
 use crate::raw::{self, Outcome, Stream};
 
 const HELLO: &[u8] = b"hello";
@@ -129,4 +130,23 @@ fn from_the_header_to_the_packets_source_then_what_was_let_in_lives_on_for_the_w
     for connection in &mut open {
         assert_eq!(connection.get(), Answer::Timeout, "the window is over");
     }
+}
+
+#[test]
+fn an_agent_of_another_abi_takes_over_between_syn_and_header_then_judged_all_the_same() {
+    // Without a window, which would spare the connection.
+    let flags = ["--drain", "0s"];
+    let serving = listeners(&Serves::Echo, true);
+    let mut lab = Lab::serving(&serving, "DENY", "remoteIpBlocks", &A, &flags);
+    raw::ready(&lab.site);
+    let at = to(NODE_V4, NODE_PORT);
+    let open = Stream::open(&lab.site, at);
+    lab.agent.signal(Signal::SIGKILL).expect("sent");
+    lab.agent.wait_exit(SOON).expect("ended");
+    let script = "cd /sys/fs/bpf/gwfilter && mv v* v7777";
+    lab.site.node.run("sh", &["-c", script]).expect("moved");
+    lab.agent = start(&lab.site, &flags);
+    assert_eq!(denied(open), Outcome::Reset, "{}", lab.agent.tail());
+    let left = lab.site.node.run("ls", &["/sys/fs/bpf/gwfilter"]).expect("listed");
+    assert!(!left.contains("v7777"), "{left}");
 }

@@ -34,6 +34,11 @@ pub(super) fn claim(ours: &Path) -> Result<Vec<Other>, PinsError> {
 }
 
 impl Pins {
+    /// Where other ABIs may have pinned a map.
+    pub(in crate::dataplane) fn paths_of_others(&self, name: &str) -> impl Iterator<Item = PathBuf> {
+        self.others.iter().map(move |other| other.dir.join(name))
+    }
+
     /// Makes the links of other ABIs on this interface ours, where we have none at the same hook, and with them what their TC programs
     /// go on to. Nothing is attached or detached by it.
     ///
