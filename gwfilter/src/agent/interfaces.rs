@@ -67,6 +67,8 @@ pub(super) struct Interfaces {
     settled: bool,
     /// Interfaces that were served once and are still there.
     known: BTreeSet<u32>,
+    /// Why a program with tables of an earlier agent may still be attached.
+    stale: Option<String>,
     watch: Watch,
 }
 
@@ -84,6 +86,7 @@ impl Interfaces {
             limitations: Told::default(),
             settled: false,
             known: BTreeSet::new(),
+            stale: None,
             watch: Watch::default(),
         }
     }
@@ -403,38 +406,43 @@ impl Interfaces {
         failures
     }
 
+    /// Whether every program that asks our lease has our tables.
+    pub(super) fn vouched(&self) -> Result<(), String> {
+        self.stale.clone().map_or(Ok(()), Err)
+    }
+
     /// Removes pins of interfaces that are gone, or that this agent does not or cannot serve: their tables would never
     /// change again, and a stale refusal is worse than none.
-    fn drop_leftovers(&self, dataplane: &mut Dataplane) {
-        let pins = match dataplane.pins().list() {
-            Ok(pins) => pins,
-            Err(e) => {
-                warn!(error = chain(&e), "pins cannot be listed");
-                return;
-            }
-        };
+    fn drop_leftovers(&mut self, dataplane: &mut Dataplane) {
+        self.stale = self.try_drop_leftovers(dataplane).err();
+    }
+
+    fn try_drop_leftovers(&self, dataplane: &mut Dataplane) -> Result<(), String> {
+        let pins = dataplane.pins().list().map_err(|e| {
+            warn!(error = chain(&e), "pins cannot be listed");
+            format!(
+                "whether an earlier agent's programs are attached cannot be told: {}",
+                chain(&e)
+            )
+        })?;
         let left: BTreeSet<u32> = pins
             .iter()
             .map(|p| p.ifindex)
             .filter(|i| !self.served.contains_key(i))
             .collect();
         for ifindex in left {
-            match dataplane.detach(ifindex) {
-                Ok(removed) => {
-                    let hooks: Vec<&str> = removed.iter().map(|p| p.hook.name()).collect();
-                    let interface = interface_name(ifindex).unwrap_or_else(|| "(gone)".to_owned());
-                    info!(
-                        interface,
-                        ifindex,
-                        hooks = hooks.join(" "),
-                        "detached from an interface that is not served"
-                    );
-                }
-                Err(e) => {
-                    warn!(ifindex, error = chain(&e), "an old pin cannot be removed");
-                    return;
-                }
-            }
+            let removed = dataplane.detach(ifindex).map_err(|e| {
+                warn!(ifindex, error = chain(&e), "an old pin cannot be removed");
+                format!("a program with old tables cannot be detached: {}", chain(&e))
+            })?;
+            let hooks: Vec<&str> = removed.iter().map(|p| p.hook.name()).collect();
+            let interface = interface_name(ifindex).unwrap_or_else(|| "(gone)".to_owned());
+            info!(
+                interface,
+                ifindex,
+                hooks = hooks.join(" "),
+                "detached from an interface that is not served"
+            );
         }
         // Only now is no link of an earlier agent left that could need them.
         match dataplane.forget_earlier_agents() {
@@ -449,8 +457,10 @@ impl Interfaces {
                     );
                 }
             }
+            // Those of another ABI ask a lease of their own, which nobody renews.
             Err(e) => warn!(error = chain(&e), "an old pin cannot be removed"),
         }
+        Ok(())
     }
 
     /// `eth0(xdp+tcx) eth1(tcx)`.

@@ -67,7 +67,7 @@ use feed::Feed;
 use health::Health;
 use interfaces::{Interfaces, Kernel};
 use lease::Lease;
-use look::{ENTRIES, SLICES};
+use look::{ENTRIES, SLICES, Sweep};
 use metrics::Metrics;
 use past::Shelf;
 use pulse::{Beat, Pulse};
@@ -221,6 +221,7 @@ struct Agent {
     health: Health,
     lease: Lease,
     shelf: Shelf,
+    sweep: Sweep,
     control_error: Option<String>,
 }
 
@@ -292,11 +293,13 @@ impl Agent {
         }
         let lease = Lease::new(settings.lease);
         let words = lease.begin(adopted.control.then_some(words), asked_at);
+        // Their map is not ours; what a person wants of the node is the same.
+        let paused = dataplane.paused_elsewhere();
         let control = dataplane.control();
         if !adopted.control
-            && let Some(paused) = vouch::paused_elsewhere()
+            && let Some(until) = paused
         {
-            control.pause(paused)?;
+            control.pause(until)?;
         }
         control.lease(words.lease)?;
         control.pod_lease(words.pod_lease)?;
@@ -307,6 +310,13 @@ impl Agent {
         };
         enforcer.enforce(&index, &facts, &mut kernel)?;
         dataplane.keep()?;
+        // From here on who pauses or resumes writes our map too. What was said while the tables were made was said to theirs alone.
+        if let Some(until) = dataplane
+            .paused_elsewhere()
+            .filter(|until| Some(*until) != paused)
+        {
+            dataplane.control().pause(until)?;
+        }
         look::compare(&mut dataplane);
         interfaces.first(&world, &mut dataplane)?;
         if let Some(unread) = feed.unread().filter(|unread| !unread.is_empty()) {
@@ -356,6 +366,7 @@ impl Agent {
             health,
             lease,
             shelf,
+            sweep: Sweep::default(),
             control_error: None,
         };
         if adopted.counters {

@@ -5,26 +5,18 @@ use tracing::error;
 use super::Agent;
 use super::past::Lapse;
 use super::pulse::Beat;
-use crate::dataplane::control::{Control, now_ns};
-use crate::dataplane::pins;
+use crate::dataplane::control::now_ns;
 use crate::dataplane::tables::TablesError;
 use crate::telemetry::chain;
-
-/// Until when agents of other versions were paused on this node. Their map is not ours; what a person wants of the node is the same.
-pub(super) fn paused_elsewhere() -> Option<u64> {
-    let maps = pins::controls().unwrap_or_default();
-    let words = maps
-        .iter()
-        .filter_map(|path| Control::open(path).ok()?.words().ok());
-    words.map(|words| words.paused).max()
-}
 
 impl Agent {
     /// Renews the leases, if the tables are vouched for.
     pub(super) fn beat(&mut self, Beat { at, answer }: Beat) {
         let view = answer
             .and_then(|()| self.feed.confirmed())
-            .and_then(|()| self.enforcer.vouched());
+            .and_then(|()| self.enforcer.vouched())
+            .and_then(|()| self.interfaces.vouched())
+            .and_then(|()| self.sweep.vouched());
         let renewed = self.renew(at, view);
         self.tell_control(renewed);
         self.look_at_lease();

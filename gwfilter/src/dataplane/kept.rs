@@ -87,7 +87,7 @@ impl Shape {
 
     /// Removes our pin of it.
     fn forget(&self, pins: &Pins) -> Result<(), PinsError> {
-        if pins.forget_map(self.pin)? {
+        if pins.map_path(self.pin).exists() && pins.forget_map(self.pin)? {
             warn!(
                 map = self.map,
                 "a pinned map cannot be gone on with, and is made anew"

@@ -15,6 +15,7 @@ pub mod rights;
 pub mod tables;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -29,6 +30,9 @@ use headers::Headers;
 use kept::{Adopted, CounterMaps, Kept, KeptError};
 use pins::{Hook, Pin, Pins, PinsError};
 use tables::{Tables, TablesError};
+use tracing::warn;
+
+use crate::telemetry::chain;
 
 /// `--packet-log`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,6 +172,26 @@ impl Dataplane {
     /// Lease and pause.
     pub const fn control(&mut self) -> &mut Control {
         &mut self.control
+    }
+
+    /// Until when agents of other ABIs were paused here, as far as that can be read.
+    #[must_use]
+    pub fn paused_elsewhere(&self) -> Option<u64> {
+        let read = |path: &PathBuf| match Control::open(path).and_then(|map| Ok(map.words()?)) {
+            Ok(words) => Some(words.paused),
+            Err(e) => {
+                warn!(
+                    error = chain(&e),
+                    "whether the agent of another version was paused cannot be read; if it was, pause again"
+                );
+                None
+            }
+        };
+        let paths = self.pins.paths_of_others(Pins::CONTROL);
+        paths
+            .filter(|path| path.exists())
+            .filter_map(|path| read(&path))
+            .max()
     }
 
     /// What of an earlier agent's maps is gone on with.

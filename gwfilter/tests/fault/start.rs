@@ -7,12 +7,18 @@
     reason = "helpers of tests: their panic is the report, and figures go to the test's output"
 )]
 
+use std::process::Command;
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use xtask::http::Answer;
+use xtask::poll;
 use xtask::process::Process;
+use xtask::site::{Client, NIC, Site, VIP_PORT, VIP_V4, destination};
 
-use crate::lab::{Change, Lab, SELDOM, SOON, launch, launch_traced};
-use crate::strace::{BPF, Fault, Kind, all, count};
+use crate::lab::{Change, Lab, SELDOM, SOON, binary, launch, launch_traced, site};
+use crate::strace::{BPF, Fault, Kind, all, count, words};
 
 /// So many starts with a fault, unless all are asked for.
 const STARTS: usize = 24;
@@ -65,7 +71,7 @@ fn every_call(kind: Kind) {
             let when = format!("start, {fault}");
             lab.agent = launch_traced(&lab.site, call, Some(&fault), &trace);
             // Either it gets along with it, or it ends and says why.
-            let runs = xtask::poll::until(SOON, || {
+            let runs = poll::until(SOON, || {
                 let ended = lab.agent.status().is_some();
                 lab.look(&when);
                 if lab.agent.log().contains("agent runs") {
@@ -108,4 +114,68 @@ fn every_call(kind: Kind) {
 #[test]
 fn each_bpf_call_of_a_start_fails_then_what_the_last_agent_pinned_stays_in_force() {
     every_call(BPF);
+}
+
+/// Starts an agent with a lease of six seconds on these interfaces; `fault`: under a tracer.
+fn on(site: &Site, interfaces: &[&str], fault: Option<&Fault>) -> Process {
+    let mut command = match fault {
+        None => Command::new(binary()),
+        Some(_) => Command::new("strace"),
+    };
+    if let Some(fault) = fault {
+        command.args(words(fault.call, Some(fault), "/dev/null"));
+        command.arg(binary());
+    }
+    let from = site.manifests().display().to_string();
+    command.args([
+        "run",
+        "--from",
+        &from,
+        "--drain",
+        "0",
+        "--lease",
+        "6s",
+        "--pod-lease",
+        "6s",
+    ]);
+    for interface in interfaces {
+        command.args(["--interface", interface]);
+    }
+    let mut agent = Process::spawn(&site.node, "gwfilter run", command).expect("started");
+    agent.wait_line("agent runs", SOON).expect("it runs");
+    agent
+}
+
+#[test]
+fn an_old_program_that_cannot_be_taken_off_then_nobody_renews_the_lease_that_it_asks() {
+    let site = site();
+    let (mut agent, at) = (
+        on(&site, &[NIC, "pods"], None),
+        destination(VIP_V4, VIP_PORT).expect("an address"),
+    );
+    kill(&mut agent);
+    // It serves one card; the program on the other one keeps the tables of the first agent.
+    let fault = Fault {
+        call: "unlink",
+        error: "EPERM",
+        nth: 1,
+        lasting: true,
+    };
+    agent = on(&site, &[NIC], Some(&fault));
+    agent
+        .wait_line("an old pin cannot be removed", SOON)
+        .expect("told");
+    agent
+        .wait_line("a program with old tables cannot be detached", SOON)
+        .expect("told as why the lease ends");
+    let opened = poll::every(Duration::from_millis(500), SOON, || {
+        (site.get(Client::A, at) == Answer::Status(200)).then_some(())
+    });
+    assert!(opened.is_some(), "{}", agent.tail());
+    kill(&mut agent);
+    agent = on(&site, &[NIC], None);
+    let shut = poll::every(Duration::from_millis(500), SOON, || {
+        (site.get(Client::A, at) == Answer::Timeout).then_some(())
+    });
+    assert!(shut.is_some(), "{}", agent.tail());
 }

@@ -83,27 +83,15 @@ pub(crate) const BPF: Kind = Kind {
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            call,
-            error,
-            nth,
-            lasting,
-        } = self;
-        let and_later = if *lasting { "+" } else { "" };
-        write!(f, "{call} {nth}{and_later}: {error}")
+        let Self { call, error, nth, .. } = self;
+        let and_later = if self.lasting { "+" } else { "" };
+        write!(f, "{call}:error={error}:when={nth}{and_later}")
     }
 }
 
 impl Fault {
     fn flag(&self) -> String {
-        let Self {
-            call,
-            error,
-            nth,
-            lasting,
-        } = self;
-        let and_later = if *lasting { "+" } else { "" };
-        format!("inject={call}:error={error}:when={nth}{and_later}")
+        format!("inject={self}")
     }
 
     /// What stands in the agent's log of it.

@@ -178,3 +178,62 @@ fn a_pause_then_it_outlives_an_agent_of_another_abi() {
     lab.site.node.run(&binary, &["resume"]).expect("resumed");
     lab.refused(Client::A, vip());
 }
+
+#[test]
+fn a_pause_while_the_next_agent_makes_its_tables_then_it_is_paused_too() {
+    let (site, agent) = enforced(&[]);
+    end(agent, Signal::SIGKILL);
+    becomes(&site, "v1");
+    let mut lab = Lab {
+        agent: launch_slow(&site),
+        site,
+    };
+    // A table of it is on its way to its place: it has asked for a pause, and its own map is not pinned yet.
+    let tables = "ls /sys/fs/bpf/gwfilter/v*/net-*/ | grep -q -- '-new$'";
+    let made = xtask::poll::until(SOON, || {
+        lab.site.node.run("sh", &["-c", tables]).is_ok().then_some(())
+    });
+    assert!(made.is_some(), "{}", lab.agent.tail());
+    let binary = binary().display().to_string();
+    lab.site.node.run(&binary, &["pause"]).expect("paused");
+    lab.agent.wait_line("agent runs", SOON).expect("it runs");
+    lab.let_in(Client::A, vip());
+    lab.site.node.run(&binary, &["resume"]).expect("resumed");
+    lab.refused(Client::A, vip());
+}
+
+/// Starts an agent that waits for a second before each table, and each note, is in its place.
+fn launch_slow(site: &Site) -> Process {
+    let (binary, from) = (
+        binary().display().to_string(),
+        site.manifests().display().to_string(),
+    );
+    let delay = "inject=rename:delay_enter=1000000";
+    let tracer = [
+        "-D",
+        "-f",
+        "-q",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=rename",
+        "-e",
+        delay,
+    ];
+    let agent = [
+        &binary,
+        "run",
+        "--from",
+        &from,
+        "--interface",
+        NIC,
+        "--packet-log",
+        "all",
+    ];
+    site.start(
+        "gwfilter run",
+        std::path::Path::new("strace"),
+        &[&tracer[..], &agent].concat(),
+    )
+    .expect("started")
+}
