@@ -14,7 +14,8 @@
 //!   source address and say what came of it: an [`http::Answer`].
 //! - [`site::Site`] puts them together: two clients, a router and a node with an ingress gateway behind it, with the
 //!   manifests that say so ([`manifests`]).
-//! - [`foreign::attach_xdp`] puts somebody else's XDP program on a device.
+//! - [`foreign::attach_xdp`] puts somebody else's XDP program on a device; [`bpf`] has the system calls for it.
+//! - [`curl::Curl`] asks by TLS.
 //! - [`cluster::Cluster`] is a real API server and its etcd, with Istio's CRDs; it starts a DaemonSet's container as its pod
 //!   template says.
 //! - [`meter::Meter`] sends numbered streams over a cable and counts to the last frame which of them arrive.
@@ -50,6 +51,7 @@ pub mod balancer;
 pub mod bpf;
 pub mod certificate;
 pub mod cluster;
+pub mod curl;
 pub mod envoy;
 pub mod foreign;
 pub mod gateway;

@@ -65,20 +65,8 @@ fn lists_of_peers_and_clients_and_broken_tables_then_as_they_say() {
 #[test]
 fn observe_in_the_header_then_nothing_is_dropped() {
     let steps = streams::classes();
-    let seen = assert_rows(&matrix::image(abi::HEADER_OBSERVE, 0), &steps, observed);
+    let seen = assert_rows(&matrix::image(abi::HEADER_OBSERVE, 0), &steps, Want::observed);
     assert!(seen.get(&Reason::Observed).is_some_and(|n| *n > 80), "{seen:?}");
-}
-
-fn observed(want: Want) -> Want {
-    match want.action {
-        Action::Pass | Action::Look => want,
-        Action::Drop => Want {
-            action: Action::Pass,
-            reason: Reason::Observed,
-            would_drop: true,
-            ..want
-        },
-    }
 }
 
 #[test]

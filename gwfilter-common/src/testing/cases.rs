@@ -27,6 +27,22 @@ pub struct Want {
     pub would_drop: bool,
 }
 
+impl Want {
+    /// The same where everything is only observed.
+    #[must_use]
+    pub fn observed(self) -> Self {
+        match self.action {
+            Action::Pass | Action::Look => self,
+            Action::Drop => Self {
+                action: Action::Pass,
+                reason: Reason::Observed,
+                would_drop: true,
+                ..self
+            },
+        }
+    }
+}
+
 impl From<Decision> for Want {
     fn from(d: Decision) -> Self {
         Self {

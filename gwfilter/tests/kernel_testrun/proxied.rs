@@ -85,15 +85,7 @@ fn classes_settings_cuts_and_shapes_then_the_kernel_does_what_their_rows_say() {
 fn observe_in_the_header_then_no_first_segment_is_dropped() {
     let mut object = Object::load(abi::PACKET_LOG_OFF, 0).unwrap();
     object.fill(&matrix::image(abi::HEADER_OBSERVE, 0)).unwrap();
-    run_steps(&mut object, &streams::classes(), |want| match want.action {
-        Action::Pass | Action::Look => want,
-        Action::Drop => Want {
-            action: Action::Pass,
-            reason: Reason::Observed,
-            would_drop: true,
-            ..want
-        },
-    });
+    run_steps(&mut object, &streams::classes(), Want::observed);
 }
 
 #[test]

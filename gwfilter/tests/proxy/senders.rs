@@ -7,8 +7,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use xtask::balancer::{Balancer, Check, Sends, Way};
+use xtask::curl::Curl;
 use xtask::gateway::{Listener, Serves};
-use xtask::http::{Answer, Connection};
+use xtask::http::{self, Answer, Connection};
 use xtask::manifests::cluster_with_proxy_protocol;
 use xtask::poll;
 use xtask::site::{
@@ -116,43 +117,27 @@ fn all_that_haproxy_tells_of_tls_then_only_the_denied_client_is_cut_off() {
     let certificate = balancer.certificate().expect("haproxy ends TLS");
     // The server name and the client's certificate are what haproxy tells of.
     let curl = |lab: &Lab, client: Client, way: &Way| {
-        let port = way.at.port();
-        let mut command = std::process::Command::new("curl");
-        command
-            .args([
-                "-sk",
-                "--noproxy",
-                "*",
-                "--max-time",
-                "10",
-                "-o",
-                "/dev/null",
-                "-w",
-                "%{http_code}",
-            ])
-            .args(["--connect-to", &format!("gateway.test:{port}:{}", way.at)])
-            .arg("--cert")
-            .arg(&certificate.certificate)
-            .arg("--key")
-            .arg(&certificate.key)
-            .arg(format!("https://gateway.test:{port}/headers"));
-        let output = lab.site.client(client).output(&mut command).expect("curl");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        let curl = Curl {
+            at: way.at,
+            certificate: Some(certificate),
+            seconds: 10,
+        };
+        curl.ask(lab.site.client(client)).expect("curl")
     };
     for (action, blocks) in [("DENY", A), ("ALLOW", B)] {
         lab.policy(action, "remoteIpBlocks", &blocks);
         for way in &ways {
             let last = poll::every(Duration::from_millis(100), SOON, || {
-                (curl(&lab, Client::A, way) == "000").then_some(())
+                curl(&lab, Client::A, way).is_err().then_some(())
             });
             assert!(last.is_some(), "{way:?}: denied; agent:\n{}", lab.agent.tail());
-            let (code, took) = timed(|| curl(&lab, Client::A, way));
-            assert_eq!(code, "000");
+            let (said, took) = timed(|| curl(&lab, Client::A, way));
+            assert!(said.is_err(), "{said:?}");
             assert!(
                 took < Duration::from_secs(5),
                 "cut off, not left hanging: {took:?}"
             );
-            assert_eq!(curl(&lab, Client::B, way), "200", "{way:?}");
+            assert_eq!(curl(&lab, Client::B, way), Ok(200), "{way:?}");
         }
     }
 }
@@ -181,20 +166,17 @@ fn what_haproxy_writes_behind_the_addresses_is_what_these_tests_say_it_is() {
             check: Check::Never,
         };
         let balancer = Balancer::haproxy(&site.router, &[way]).expect("haproxy");
-        let mut command = std::process::Command::new("curl");
-        command.args(["-sk", "--noproxy", "*", "--max-time", "1"]);
+        // Nobody answers; what counts is what haproxy writes first.
         if let Some(certificate) = balancer.certificate() {
-            command
-                .arg("--cert")
-                .arg(&certificate.certificate)
-                .arg("--key")
-                .arg(&certificate.key);
-            command.args(["--connect-to", &format!("gateway.test:{port}:{at}")]);
-            command.arg(format!("https://gateway.test:{port}/"));
+            let curl = Curl {
+                at,
+                certificate: Some(certificate),
+                seconds: 1,
+            };
+            let _ = curl.ask(&site.client_b).expect("curl");
         } else {
-            command.arg(format!("http://{at}/"));
+            let _ = http::get(&site.client_b, None, at, Duration::from_secs(1));
         }
-        site.client_b.output(&mut command).expect("curl");
         // The connection that asked whether haproxy serves may come first.
         let (header, types) = std::iter::repeat_with(|| {
             let (mut stream, _) = listener.accept().expect("a connection");
@@ -408,41 +390,25 @@ fn tls_passed_through_then_the_denied_client_gets_no_handshake() {
     let lab = Lab::serving(&all, "DENY", "remoteIpBlocks", &A, &[]);
     let (_balancer, ways) = lab.haproxy(&Sends::HEADERS, Check::Never);
     for way in ways {
-        let url = format!("https://{}/headers", way.at);
         let curl = |client: Client| {
-            let arguments = [
-                "-sk",
-                "--noproxy",
-                "*",
-                "--max-time",
-                "10",
-                "-o",
-                "/dev/null",
-                "-w",
-                "%{http_code}",
-                &url,
-            ];
-            let output = lab
-                .site
-                .client(client)
-                .output(std::process::Command::new("curl").args(arguments))
-                .expect("curl");
-            (
-                output.status.code(),
-                String::from_utf8_lossy(&output.stdout).into_owned(),
-            )
+            let curl = Curl {
+                at: way.at,
+                certificate: None,
+                seconds: 10,
+            };
+            curl.ask(lab.site.client(client)).expect("curl")
         };
         let last = poll::every(Duration::from_millis(100), SOON, || {
-            (curl(Client::A).1 == "000").then_some(())
+            curl(Client::A).is_err().then_some(())
         });
-        assert!(last.is_some(), "{url}: denied; agent:\n{}", lab.agent.tail());
-        let ((_, code), took) = timed(|| curl(Client::A));
-        assert_eq!(code, "000");
+        assert!(last.is_some(), "{way:?}: denied; agent:\n{}", lab.agent.tail());
+        let (said, took) = timed(|| curl(Client::A));
+        assert!(said.is_err(), "{said:?}");
         assert!(
             took < Duration::from_secs(5),
             "cut off, not left hanging: {took:?}"
         );
-        assert_eq!(curl(Client::B), (Some(0), "200".to_owned()), "{url}");
+        assert_eq!(curl(Client::B), Ok(200), "{way:?}");
     }
 }
 

@@ -147,6 +147,10 @@ fn an_agent_of_another_abi_takes_over_between_syn_and_header_then_judged_all_the
     lab.site.node.run("sh", &["-c", script]).expect("moved");
     lab.agent = start(&lab.site, &flags);
     assert_eq!(denied(open), Outcome::Reset, "{}", lab.agent.tail());
-    let left = lab.site.node.run("ls", &["/sys/fs/bpf/gwfilter"]).expect("listed");
+    let left = lab
+        .site
+        .node
+        .run("ls", &["/sys/fs/bpf/gwfilter"])
+        .expect("listed");
     assert!(!left.contains("v7777"), "{left}");
 }

@@ -3,6 +3,7 @@
 //! Programs that are more than that belong into the eBPF crate.
 
 pub mod insn;
+pub mod links;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -222,6 +223,15 @@ impl AsFd for Map {
 /// # Errors
 /// If the kernel refuses it.
 pub fn load(kind: ProgramKind, instructions: &[u64]) -> io::Result<OwnedFd> {
+    load_as(kind, "", instructions)
+}
+
+/// As [`load`], under a name of at most 15 bytes.
+pub(crate) fn load_as(kind: ProgramKind, name: &str, instructions: &[u64]) -> io::Result<OwnedFd> {
+    let mut prog_name = [0; 16];
+    for (to, from) in prog_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
     let mut log = vec![0_u8; LOG];
     let xdp = kind != ProgramKind::Tc;
     let mut attributes = Load {
@@ -238,6 +248,7 @@ pub fn load(kind: ProgramKind, instructions: &[u64]) -> io::Result<OwnedFd> {
         } else {
             0
         },
+        prog_name,
         expected_attach_type: if xdp { ATTACH_XDP } else { 0 },
         ..Load::default()
     };

@@ -1,11 +1,11 @@
 //! The demo's second part: a load balancer in front that writes PROXY headers (haproxy), and a real Envoy as the gateway that reads them.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use xtask::balancer::{Balancer, Check, Sends, Way};
+use xtask::curl::Curl;
 use xtask::gateway::{Gateway, Listener, Serves};
 use xtask::manifests::{cluster_with_proxy_protocol, ingress_policy};
 use xtask::netns::Namespace;
@@ -194,21 +194,11 @@ impl Part<'_> {
 
 /// The status that curl shows, or what it says of a connection that came to nothing.
 fn curl(namespace: &Namespace, port: u16) -> Result<String> {
-    let url = format!("https://{BALANCER_V4}:{port}/headers");
-    let output = namespace.output(Command::new("curl").args([
-        "-skS",
-        "--noproxy",
-        "*",
-        "--max-time",
-        "10",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{http_code}",
-        &url,
-    ]))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Ok(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    let curl = Curl {
+        at: site::destination(BALANCER_V4, port)?,
+        certificate: None,
+        seconds: 10,
+    };
+    let said = curl.ask(namespace)?;
+    Ok(said.map_or_else(|why| why, |status| status.to_string()))
 }
