@@ -8,3 +8,12 @@ pub const LACKS: &str = "GWFILTER_KERNEL_LACKS";
 pub fn lacks(what: &str) -> bool {
     std::env::var(LACKS).is_ok_and(|list| list.split(',').any(|word| word == what))
 }
+
+/// Set in a guest of `cargo xtask test vm`.
+pub const GUEST: &str = "GWFILTER_GUEST";
+
+/// Whether this machine is a guest, made for one test and thrown away: its clock may be set.
+#[must_use]
+pub fn is_guest() -> bool {
+    std::env::var_os(GUEST).is_some()
+}

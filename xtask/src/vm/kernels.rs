@@ -22,6 +22,9 @@ const SERIES: [((u32, u32), &str); 4] = [
     ((7, 2), ""),
 ];
 
+/// The label of the newest one.
+pub(crate) const NEWEST: &str = "7.2";
+
 /// Where the series are.
 const SUITES: [&str; 9] = [
     "debian bullseye",

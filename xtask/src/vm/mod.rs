@@ -53,12 +53,13 @@ const MODULES: [&str; 12] = [
 ];
 
 /// The test programs that run in the guests, with their arguments.
-const TESTS: [Test; 3] = [
+const TESTS: [Test; 4] = [
     Test {
         name: "kernel_matrix",
         // The budget is of the kernel that developers have; the table has the others' figures.
         arguments: &["--nocapture", "--skip", "within_the_budget"],
         skips: &[],
+        only: None,
     },
     Test {
         name: "kernel_testrun",
@@ -86,6 +87,7 @@ const TESTS: [Test; 3] = [
             // They attach by TCX themselves.
             ("tcx", &["ends::"]),
         ],
+        only: None,
     },
     // With the agent, and packets.
     Test {
@@ -97,6 +99,14 @@ const TESTS: [Test; 3] = [
             "attach::somebody_elses_xdp_program",
         ],
         skips: &[],
+        only: None,
+    },
+    // What it says is of the agent and not of the kernel: one is enough.
+    Test {
+        name: "clock",
+        arguments: &[],
+        skips: &[],
+        only: Some(kernels::NEWEST),
     },
 ];
 
@@ -106,6 +116,8 @@ struct Test {
     arguments: &'static [&'static str],
     /// What the kernel may lack, and the tests that are then left out.
     skips: &'static [(&'static str, &'static [&'static str])],
+    /// The one series that it runs on.
+    only: Option<&'static str>,
 }
 
 impl Test {
@@ -264,10 +276,12 @@ impl Guest {
                     "CARGO_TARGET_DIR": paths::target(),
                     xtask::kernel::LACKS: kernel.lacks,
                     xtask::poll::PATIENCE: "5",
+                    xtask::kernel::GUEST: "1",
                 },
             })
         };
-        TESTS.iter().zip(&self.programs).map(job).collect()
+        let runs = |(test, _): &(&Test, &PathBuf)| test.only.is_none_or(|series| series == kernel.label);
+        TESTS.iter().zip(&self.programs).filter(runs).map(job).collect()
     }
 }
 
