@@ -52,7 +52,10 @@ pub(crate) fn measure(size: &Size) -> Result<()> {
         let hosts = List::hosts(Family::V4, entries.min(Peer::XdpFilter.most()));
         let mut sender = Sender::new()?;
         let all = set_up(&mut sender, &Peer::ALL, &list, &hosts)?;
-        for ready in &all {
+        let loaded = all
+            .iter()
+            .filter(|ready| !matches!(ready.peer, Peer::Nothing | Peer::Passes));
+        for ready in loaded {
             let took = Rounds(vec![ready.load.as_secs_f64()]);
             load.insert((ready.peer, entries), took);
         }
@@ -125,7 +128,7 @@ fn set_up(sender: &mut Sender, peers: &[Peer], list: &List, hosts: &List) -> Res
     let mut all = Vec::new();
     for &peer in peers {
         let own = peer.list(list, hosts);
-        if !peer.takes(list.family()) || own.len() > peer.most() {
+        if !peer.takes(list.family()) || list.len() > peer.most() {
             continue;
         }
         progress(format_args!(

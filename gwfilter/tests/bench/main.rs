@@ -28,6 +28,8 @@ const ONLY: &str = "GWFILTER_BENCH_ONLY";
 /// Set: short lists and fewer rounds.
 const QUICK: &str = "GWFILTER_BENCH_QUICK";
 
+/// Lengths of lists, separated by commas.
+const ENTRIES: &str = "GWFILTER_BENCH_ENTRIES";
 /// Set: nothing is told but whether a few ratios are within bounds.
 const GUARD: &str = "GWFILTER_BENCH_GUARD";
 
@@ -87,9 +89,15 @@ fn main() -> Result<ExitCode> {
         .filter(|id| !id.is_empty())
         .map(ToOwned::to_owned)
         .collect();
+    let told = std::env::var(ENTRIES).unwrap_or_default();
+    let told = told.split(',').filter(|length| !length.is_empty());
+    let told = told.map(|length| length.parse().context("a length of a list"));
+    let told = told.collect::<Result<Vec<usize>>>()?;
     let size = Size {
         only,
-        entries: if quick {
+        entries: if !told.is_empty() {
+            told
+        } else if quick {
             vec![1_000, 10_000]
         } else {
             vec![1_000, 10_000, 100_000, 1_000_000]

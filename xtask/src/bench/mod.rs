@@ -26,6 +26,9 @@ pub(crate) struct Options {
     /// Short lists and fewer rounds: a look, not a figure
     #[arg(long)]
     quick: bool,
+    /// Other lengths of lists, ascending
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    entries: Vec<usize>,
     /// Write figures, plots and a line of the history into this folder, as docs/bench has them
     #[arg(long, value_name = "FOLDER")]
     write: Option<PathBuf>,
@@ -54,6 +57,10 @@ pub(crate) fn main(options: &Options) -> Result<()> {
         // As the tests are built: what one of the two has built serves the other.
         .args(["test", "--quiet", "--locked", "--all-features", "--test", "bench"])
         .env("GWFILTER_BENCH_ONLY", options.only.join(","));
+    if !options.entries.is_empty() {
+        let lengths: Vec<String> = options.entries.iter().map(ToString::to_string).collect();
+        cargo.env("GWFILTER_BENCH_ENTRIES", lengths.join(","));
+    }
     if options.quick {
         cargo.env("GWFILTER_BENCH_QUICK", "1");
     }
