@@ -1,20 +1,19 @@
 //! `build`: the release binary with the eBPF object inside.
 
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
 use xtask::paths;
 
 use crate::build_ebpf;
-use crate::run::{run, say};
+use crate::run::{cargo, run, say};
 
 /// The verb. Refuses a stub or an object that does not match the sources: such an agent would fail on the node.
 pub(crate) fn main() -> Result<()> {
     build_ebpf::build_if_stale()?;
     build_ebpf::require_fresh()?;
-    run(Command::new("cargo").current_dir(paths::root()).args([
+    run(cargo().args([
         "build",
         "--release",
         "--locked",

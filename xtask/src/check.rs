@@ -2,12 +2,10 @@
 //!
 //! Every step runs, also after one that failed: a person wants all findings at once.
 
-use std::process::Command;
-
 use anyhow::{Context as _, Result, bail};
 use xtask::paths;
 
-use crate::run::{output, run, say, shown};
+use crate::run::{cargo, output, run, say, shown};
 use crate::setup::{self, Part, Voice};
 use crate::test::Tally;
 use crate::tidy;
@@ -48,13 +46,6 @@ pub(crate) fn group() -> Result<Tally> {
         }
     }
     Ok(tally)
-}
-
-/// A `cargo` of the workspace's toolchain.
-fn cargo() -> Command {
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(paths::root());
-    cargo
 }
 
 fn format() -> Result<()> {

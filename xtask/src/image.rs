@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -15,7 +14,7 @@ use xtask::oci::{self, File, Image};
 use xtask::paths;
 
 use crate::build_ebpf;
-use crate::run::{run, say};
+use crate::run::{cargo, run, say};
 use crate::setup::{self, Part, Voice};
 
 /// The name in the manifests, which no registry has.
@@ -120,8 +119,7 @@ fn static_binary() -> Result<PathBuf> {
             flags.push(format!("--remap-path-prefix={}={name}", path.display()));
         }
     }
-    run(Command::new("cargo")
-        .current_dir(paths::root())
+    run(cargo()
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         // Debug lines would be most of the image.
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")

@@ -80,6 +80,27 @@ pub(crate) fn output(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("starting {}", command.get_program().display()))
 }
 
+/// A `cargo` of the workspace's toolchain, in the workspace's folder, with the environment of one that is typed.
+///
+/// `cargo xtask` is a `cargo run`, which tells the program about its own package. Some build scripts (ring's) ask to be run again when
+/// that changes: everything above them would be built anew each time that `cargo xtask` follows a typed cargo, and the reverse.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(xtask::paths::root());
+    for (key, _) in std::env::vars_os().filter(|(key, _)| tells_of_a_package(&key.to_string_lossy())) {
+        command.env_remove(&key);
+    }
+    command
+}
+
+/// Whether cargo sets the variable for the program of a package.
+fn tells_of_a_package(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"]
+        .iter()
+        .any(|prefix| variable.starts_with(prefix))
+        || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"].contains(&variable)
+}
+
 /// Takes away what the outer cargo and rustup put into the environment, so that another toolchain can be run.
 ///
 /// `cargo xtask` runs under rustup's proxy, which sets `RUSTUP_TOOLCHAIN`, `CARGO`, `LD_LIBRARY_PATH` and more:
@@ -119,4 +140,27 @@ pub(crate) fn which(program: &str) -> Option<std::path::PathBuf> {
         .chain(cargo_home.map(|home| home.join("bin")))
         .map(|dir| dir.join(program))
         .find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cargo_then_it_hears_nothing_of_the_package_that_starts_it() {
+        // Cargo tells a test of its package, as it tells a program.
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some());
+        let command = cargo();
+        let kept = |name: &str| {
+            !command
+                .get_envs()
+                .any(|(key, value)| key == name && value.is_none())
+        };
+        for name in ["CARGO_PKG_NAME", "CARGO_PKG_VERSION_MAJOR", "CARGO_MANIFEST_DIR"] {
+            assert!(!kept(name), "{name}");
+        }
+        for name in ["CARGO_TARGET_DIR", "CARGO_HOME", "PATH"] {
+            assert!(kept(name), "{name}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use xtask::{paths, rights};
 
 use crate::build_ebpf;
-use crate::run::{read, say};
+use crate::run::{cargo, read, say};
 use crate::setup::{self, Part, Voice};
 
 /// What `bench` is asked for.
@@ -51,9 +51,8 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     if build_ebpf::require_fresh().is_err() {
         build()?;
     }
-    let mut cargo = Command::new("cargo");
+    let mut cargo = cargo();
     cargo
-        .current_dir(paths::root())
         // As the tests are built: what one of the two has built serves the other.
         .args(["test", "--quiet", "--locked", "--all-features", "--test", "bench"])
         .env("GWFILTER_BENCH_ONLY", options.only.join(","));

@@ -7,7 +7,6 @@ mod proxy;
 mod walk;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -16,7 +15,7 @@ use xtask::site::{self, CLIENT_V4, NIC, NODE, NODE_PORT, NODE_V4, POD_PORT, POD_
 use xtask::{paths, rights};
 
 use crate::build_ebpf;
-use crate::run::{run, say};
+use crate::run::{cargo, run, say};
 use crate::setup::{self, Part, Voice};
 use walk::{Variant, Walk};
 
@@ -65,9 +64,8 @@ fn first_part(binary: &Path) -> Result<()> {
 /// The agent, with the eBPF object inside.
 fn build() -> Result<PathBuf> {
     build_ebpf::build_if_stale()?;
-    let mut cargo = Command::new("cargo");
+    let mut cargo = cargo();
     cargo
-        .current_dir(paths::root())
         // The tests' profile: what one of the two has built serves the other.
         .args(["build", "--quiet", "--locked", "--profile", "test"])
         .args(["--package", "gwfilter", "--bin", "gwfilter"]);

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use xtask::paths;
 
 use super::Tally;
-use crate::run::{output, read, run, say, shown};
+use crate::run::{cargo, output, read, run, say, shown};
 
 /// How many targets run at once. Each has one thread, and memory of its own.
 const AT_ONCE: usize = 2;
@@ -47,12 +47,9 @@ pub(crate) fn group(seconds: u32) -> Result<Tally> {
 }
 
 fn cargo_fuzz() -> Command {
-    let mut command = Command::new("cargo");
+    let mut command = cargo();
     // libFuzzer's instrumentation is unstable; the workspace's stable compiler has it all the same.
-    command
-        .current_dir(paths::root())
-        .env("RUSTC_BOOTSTRAP", "1")
-        .arg("fuzz");
+    command.env("RUSTC_BOOTSTRAP", "1").arg("fuzz");
     command
 }
 

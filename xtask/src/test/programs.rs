@@ -10,10 +10,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
-use xtask::paths;
 
 use super::tally::{Tally, closing_line};
-use crate::run::{output, read, run, say, shown};
+use crate::run::{cargo, output, read, run, say, shown};
 
 /// The features of every build of tests; its packages are the workspace's default members, as for a `cargo test` that is typed.
 const SELECTION: [&str; 2] = ["--locked", "--all-features"];
@@ -150,16 +149,14 @@ pub(crate) fn examples() -> Result<Tally> {
 }
 
 fn cargo_test() -> Command {
-    let mut command = Command::new("cargo");
-    command.current_dir(paths::root()).arg("test").args(SELECTION);
+    let mut command = cargo();
+    command.arg("test").args(SELECTION);
     command
 }
 
 fn metadata() -> Result<Value> {
-    let mut cargo = Command::new("cargo");
-    cargo
-        .current_dir(paths::root())
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"]);
+    let mut cargo = cargo();
+    cargo.args(["metadata", "--no-deps", "--format-version", "1", "--offline"]);
     serde_json::from_str(&read(&mut cargo)?).context("reading `cargo metadata`")
 }
 
