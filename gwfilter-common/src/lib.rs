@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod abi;
 pub mod decide;
+pub mod flat;
 pub mod logline;
 pub mod packet;
 pub mod proxy;

@@ -13,6 +13,7 @@
 
 mod draft;
 mod drain;
+pub mod flat;
 mod image;
 mod leaves;
 mod names;
