@@ -5,11 +5,12 @@
 
 use core::ptr;
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_LPM_TRIE};
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_map_lookup_elem;
 use gwfilter_common::abi::{Leaf, ROOT_LEN, Slot};
+use gwfilter_common::flat::{Line, Lines};
 
 /// A trie over addresses of `N` bytes, whose keys have `KEY` bytes. Its `max_entries` is the template's; that of a trie in a map is its own.
 #[repr(C)]
@@ -58,6 +59,49 @@ impl RootArray {
                 ptr::from_ref(&index).cast(),
             )
             .cast::<Slot>()
+            .as_ref()
+        }
+    }
+}
+
+/// A flat table. An array in a map may have another length than the template's with `BPF_F_INNER_MAP`; lines begin where lines of the
+/// cache do with `BPF_F_MMAPABLE`, whose memory is whole pages.
+#[repr(C)]
+pub(crate) struct LineArray {
+    r#type: *const [i32; BPF_MAP_TYPE_ARRAY as usize],
+    key_size: *const [i32; size_of::<u32>()],
+    value_size: *const [i32; size_of::<Line>()],
+    max_entries: *const [i32; 1],
+    map_flags: *const [i32; (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize],
+}
+
+impl Lines for LineArray {
+    #[inline(always)]
+    fn top_bit(word: u64) -> u64 {
+        #[cfg(target_arch = "bpf")]
+        {
+            let mut word = word;
+            // SAFETY: one instruction on one register.
+            unsafe {
+                core::arch::asm!("{0} >>= 63", inout(reg) word, options(pure, nomem, nostack, preserves_flags));
+            }
+            word
+        }
+        #[cfg(not(target_arch = "bpf"))]
+        {
+            word >> 63
+        }
+    }
+
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<&Line> {
+        // SAFETY: as for `RootArray::get`. A line that is written while it is read is one that no front points to yet.
+        unsafe {
+            bpf_map_lookup_elem(
+                ptr::from_ref(self).cast_mut().cast(),
+                ptr::from_ref(&index).cast(),
+            )
+            .cast::<Line>()
             .as_ref()
         }
     }

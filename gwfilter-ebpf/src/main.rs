@@ -7,6 +7,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod count;
+mod flat;
 mod header;
 mod inner;
 mod maps;

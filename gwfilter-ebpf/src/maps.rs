@@ -7,11 +7,12 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::ProgramArray;
 use gwfilter_common::abi::{
-    CONTROL_LEN, LogLimit, MAX_LISTENERS, MAX_RULES, NEXT_LEN, REASONS, SYN_ENTRIES, Slot, SynEntry, SynKey,
-    TABLE_SLOTS, Tally,
+    CONTROL_LEN, FLAT_TABLE, LogLimit, MAX_LISTENERS, MAX_RULES, NEXT_LEN, REASONS, SYN_ENTRIES, Slot,
+    SynEntry, SynKey, TABLE_SLOTS, Tally,
 };
 use gwfilter_common::decide::{RootTable, Source, Streams, Tables};
 
+use crate::flat;
 use crate::header::SCRATCH_WORDS;
 use crate::inner::{RootArray, Trie};
 use crate::packet_log::LINE_WORDS;
@@ -74,11 +75,17 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn source4(&self, table: u32, addr: [u8; 4]) -> Source {
+        if table & FLAT_TABLE != 0 {
+            return flat::source4(table, addr);
+        }
         source(&GWF_SRC4, table, addr)
     }
 
     #[inline(always)]
     fn source6(&self, table: u32, addr: [u8; 16]) -> Source {
+        if table & FLAT_TABLE != 0 {
+            return flat::source6(table, addr);
+        }
         source(&GWF_SRC6, table, addr)
     }
 

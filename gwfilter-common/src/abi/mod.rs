@@ -10,8 +10,9 @@
 //! | [`BUCKETS_START`] .. + [`BUCKETS`] | hash table of [`Tuple`]s, open addressing, linear probing, [`MAX_PROBES`] |
 //! | [`PROXY_START`] .. + [`PROXY_SLOTS`] | [`Proxy`]s: how tuples with [`TUPLE_PROXY`] are judged |
 //!
-//! A tuple names the indices of its source tries in [`SRC4_MAP`], [`SRC6_MAP`] and of its never-drop tries in
-//! [`NEVER4_MAP`], [`NEVER6_MAP`]. Index 0 of each is never written: 0 means "no such table". Changing anything here changes [`ABI_VERSION`].
+//! A tuple names the numbers of its source table and of its never-drop trie: an index of [`SRC4_MAP`] or [`SRC6_MAP`], or with [`FLAT_TABLE`]
+//! of [`FLAT4_MAP`] or [`FLAT6_MAP`]; an index of [`NEVER4_MAP`] or [`NEVER6_MAP`]. Index 0 of each is never written: 0 means "no such table".
+//! Changing anything here changes [`ABI_VERSION`].
 //!
 //! All words are in the machine's own order; addresses and trie keys are in network order.
 
@@ -22,7 +23,7 @@ pub use proxy::{MAX_CELLS, MAX_CLASSES, Proxy, SYN_ENTRIES, SynEntry, SynKey};
 use crate::wire::Family;
 
 /// The number both sides must share; the object carries it in the global [`ABI_GLOBAL`].
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Array-of-maps of length 1 whose element is the root table.
 pub const ROOT_MAP: &str = "GWF_ROOT";
@@ -30,6 +31,10 @@ pub const ROOT_MAP: &str = "GWF_ROOT";
 pub const SRC4_MAP: &str = "GWF_SRC4";
 /// Array-of-maps of IPv6 source tries.
 pub const SRC6_MAP: &str = "GWF_SRC6";
+/// Array-of-maps of IPv4 source tables in flat form ([`crate::flat`]).
+pub const FLAT4_MAP: &str = "GWF_FLAT4";
+/// Array-of-maps of IPv6 source tables in flat form.
+pub const FLAT6_MAP: &str = "GWF_FLAT6";
 /// Array-of-maps of IPv4 never-drop tries.
 pub const NEVER4_MAP: &str = "GWF_NEVER4";
 /// Array-of-maps of IPv6 never-drop tries.
@@ -104,6 +109,8 @@ pub const PACKET_LOG_ALL: u32 = 2;
 
 /// Tables of one kind that can exist at a time, two generations together.
 pub const TABLE_SLOTS: u32 = 512;
+/// Set in the number of a source table that is flat; the other bits are its index.
+pub const FLAT_TABLE: u32 = 1 << 15;
 /// Blocks of counters: [`NO_LISTENER`] and one for each listener.
 pub const MAX_LISTENERS: u32 = 512;
 /// The block of packets that no listener can be named for: fragments and IP packets whose ports cannot be known, of
@@ -170,7 +177,7 @@ pub struct Tuple {
     pub family: u8,
     /// `TUPLE_*` bits.
     pub flags: u32,
-    /// Index of the source trie of this tuple's family, 0 for none.
+    /// Number of the source table of this tuple's family, 0 for none.
     pub source_table: u32,
     /// Index of the never-drop trie of this tuple's family, 0 for none.
     pub never_table: u32,
@@ -198,7 +205,7 @@ pub const TUPLE_RESET: u32 = 16;
 /// Tuple flag: the destination is an address of a pod, which may be another pod's soon: [`CONTROL_POD_LEASE`] bears on it too.
 pub const TUPLE_POD: u32 = 32;
 
-/// Leaf of a source trie.
+/// Leaf of a source table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Leaf {
@@ -253,6 +260,7 @@ const _: () = {
     assert!(size_of::<LogLimit>() == 24);
     assert!(BITMAP_SLOTS as usize * 512 == 65_536);
     assert!(BUCKETS.is_power_of_two());
+    assert!(TABLE_SLOTS <= FLAT_TABLE);
 };
 
 /// The bucket at which the search for a destination starts (before masking with `BUCKETS - 1`). Both sides use it.

@@ -8,7 +8,9 @@
 //! |---|---|---|
 //! | peers, clients, destinations | address | [`VERDICT_CLASS`](super::VERDICT_CLASS), class in [`Leaf::rule`](super::Leaf::rule) |
 //! | ports | `[high, low, 0, 0]`, prefix 16 | the same |
-//! | verdicts | cell number in network order, prefix 32 or shorter | as in a source trie |
+//! | verdicts | cell number in network order, prefix 32 or shorter | as in a source table |
+//!
+//! Class tables of addresses may be flat, as source tables may.
 //!
 //! What no prefix covers, and everything where there is no table, is class 0; a cell that is not covered passes. Classes are
 //! numbered across both families.

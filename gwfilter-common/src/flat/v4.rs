@@ -46,11 +46,11 @@ pub const fn pointer(kind: u32, place: u32) -> Option<u32> {
 
 /// Where in a line the last run is that begins at or before `key`, a run's word; the first run begins at 0, so there is one.
 #[inline(always)]
-fn last(line: &Line, key: u64) -> u32 {
+fn last<L: Lines + ?Sized>(line: &Line, key: u64) -> u32 {
     let mut later = 0;
     for pair in line {
-        later += below(key, *pair & 0xffff_ffff);
-        later += below(key, *pair >> 32);
+        later += below::<L>(key, *pair & 0xffff_ffff);
+        later += below::<L>(key, *pair >> 32);
     }
     15_u32.wrapping_sub(later)
 }
@@ -58,7 +58,10 @@ fn last(line: &Line, key: u64) -> u32 {
 /// The value of an address, in host order.
 #[inline(always)]
 pub fn find<L: Lines + ?Sized>(lines: &L, address: u32) -> Flat {
-    let Some(front) = lines.line(address >> 16).and_then(|line| word(line, (address >> LOW_BITS) & 15)) else {
+    let Some(front) = lines
+        .line(address >> 16)
+        .and_then(|line| word(line, (address >> LOW_BITS) & 15))
+    else {
         return Flat::Damaged;
     };
     if front & POINTER == 0 {
@@ -79,17 +82,18 @@ fn behind<L: Lines + ?Sized>(lines: &L, front: u32, address: u32) -> Option<u32>
             let line = lines.line(place >> 2)?;
             let first = (place & 3) * 2;
             let (a, b) = (*line.get(first as usize)?, *line.get(first as usize + 1)?);
-            let later = below(key, a >> 32) + below(key, b & 0xffff_ffff) + below(key, b >> 32);
+            let later =
+                below::<L>(key, a >> 32) + below::<L>(key, b & 0xffff_ffff) + below::<L>(key, b >> 32);
             word(line, first * 2 + 3 - later)
         }
         LINE => {
             let line = lines.line(place)?;
-            word(line, last(line, key))
+            word(line, last::<L>(line, key))
         }
         INDEX => {
-            let child = last(lines.line(place)?, u64::from(low << LEAF_BITS));
+            let child = last::<L>(lines.line(place)?, u64::from(low << LEAF_BITS));
             let line = lines.line(place + 1 + (child & 15))?;
-            word(line, last(line, key))
+            word(line, last::<L>(line, key))
         }
         _ => word(lines.line(place + (low >> 4))?, low & 15),
     };

@@ -35,25 +35,24 @@ pub const fn pointer(root: bool, line: u32) -> Option<u32> {
     if line > PLACE_MASK {
         return None;
     }
-    Some(if root { POINTER | IS_ROOT | line } else { POINTER | line })
+    Some(if root {
+        POINTER | IS_ROOT | line
+    } else {
+        POINTER | line
+    })
 }
 
 /// 1 if `a <= b`, else 0, without a branch.
 #[inline(always)]
-const fn reached(a: u64, b: u64) -> u32 {
+fn reached<L: Lines + ?Sized>(a: u64, b: u64) -> u32 {
     // The borrow of `b - a` (Hacker's Delight §2–13), as full words have no bit to spare.
-    let borrow = ((!b & a) | ((!b | a) & b.wrapping_sub(a))) >> 63;
+    let borrow = L::top_bit((!b & a) | ((!b | a) & b.wrapping_sub(a)));
     1 - borrow as u32
 }
 
-/// The value of an address in network order.
+/// The value of an address, its two halves in host order.
 #[inline(always)]
-pub fn find<L: Lines + ?Sized>(lines: &L, address: [u8; 16]) -> Flat {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
-    let (upper, lower) = (
-        u64::from_be_bytes([a, b, c, d, e, f, g, h]),
-        u64::from_be_bytes([i, j, k, l, m, n, o, p]),
-    );
+pub fn find<L: Lines + ?Sized>(lines: &L, upper: u64, lower: u64) -> Flat {
     let Some(value) = descend(lines, 0, upper) else {
         return Flat::Damaged;
     };
@@ -62,7 +61,7 @@ pub fn find<L: Lines + ?Sized>(lines: &L, address: [u8; 16]) -> Flat {
     }
     let place = value & PLACE_MASK;
     let found = if value & IS_ROOT == 0 {
-        lines.line(place).and_then(|line| in_leaf(line, lower))
+        lines.line(place).and_then(|line| in_leaf::<L>(line, lower))
     } else {
         descend(lines, place, lower)
     };
@@ -86,11 +85,11 @@ fn descend<L: Lines + ?Sized>(lines: &L, root: u32, key: u64) -> Option<u32> {
         // Only a key that fills nodes up leads behind the last line.
         let line = lines.line(first.wrapping_add(if number < count { number } else { count - 1 }))?;
         if root.get(level + 1).is_none_or(|next| *next == 0) {
-            return in_leaf(line, key);
+            return in_leaf::<L>(line, key);
         }
         let mut child = 0;
         for separator in line {
-            child += reached(*separator, key);
+            child += reached::<L>(*separator, key);
         }
         number = number.wrapping_mul(FANOUT).wrapping_add(child);
     }
@@ -99,9 +98,12 @@ fn descend<L: Lines + ?Sized>(lines: &L, root: u32, key: u64) -> Option<u32> {
 
 /// The value of a key in its leaf.
 #[inline(always)]
-fn in_leaf(line: &Line, key: u64) -> Option<u32> {
+fn in_leaf<L: Lines + ?Sized>(line: &Line, key: u64) -> Option<u32> {
     let [_, second, third, fourth, fifth, ..] = line;
-    let at = reached(*second, key) + reached(*third, key) + reached(*fourth, key) + reached(*fifth, key);
+    let at = reached::<L>(*second, key)
+        + reached::<L>(*third, key)
+        + reached::<L>(*fourth, key)
+        + reached::<L>(*fifth, key);
     word(line, VALUES + at)
 }
 
@@ -114,7 +116,7 @@ mod tests {
         let ends = [0, 1, 2, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX - 1, u64::MAX];
         for a in ends {
             for b in ends {
-                assert_eq!(reached(a, b), u32::from(a <= b), "{a} {b}");
+                assert_eq!(reached::<[Line]>(a, b), u32::from(a <= b), "{a} {b}");
             }
         }
     }

@@ -362,7 +362,7 @@ mod tests {
         fn apply(&mut self, ops: &[Op]) -> Result<Vec<TablesError>, TablesError> {
             let builds = || {
                 ops.iter()
-                    .any(|op| matches!(op, Op::Build4 { .. } | Op::Build6 { .. }))
+                    .any(|op| matches!(op, Op::Build4 { .. } | Op::Build6 { .. } | Op::BuildFlat { .. }))
             };
             if self.fails || (self.fails_to_build && builds()) {
                 return Err(failure());

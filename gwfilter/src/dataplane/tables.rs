@@ -1,6 +1,7 @@
 //! Applies the planner's operations to the kernel's maps, in their order.
 
 mod earlier;
+mod flat;
 mod shelf;
 mod verify;
 
@@ -16,13 +17,14 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use gwfilter_common::abi::{
-    COUNT_MAP, LOGLIM_MAP, Leaf, LogLimit, NEVER4_MAP, NEVER6_MAP, REASONS, ROOT_LEN, ROOT_MAP, RULES_MAP,
-    SRC4_MAP, SRC6_MAP, Slot, Tally,
+    COUNT_MAP, FLAT4_MAP, FLAT6_MAP, LOGLIM_MAP, Leaf, LogLimit, NEVER4_MAP, NEVER6_MAP, REASONS, ROOT_LEN,
+    ROOT_MAP, RULES_MAP, SRC4_MAP, SRC6_MAP, Slot, Tally,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::plan::{Entries4, Entries6, Kind, Op, RootImage};
+use crate::plan::{Entries4, Entries6, FlatTable, Kind, Op, RootImage};
 
+use flat::{Flats, LineArray};
 use shelf::{Old, Shelf};
 use verify::{Cursor, Place};
 
@@ -108,9 +110,12 @@ pub struct Tables {
     source6: Tries<16>,
     never4: Tries<4>,
     never6: Tries<16>,
+    flat4: Flats,
+    flat6: Flats,
     /// What freed indices hold.
     empty4: Trie<4>,
     empty6: Trie<16>,
+    empty_flat: LineArray,
     count: PerCpuArray<MapData, Tally>,
     rules: PerCpuArray<MapData, Tally>,
     log_limit: PerCpuArray<MapData, LogLimit>,
@@ -132,6 +137,8 @@ struct Numbers {
     source6: OwnedFd,
     never4: OwnedFd,
     never6: OwnedFd,
+    flat4: OwnedFd,
+    flat6: OwnedFd,
 }
 
 impl Numbers {
@@ -152,16 +159,20 @@ impl Numbers {
             source6: again(SRC6_MAP)?,
             never4: again(NEVER4_MAP)?,
             never6: again(NEVER6_MAP)?,
+            flat4: again(FLAT4_MAP)?,
+            flat6: again(FLAT6_MAP)?,
         })
     }
 
     const fn at(&self, place: Place) -> &OwnedFd {
         match place {
             Place::Root => &self.root,
-            Place::Four(Kind::Never4 | Kind::Never6, _) => &self.never4,
-            Place::Four(_, _) => &self.source4,
-            Place::Six(Kind::Never4 | Kind::Never6, _) => &self.never6,
-            Place::Six(_, _) => &self.source6,
+            Place::Table(Kind::Source4, _) => &self.source4,
+            Place::Table(Kind::Source6, _) => &self.source6,
+            Place::Table(Kind::Never4, _) => &self.never4,
+            Place::Table(Kind::Never6, _) => &self.never6,
+            Place::Table(Kind::Flat4, _) => &self.flat4,
+            Place::Table(Kind::Flat6, _) => &self.flat6,
         }
     }
 }
@@ -172,14 +183,14 @@ struct Written {
     root: Option<Arc<RootImage>>,
     four: BTreeMap<(Kind, u32), Entries4>,
     six: BTreeMap<(Kind, u32), Entries6>,
+    flat: BTreeMap<(Kind, u32), FlatTable>,
 }
 
 impl Written {
     fn places(&self) -> impl Iterator<Item = Place> + '_ {
         let root = self.root.iter().map(|_| Place::Root);
-        let four = self.four.keys().map(|(kind, index)| Place::Four(*kind, *index));
-        let six = self.six.keys().map(|(kind, index)| Place::Six(*kind, *index));
-        root.chain(four).chain(six)
+        let tables = self.four.keys().chain(self.six.keys()).chain(self.flat.keys());
+        root.chain(tables.map(|(kind, index)| Place::Table(*kind, *index)))
     }
 }
 
@@ -204,6 +215,9 @@ impl Tables {
             source6: map(ebpf, SRC6_MAP)?,
             never4: map(ebpf, NEVER4_MAP)?,
             never6: map(ebpf, NEVER6_MAP)?,
+            flat4: map(ebpf, FLAT4_MAP)?,
+            flat6: map(ebpf, FLAT6_MAP)?,
+            empty_flat: flat::create(1).map_err(failed("make an empty table for", FLAT4_MAP, 0))?,
             empty4: Trie::create(1, BPF_F_NO_PREALLOC).map_err(failed(
                 "make an empty table for",
                 SRC4_MAP,
@@ -270,6 +284,7 @@ impl Tables {
                 Op::ZeroListener { index } => self.zero_listener(*index)?,
                 Op::Build4 { kind, index, entries } => left.extend(self.build4(*kind, *index, entries)?),
                 Op::Build6 { kind, index, entries } => left.extend(self.build6(*kind, *index, entries)?),
+                Op::BuildFlat { kind, index, lines } => left.extend(self.build_flat(*kind, *index, lines)?),
                 Op::Swap { root } => left.extend(self.swap(root)?),
                 Op::Clear { kind, index } => {
                     if let Err(e) = self.clear(*kind, *index) {
@@ -282,16 +297,18 @@ impl Tables {
     }
 
     fn tries4(&mut self, kind: Kind) -> (&mut Tries<4>, &'static str) {
-        match kind {
-            Kind::Source4 | Kind::Source6 => (&mut self.source4, SRC4_MAP),
-            Kind::Never4 | Kind::Never6 => (&mut self.never4, NEVER4_MAP),
+        if kind == Kind::Never4 {
+            (&mut self.never4, NEVER4_MAP)
+        } else {
+            (&mut self.source4, SRC4_MAP)
         }
     }
 
     fn tries6(&mut self, kind: Kind) -> (&mut Tries<16>, &'static str) {
-        match kind {
-            Kind::Source4 | Kind::Source6 => (&mut self.source6, SRC6_MAP),
-            Kind::Never4 | Kind::Never6 => (&mut self.never6, NEVER6_MAP),
+        if kind == Kind::Never6 {
+            (&mut self.never6, NEVER6_MAP)
+        } else {
+            (&mut self.source6, SRC6_MAP)
         }
     }
 
@@ -307,7 +324,7 @@ impl Tables {
         let trie = build(list).map_err(failed("fill a table for", name, index))?;
         tries.set(index, &trie, 0).map_err(failed("set", name, index))?;
         self.written.four.insert((kind, index), entries.clone());
-        Ok(self.pin(Place::Four(kind, index), trie.map()))
+        Ok(self.pin(Place::Table(kind, index), trie.map()))
     }
 
     /// As [`Self::build4`].
@@ -322,7 +339,7 @@ impl Tables {
         let trie = build(list).map_err(failed("fill a table for", name, index))?;
         tries.set(index, &trie, 0).map_err(failed("set", name, index))?;
         self.written.six.insert((kind, index), entries.clone());
-        Ok(self.pin(Place::Six(kind, index), trie.map()))
+        Ok(self.pin(Place::Table(kind, index), trie.map()))
     }
 
     /// As [`Self::build4`].
@@ -343,33 +360,20 @@ impl Tables {
     }
 
     fn clear(&mut self, kind: Kind, index: u32) -> Result<(), TablesError> {
-        let (done, name, place) = match kind {
-            Kind::Source4 => (
-                self.source4.set(index, &self.empty4, 0),
-                SRC4_MAP,
-                Place::Four(kind, index),
-            ),
-            Kind::Never4 => (
-                self.never4.set(index, &self.empty4, 0),
-                NEVER4_MAP,
-                Place::Four(kind, index),
-            ),
-            Kind::Source6 => (
-                self.source6.set(index, &self.empty6, 0),
-                SRC6_MAP,
-                Place::Six(kind, index),
-            ),
-            Kind::Never6 => (
-                self.never6.set(index, &self.empty6, 0),
-                NEVER6_MAP,
-                Place::Six(kind, index),
-            ),
+        let (done, name) = match kind {
+            Kind::Source4 => (self.source4.set(index, &self.empty4, 0), SRC4_MAP),
+            Kind::Never4 => (self.never4.set(index, &self.empty4, 0), NEVER4_MAP),
+            Kind::Source6 => (self.source6.set(index, &self.empty6, 0), SRC6_MAP),
+            Kind::Never6 => (self.never6.set(index, &self.empty6, 0), NEVER6_MAP),
+            Kind::Flat4 => (self.flat4.set(index, &self.empty_flat, 0), FLAT4_MAP),
+            Kind::Flat6 => (self.flat6.set(index, &self.empty_flat, 0), FLAT6_MAP),
         };
         done.map_err(failed("clear", name, index))?;
         self.written.four.remove(&(kind, index));
         self.written.six.remove(&(kind, index));
+        self.written.flat.remove(&(kind, index));
         match &self.shelf {
-            Some(shelf) => Ok(shelf.retire(&place.name(), &mut self.old)?),
+            Some(shelf) => Ok(shelf.retire(&Place::Table(kind, index).name(), &mut self.old)?),
             None => Ok(()),
         }
     }

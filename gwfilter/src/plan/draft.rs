@@ -12,11 +12,10 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::drain::{Group, Memory};
 use super::names::Indices;
-use super::op::{Op, PlanError};
+use super::op::{Kind, Op, PlanError};
 use super::proxied::{self, Elements, Pools};
-use super::ranges::Prefix;
 use super::root::RootImage;
-use super::slots::{Finished, Next};
+use super::slots::{Family, Next};
 use super::{Plan, Settings, State, leaves, saved};
 use crate::desired::{Desired, Outcome, ProxyTables, SourceTables, Target, Verdict};
 use crate::gateway::model::{Protocol, TupleKey};
@@ -111,10 +110,10 @@ impl<'a> Draft<'a> {
             zero,
             uncounted_rules: rules.without,
             rewritten,
-            source4: Next::after(&before.source4),
-            source6: Next::after(&before.source6),
-            never4: Next::after(&before.never4),
-            never6: Next::after(&before.never6),
+            source4: Next::after(Kind::Source4, &before.source4),
+            source6: Next::after(Kind::Source6, &before.source6),
+            never4: Next::after(Kind::Never4, &before.never4),
+            never6: Next::after(Kind::Never6, &before.never6),
             groups: BTreeMap::new(),
             placed: BTreeMap::new(),
             elements: Elements::default(),
@@ -183,20 +182,16 @@ impl<'a> Draft<'a> {
             });
         }
         let mut ops = self.zero;
-        ops.extend(
-            build4(&source4)
-                .chain(build6(&source6))
-                .chain(build4(&never4))
-                .chain(build6(&never6)),
-        );
+        ops.extend(source4.builds);
+        ops.extend(source6.builds);
+        ops.extend(never4.builds);
+        ops.extend(never6.builds);
         let root = Arc::new(root);
         ops.push(Op::Swap { root: root.clone() });
-        ops.extend(
-            clears(&source4)
-                .chain(clears(&source6))
-                .chain(clears(&never4))
-                .chain(clears(&never6)),
-        );
+        ops.extend(source4.clears);
+        ops.extend(source6.clears);
+        ops.extend(never4.clears);
+        ops.extend(never6.clears);
         let names = saved::names(&self.listeners, &self.rules);
         let next = State {
             generation: self.generation,
@@ -334,7 +329,7 @@ impl Drain<'_> {
         clippy::too_many_arguments,
         reason = "one call site, which picks the family of all of them"
     )]
-    fn place<N: Prefix>(
+    fn place<N: Family>(
         &self,
         table: Option<&BTreeMap<N, Outcome>>,
         never: &[N],
@@ -408,27 +403,4 @@ fn refusing_rule(outcome: &Outcome) -> Option<Arc<str>> {
 /// Where a shared value lies, as its identity within one plan; 0 for none.
 fn address<T>(shared: Option<&Arc<T>>) -> usize {
     shared.map_or(0, |a| Arc::as_ptr(a).addr())
-}
-
-fn build4(f: &Finished<Ipv4Net>) -> impl Iterator<Item = Op> + '_ {
-    f.builds.iter().map(|(index, entries)| Op::Build4 {
-        kind: f.kind,
-        index: *index,
-        entries: entries.clone(),
-    })
-}
-
-fn build6(f: &Finished<Ipv6Net>) -> impl Iterator<Item = Op> + '_ {
-    f.builds.iter().map(|(index, entries)| Op::Build6 {
-        kind: f.kind,
-        index: *index,
-        entries: entries.clone(),
-    })
-}
-
-fn clears<N>(f: &Finished<N>) -> impl Iterator<Item = Op> + '_ {
-    f.clears.iter().map(|index| Op::Clear {
-        kind: f.kind,
-        index: *index,
-    })
 }

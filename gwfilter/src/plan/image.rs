@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gwfilter_common::abi::{CONTROL_PAUSED, FOREVER, Leaf, Slot};
+use gwfilter_common::abi::{CONTROL_PAUSED, FLAT_TABLE, FOREVER, Leaf, Slot};
 use gwfilter_common::decide::{RootTable, Source, Tables};
+use gwfilter_common::flat::{Flat, unpack, v4, v6};
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::op::{Kind, Op};
+use super::flat;
+use super::op::{FlatTable, Kind, Op};
 use super::ranges::Prefix;
 use super::root::RootImage;
 
@@ -20,6 +22,8 @@ pub struct Image {
     source6: BTreeMap<u32, Trie<Ipv6Net>>,
     never4: BTreeMap<u32, Trie<Ipv4Net>>,
     never6: BTreeMap<u32, Trie<Ipv6Net>>,
+    flat4: BTreeMap<u32, FlatTable>,
+    flat6: BTreeMap<u32, FlatTable>,
 }
 
 #[derive(Clone, Debug)]
@@ -54,7 +58,7 @@ impl Image {
                 match kind {
                     Kind::Source4 => self.source4.insert(*index, trie),
                     Kind::Never4 => self.never4.insert(*index, trie),
-                    Kind::Source6 | Kind::Never6 => None,
+                    _ => None,
                 };
             }
             Op::Build6 { kind, index, entries } => {
@@ -62,7 +66,14 @@ impl Image {
                 match kind {
                     Kind::Source6 => self.source6.insert(*index, trie),
                     Kind::Never6 => self.never6.insert(*index, trie),
-                    Kind::Source4 | Kind::Never4 => None,
+                    _ => None,
+                };
+            }
+            Op::BuildFlat { kind, index, lines } => {
+                match kind {
+                    Kind::Flat4 => self.flat4.insert(*index, lines.clone()),
+                    Kind::Flat6 => self.flat6.insert(*index, lines.clone()),
+                    _ => None,
                 };
             }
             Op::Swap { root } => self.root = Some(root.clone()),
@@ -71,6 +82,8 @@ impl Image {
                 Kind::Source6 => drop(self.source6.remove(index)),
                 Kind::Never4 => drop(self.never4.remove(index)),
                 Kind::Never6 => drop(self.never6.remove(index)),
+                Kind::Flat4 => drop(self.flat4.remove(index)),
+                Kind::Flat6 => drop(self.flat6.remove(index)),
             },
         }
     }
@@ -84,11 +97,22 @@ impl Tables for Image {
     }
 
     fn source4(&self, table: u32, addr: [u8; 4]) -> Source {
-        source(self.source4.get(&table), u32::from_be_bytes(addr).into())
+        let address = u32::from_be_bytes(addr);
+        if table & FLAT_TABLE != 0 {
+            let lines = self.flat4.get(&(table & !FLAT_TABLE));
+            return flat_source(lines.map(|lines| v4::find(lines.as_slice(), address)));
+        }
+        source(self.source4.get(&table), address.into())
     }
 
     fn source6(&self, table: u32, addr: [u8; 16]) -> Source {
-        source(self.source6.get(&table), u128::from_be_bytes(addr))
+        let address = u128::from_be_bytes(addr);
+        if table & FLAT_TABLE != 0 {
+            let lines = self.flat6.get(&(table & !FLAT_TABLE));
+            let (upper, lower) = flat::halves(address);
+            return flat_source(lines.map(|lines| v6::find(lines.as_slice(), upper, lower)));
+        }
+        source(self.source6.get(&table), address)
     }
 
     fn never4(&self, table: u32, addr: [u8; 4]) -> Option<bool> {
@@ -116,6 +140,13 @@ impl Tables for Image {
 
     fn clock_ns(&self) -> u64 {
         0
+    }
+}
+
+fn flat_source(found: Option<Flat>) -> Source {
+    match found {
+        None | Some(Flat::Damaged) => Source::TableMissing,
+        Some(Flat::Value(word)) => unpack(word).map_or(Source::Uncovered, Source::Covered),
     }
 }
 

@@ -32,7 +32,8 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 pub use image::Image;
 pub use names::{ListenerName, Names};
-pub use op::{Entries4, Entries6, Kind, Op, PlanError};
+pub use op::{Entries4, Entries6, FlatTable, Kind, Op, PlanError};
+pub(crate) use ranges::Prefix;
 pub use root::RootImage;
 pub use saved::{Counters, Draining, Past};
 pub use withdraw::withdraw;
@@ -101,10 +102,10 @@ impl Planner {
         let state = State {
             generation: 0,
             root: Arc::default(),
-            source4: Pool::new(Kind::Source4),
-            source6: Pool::new(Kind::Source6),
-            never4: Pool::new(Kind::Never4),
-            never6: Pool::new(Kind::Never6),
+            source4: Pool::default(),
+            source6: Pool::default(),
+            never4: Pool::default(),
+            never6: Pool::default(),
             listeners: Indices::default(),
             rules: Indices::default(),
             names: Names::default(),

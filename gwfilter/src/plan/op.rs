@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use gwfilter_common::abi::Leaf;
+use gwfilter_common::flat::Line;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::root::RootImage;
 
-/// The four arrays-of-maps.
+/// The six arrays-of-maps of tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// `GWF_SRC4`.
@@ -18,9 +19,19 @@ pub enum Kind {
     Never4,
     /// `GWF_NEVER6`.
     Never6,
+    /// `GWF_FLAT4`.
+    Flat4,
+    /// `GWF_FLAT6`.
+    Flat6,
 }
 
 impl Kind {
+    /// Whether its keys are IPv6 addresses.
+    #[must_use]
+    pub const fn is_six(self) -> bool {
+        matches!(self, Self::Source6 | Self::Never6 | Self::Flat6)
+    }
+
     /// For messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -29,6 +40,8 @@ impl Kind {
             Self::Source6 => "IPv6 source tables",
             Self::Never4 => "IPv4 never-drop tables",
             Self::Never6 => "IPv6 never-drop tables",
+            Self::Flat4 => "large IPv4 source tables",
+            Self::Flat6 => "large IPv6 source tables",
         }
     }
 }
@@ -37,6 +50,9 @@ impl Kind {
 pub type Entries4 = Arc<Vec<(Ipv4Net, Leaf)>>;
 /// Entries of an IPv6 trie, sorted.
 pub type Entries6 = Arc<Vec<(Ipv6Net, Leaf)>>;
+
+/// A table in flat form.
+pub type FlatTable = Arc<Vec<Line>>;
 
 /// One step. All steps up to and with [`Op::Swap`] can be repeated or left half done without any packet noticing; after
 /// it the new generation is in force, and a [`Op::Clear`] that fails only leaves memory in use until the index is built again.
@@ -69,6 +85,15 @@ pub enum Op {
         index: u32,
         /// What.
         entries: Entries6,
+    },
+    /// Make an array of these lines and put it at `index`, which no packet uses now.
+    BuildFlat {
+        /// [`Kind::Flat4`] or [`Kind::Flat6`].
+        kind: Kind,
+        /// Where.
+        index: u32,
+        /// What.
+        lines: FlatTable,
     },
     /// Make a root table with these elements and put it at `GWF_ROOT[0]`.
     Swap {

@@ -13,7 +13,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::leaves;
 use super::names::Indices;
 use super::op::PlanError;
-use super::slots::Next;
+use super::slots::{Family, Next};
 use crate::desired::{Matrix, ProxyTables};
 use crate::gateway::model::TupleKey;
 
@@ -166,7 +166,10 @@ fn of_matrix(matrix: &Matrix, rules: &Indices, pools: &mut Pools<'_, '_>) -> Pro
         .iter()
         .filter_map(|(port, class)| Some((ports_key(*port)?, *class)))
         .collect();
-    let ports = classes4(&ports);
+    let ports = match entries(&ports) {
+        Some(entries) => pools.source4.place_trie(&entries),
+        None => 0,
+    };
     let mut classes6 = |classes: &BTreeMap<Ipv6Net, u16>| place(pools.source6, classes);
     let (peer6, client6, dest6) = (
         classes6(&matrix.peers6),
@@ -178,7 +181,7 @@ fn of_matrix(matrix: &Matrix, rules: &Indices, pools: &mut Pools<'_, '_>) -> Pro
         (net, leaves::leaf(outcome, VERDICT_DROP, rules))
     });
     // It stays even if it is empty: policies speak of the destination.
-    let verdicts = pools.source4.place(&Arc::new(cells.collect()));
+    let verdicts = pools.source4.place_trie(&Arc::new(cells.collect()));
     Proxy {
         peer4,
         peer6,
@@ -201,11 +204,13 @@ fn ports_key(port: u16) -> Option<Ipv4Net> {
     Ipv4Net::new([high, low, 0, 0].into(), 16).ok()
 }
 
-/// The index of a table of classes; everything is class 0 where there is none.
-fn place<N: Copy + Ord>(pool: &mut Next<'_, N>, classes: &BTreeMap<N, u16>) -> u32 {
-    if classes.is_empty() {
-        return 0;
-    }
+/// The number of a table of classes; everything is class 0 where there is none.
+fn place<N: Family>(pool: &mut Next<'_, N>, classes: &BTreeMap<N, u16>) -> u32 {
+    entries(classes).map_or(0, |entries| pool.place(&entries))
+}
+
+/// The entries of a table of classes, if it has any.
+fn entries<N: Copy>(classes: &BTreeMap<N, u16>) -> Option<Arc<Vec<(N, Leaf)>>> {
     let leaf = |class: u16| Leaf {
         verdict: VERDICT_CLASS,
         reason: 0,
@@ -213,7 +218,7 @@ fn place<N: Copy + Ord>(pool: &mut Next<'_, N>, classes: &BTreeMap<N, u16>) -> u
         rule: class.into(),
     };
     let entries = classes.iter().map(|(net, class)| (*net, leaf(*class)));
-    pool.place(&Arc::new(entries.collect()))
+    (!classes.is_empty()).then(|| Arc::new(entries.collect()))
 }
 
 #[cfg(test)]

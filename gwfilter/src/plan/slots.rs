@@ -1,25 +1,75 @@
-//! Which table is at which index of one array-of-maps.
+//! Which table is at which index of which array-of-maps.
+//!
+//! A table has a *number*: its index, with [`FLAT_TABLE`] where it is a flat one. Large source tables are; small ones are tries, which take less
+//! memory than the 4 MiB that a flat IPv4 table begins with.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gwfilter_common::abi::{Leaf, TABLE_SLOTS};
+use gwfilter_common::abi::{FLAT_TABLE, Leaf, TABLE_SLOTS};
+use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::op::{Kind, PlanError};
+use super::flat::{self, FlatError, Lines};
+use super::op::{FlatTable, Kind, Op, PlanError};
+use super::ranges::Prefix;
 
 type Entries<N> = Arc<Vec<(N, Leaf)>>;
 
-/// The tables of one kind that a generation uses.
-#[derive(Clone, Debug)]
-pub(super) struct Pool<N> {
-    kind: Kind,
-    tables: BTreeMap<u32, Entries<N>>,
+/// Entries from which on a flat table is the faster one.
+const FLAT_FROM: usize = 1024;
+/// From this number of entries on a flat table takes no more memory than a trie.
+const FLAT_ALWAYS: usize = 32_768;
+/// Flat tables below that which one generation may have: for IPv4, 128 MiB.
+const SMALL_FLATS: usize = 32;
+
+/// What differs between the families.
+pub(super) trait Family: Prefix {
+    /// The flat form.
+    const FLAT: Kind;
+    fn flat(entries: &[(Self, Leaf)]) -> Result<Lines, FlatError>;
+    fn build(kind: Kind, index: u32, entries: Entries<Self>) -> Op;
 }
 
-impl<N> Pool<N> {
-    pub(super) fn new(kind: Kind) -> Self {
+impl Family for Ipv4Net {
+    const FLAT: Kind = Kind::Flat4;
+
+    fn flat(entries: &[(Self, Leaf)]) -> Result<Lines, FlatError> {
+        flat::build4(entries)
+    }
+
+    fn build(kind: Kind, index: u32, entries: Entries<Self>) -> Op {
+        Op::Build4 { kind, index, entries }
+    }
+}
+
+impl Family for Ipv6Net {
+    const FLAT: Kind = Kind::Flat6;
+
+    fn flat(entries: &[(Self, Leaf)]) -> Result<Lines, FlatError> {
+        flat::build6(entries)
+    }
+
+    fn build(kind: Kind, index: u32, entries: Entries<Self>) -> Op {
+        Op::Build6 { kind, index, entries }
+    }
+}
+
+/// The tables of one family and purpose that a generation uses, by their numbers.
+#[derive(Clone, Debug)]
+pub(super) struct Pool<N> {
+    tables: BTreeMap<u32, Held<N>>,
+}
+
+#[derive(Clone, Debug)]
+struct Held<N> {
+    entries: Entries<N>,
+    /// Its flat form, if it is flat.
+    lines: Option<FlatTable>,
+}
+
+impl<N> Default for Pool<N> {
+    fn default() -> Self {
         Self {
-            kind,
             tables: BTreeMap::new(),
         }
     }
@@ -27,39 +77,66 @@ impl<N> Pool<N> {
 
 /// The pool of the next generation in the making.
 pub(super) struct Next<'a, N> {
+    kind: Kind,
     before: &'a Pool<N>,
     pool: Pool<N>,
-    builds: Vec<(u32, Entries<N>)>,
+    /// Numbers of the tables that are not in force.
+    builds: Vec<u32>,
     /// Tables for which there was no index.
     homeless: Vec<Entries<N>>,
 }
 
-impl<'a, N: PartialEq> Next<'a, N> {
-    pub(super) fn after(before: &'a Pool<N>) -> Self {
+impl<'a, N: Family> Next<'a, N> {
+    pub(super) fn after(kind: Kind, before: &'a Pool<N>) -> Self {
         Self {
+            kind,
             before,
-            pool: Pool::new(before.kind),
+            pool: Pool::default(),
             builds: Vec::new(),
             homeless: Vec::new(),
         }
     }
 
-    /// The index of a table with these entries: one in force keeps its own, equal ones share.
+    /// The number of a table with these entries: one in force keeps its own, equal ones share.
     pub(super) fn place(&mut self, entries: &Entries<N>) -> u32 {
-        if let Some(index) = find(&self.pool.tables, entries) {
-            return index;
+        let flats = self
+            .pool
+            .tables
+            .values()
+            .filter(|held| held.lines.is_some())
+            .count();
+        let large = entries.len() >= FLAT_ALWAYS || (entries.len() >= FLAT_FROM && flats < SMALL_FLATS);
+        let sources = matches!(self.kind, Kind::Source4 | Kind::Source6);
+        self.place_as(entries, sources && large)
+    }
+
+    /// The same for a table that is never flat.
+    pub(super) fn place_trie(&mut self, entries: &Entries<N>) -> u32 {
+        self.place_as(entries, false)
+    }
+
+    fn place_as(&mut self, entries: &Entries<N>, flat: bool) -> u32 {
+        if let Some(number) = find(&self.pool.tables, entries) {
+            return number;
         }
-        if let Some(index) = find(&self.before.tables, entries) {
-            self.pool.tables.insert(index, entries.clone());
-            return index;
+        if let Some(number) = find(&self.before.tables, entries)
+            && let Some(held) = self.before.tables.get(&number)
+        {
+            self.pool.tables.insert(number, held.clone());
+            return number;
         }
+        // What cannot be flat is a trie.
+        let lines = flat.then(|| N::flat(entries).ok()).flatten().map(Arc::new);
+        let bit = if lines.is_some() { FLAT_TABLE } else { 0 };
         let free = (1..TABLE_SLOTS)
+            .map(|index| index | bit)
             .find(|i| !self.before.tables.contains_key(i) && !self.pool.tables.contains_key(i));
         match free {
-            Some(index) => {
-                self.pool.tables.insert(index, entries.clone());
-                self.builds.push((index, entries.clone()));
-                index
+            Some(number) => {
+                let entries = entries.clone();
+                self.pool.tables.insert(number, Held { entries, lines });
+                self.builds.push(number);
+                number
             }
             None => {
                 if !self.homeless.contains(entries) {
@@ -77,38 +154,56 @@ impl<'a, N: PartialEq> Next<'a, N> {
     pub(super) fn finish(self) -> Result<Finished<N>, PlanError> {
         if !self.homeless.is_empty() {
             return Err(PlanError::TooManyTables {
-                kind: self.pool.kind,
+                kind: self.kind,
                 wanted: self.builds.len() + self.homeless.len(),
                 in_force: self.before.tables.len(),
                 max: TABLE_SLOTS - 1,
             });
         }
+        let builds = self.builds.iter().filter_map(|number| {
+            let index = number & !FLAT_TABLE;
+            let held = self.pool.tables.get(number)?.clone();
+            Some(match held.lines {
+                Some(lines) => Op::BuildFlat {
+                    kind: N::FLAT,
+                    index,
+                    lines,
+                },
+                None => N::build(self.kind, index, held.entries),
+            })
+        });
+        let builds = builds.collect();
         let clears = self
             .before
             .tables
             .keys()
-            .filter(|i| !self.pool.tables.contains_key(i))
-            .copied()
+            .filter(|number| !self.pool.tables.contains_key(number))
+            .map(|number| Op::Clear {
+                kind: if number & FLAT_TABLE == 0 {
+                    self.kind
+                } else {
+                    N::FLAT
+                },
+                index: number & !FLAT_TABLE,
+            })
             .collect();
         Ok(Finished {
-            kind: self.pool.kind,
             pool: self.pool,
-            builds: self.builds,
+            builds,
             clears,
         })
     }
 }
 
-fn find<N: PartialEq>(tables: &BTreeMap<u32, Entries<N>>, entries: &Entries<N>) -> Option<u32> {
+fn find<N: PartialEq>(tables: &BTreeMap<u32, Held<N>>, entries: &Entries<N>) -> Option<u32> {
     tables
         .iter()
-        .find(|(_, e)| Arc::ptr_eq(e, entries) || e == &entries)
-        .map(|(i, _)| *i)
+        .find(|(_, held)| Arc::ptr_eq(&held.entries, entries) || &held.entries == entries)
+        .map(|(number, _)| *number)
 }
 
 pub(super) struct Finished<N> {
-    pub(super) kind: Kind,
     pub(super) pool: Pool<N>,
-    pub(super) builds: Vec<(u32, Entries<N>)>,
-    pub(super) clears: Vec<u32>,
+    pub(super) builds: Vec<Op>,
+    pub(super) clears: Vec<Op>,
 }

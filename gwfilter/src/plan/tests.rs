@@ -64,7 +64,7 @@ fn counts(plan: &Plan) -> [usize; 4] {
         .iter()
         .fold([0; 4], |[zero, build, swap, clear], op| match op {
             Op::ZeroRule { .. } | Op::ZeroListener { .. } => [zero + 1, build, swap, clear],
-            Op::Build4 { .. } | Op::Build6 { .. } => [zero, build + 1, swap, clear],
+            Op::Build4 { .. } | Op::Build6 { .. } | Op::BuildFlat { .. } => [zero, build + 1, swap, clear],
             Op::Swap { .. } => [zero, build, swap + 1, clear],
             Op::Clear { .. } => [zero, build, swap, clear + 1],
         })

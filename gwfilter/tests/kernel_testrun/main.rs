@@ -17,6 +17,7 @@ use xtask::kernel::lacks;
 mod complete;
 mod control;
 mod ends;
+mod flat;
 mod log;
 mod object;
 mod proxied;

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, Map, MapData, MapError};
 use gwfilter_common::abi::{
-    BUCKETS_START, Leaf, PROXY_START, Proxy, Slot, TUPLE_NEW_ONLY, TUPLE_PROXY, Tuple, VERDICT_DROP,
-    VERDICT_DROP_NEW,
+    BUCKETS_START, FLAT_TABLE, Leaf, PROXY_START, Proxy, Slot, TUPLE_NEW_ONLY, TUPLE_PROXY, Tuple,
+    VERDICT_DROP, VERDICT_DROP_NEW,
 };
+use gwfilter_common::flat::{Line, unpack};
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::shelf::Shelf;
 use super::verify::Place;
-use super::{Tables, TablesError, key4, key6};
-use crate::plan::Kind;
+use super::{Tables, TablesError};
+use crate::plan::{Kind, Prefix, flat};
 
 /// How the tables of an earlier agent compare with ours, in destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +32,7 @@ pub struct Compared {
 
 /// Address, port and protocol.
 type Destination = ([u8; 16], u16, u8);
-/// A table's entries, as a number that equal ones share: prefix and whether it is refused, without indices of rules and drain windows.
+/// What a table answers, as a number that equal ones share: whether an address is refused, without indices of rules and drain windows.
 type Digest = Option<u64>;
 
 impl Tables {
@@ -87,13 +89,15 @@ impl Tables {
     fn digest(&self, place: Place) -> Digest {
         match place {
             Place::Root => None,
-            Place::Four(kind, index) => {
-                let entries = self.written.four.get(&(kind, index))?;
-                Some(digest(entries.iter().map(|(net, leaf)| (key4(*net), *leaf))))
-            }
-            Place::Six(kind, index) => {
-                let entries = self.written.six.get(&(kind, index))?;
-                Some(digest(entries.iter().map(|(net, leaf)| (key6(*net), *leaf))))
+            Place::Table(kind, index) => {
+                let key = &(kind, index);
+                if let Some(entries) = self.written.four.get(key) {
+                    return of_entries(entries);
+                }
+                if let Some(entries) = self.written.six.get(key) {
+                    return of_entries(entries);
+                }
+                self.written.flat.get(key).and_then(|lines| of_lines(kind, lines))
             }
         }
     }
@@ -146,15 +150,17 @@ fn destinations(
     Ok(found)
 }
 
-/// The table at this index of the kind of this family; 0 is none.
-fn place(six: bool, kind: Kind, index: u32) -> Option<Place> {
-    let place = match (kind, six) {
-        (Kind::Source4 | Kind::Source6, false) => Place::Four(Kind::Source4, index),
-        (Kind::Source4 | Kind::Source6, true) => Place::Six(Kind::Source6, index),
-        (Kind::Never4 | Kind::Never6, false) => Place::Four(Kind::Never4, index),
-        (Kind::Never4 | Kind::Never6, true) => Place::Six(Kind::Never6, index),
+/// The table of this number of the purpose of this kind; 0 is none.
+fn place(six: bool, kind: Kind, number: u32) -> Option<Place> {
+    let flat = number & FLAT_TABLE != 0;
+    let kind = match (kind, six) {
+        (Kind::Never4, true) => Kind::Never6,
+        (Kind::Source4, false) if flat => Kind::Flat4,
+        (Kind::Source4, true) if flat => Kind::Flat6,
+        (Kind::Source4, true) => Kind::Source6,
+        (kind, _) => kind,
     };
-    (index != 0).then_some(place)
+    (number != 0).then_some(Place::Table(kind, number & !FLAT_TABLE))
 }
 
 fn opened(shelf: &Shelf, place: Place) -> Result<Option<Map>, TablesError> {
@@ -175,8 +181,17 @@ fn pinned(shelf: &Shelf, place: Place) -> Result<Digest, TablesError> {
     };
     let read = || match place {
         Place::Root => Ok(None),
-        Place::Four(..) => all(&LpmTrie::<_, [u8; 4], Leaf>::try_from(&map)?).map(Some),
-        Place::Six(..) => all(&LpmTrie::<_, [u8; 16], Leaf>::try_from(&map)?).map(Some),
+        Place::Table(kind @ (Kind::Flat4 | Kind::Flat6), _) => {
+            let array = Array::<_, Line>::try_from(&map)?;
+            let lines: Result<Vec<Line>, _> = array.iter().collect();
+            Ok(of_lines(kind, &lines?))
+        }
+        Place::Table(kind, _) if kind.is_six() => {
+            all::<16, Ipv6Net>(&LpmTrie::try_from(&map)?, u128::from_be_bytes)
+        }
+        Place::Table(..) => {
+            all::<4, Ipv4Net>(&LpmTrie::try_from(&map)?, |addr| u32::from_be_bytes(addr).into())
+        }
     };
     read().map_err(|source| TablesError::Unreadable {
         name: place.name(),
@@ -184,29 +199,55 @@ fn pinned(shelf: &Shelf, place: Place) -> Result<Digest, TablesError> {
     })
 }
 
-fn all<const N: usize>(trie: &LpmTrie<&MapData, [u8; N], Leaf>) -> Result<u64, aya::maps::MapError>
+fn all<const N: usize, P: Prefix>(
+    trie: &LpmTrie<&MapData, [u8; N], Leaf>,
+    address: impl Fn([u8; N]) -> u128,
+) -> Result<Digest, MapError>
 where
     [u8; N]: aya::Pod,
 {
-    let entries: Result<Vec<_>, _> = trie.iter().collect();
-    Ok(digest(entries?.into_iter()))
+    let entry = |(key, leaf): (Key<[u8; N]>, Leaf)| {
+        let len = u8::try_from(key.prefix_len()).ok()?;
+        Some((P::of(address(key.data()), len)?, leaf))
+    };
+    let entries: Result<Vec<_>, _> = trie.iter().map(|found| found.map(entry)).collect();
+    Ok(of_entries(
+        entries?
+            .into_iter()
+            .flatten()
+            .collect::<Vec<(P, Leaf)>>()
+            .as_slice(),
+    ))
 }
 
-fn digest<const N: usize>(entries: impl Iterator<Item = (Key<[u8; N]>, Leaf)>) -> u64
-where
-    [u8; N]: aya::Pod,
-{
-    let mut list: Vec<([u8; N], u32, u8, u32)> = entries
-        .map(|(key, leaf)| {
-            let refused = matches!(leaf.verdict, VERDICT_DROP | VERDICT_DROP_NEW);
-            let verdict = if refused { VERDICT_DROP } else { leaf.verdict };
-            // In a refusal it is the index of a rule, which another agent may have chosen otherwise; in a class it is the class.
-            let class = if refused { 0 } else { leaf.rule };
-            (key.data(), key.prefix_len(), verdict, class)
+fn of_entries<P: Prefix>(entries: &[(P, Leaf)]) -> Digest {
+    flat::changes(entries).ok().map(digest)
+}
+
+fn of_lines(kind: Kind, lines: &[Line]) -> Digest {
+    let changes = if kind.is_six() {
+        flat::changes6(lines)
+    } else {
+        flat::changes4(lines)
+    };
+    Some(digest(changes))
+}
+
+/// Of a table in whatever shape, as the addresses at which the answer changes.
+fn digest(changes: Vec<(u128, u32)>) -> u64 {
+    let answer = |word| {
+        let leaf = unpack(word)?;
+        let refused = matches!(leaf.verdict, VERDICT_DROP | VERDICT_DROP_NEW);
+        // In a refusal it is the index of a rule, which another agent may have chosen otherwise; in a class it is the class.
+        Some(if refused {
+            (VERDICT_DROP, 0)
+        } else {
+            (leaf.verdict, leaf.rule)
         })
-        .collect();
-    list.sort_unstable();
+    };
+    let mut answers: Vec<_> = changes.into_iter().map(|(at, word)| (at, answer(word))).collect();
+    answers.dedup_by_key(|(_, answer)| *answer);
     let mut hasher = DefaultHasher::new();
-    list.hash(&mut hasher);
+    answers.hash(&mut hasher);
     hasher.finish()
 }

@@ -9,7 +9,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, MapError};
 use gwfilter_common::abi::{Leaf, ROOT_LEN, Slot};
 
-use super::{Tables, TablesError, key4, key6};
+use super::{Tables, TablesError, flat, key4, key6};
 use crate::dataplane::query;
 use crate::plan::Kind;
 use crate::telemetry::chain;
@@ -38,8 +38,7 @@ pub struct Look {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     Root,
-    Four(Kind, u32),
-    Six(Kind, u32),
+    Table(Kind, u32),
 }
 
 impl Place {
@@ -47,7 +46,7 @@ impl Place {
     pub(super) fn name(self) -> String {
         match self {
             Self::Root => "root".to_owned(),
-            Self::Four(kind, index) | Self::Six(kind, index) => format!("{}-{index}", short(kind)),
+            Self::Table(kind, index) => format!("{}-{index}", short(kind)),
         }
     }
 }
@@ -58,6 +57,8 @@ const fn short(kind: Kind) -> &'static str {
         Kind::Source6 => "source6",
         Kind::Never4 => "never4",
         Kind::Never6 => "never6",
+        Kind::Flat4 => "flat4",
+        Kind::Flat6 => "flat6",
     }
 }
 
@@ -69,7 +70,7 @@ pub(super) struct Cursor {
 }
 
 /// What is wrong with one table.
-enum Wrong {
+pub(super) enum Wrong {
     /// It is not the one that was put there.
     Replaced,
     /// Its pin is gone.
@@ -136,7 +137,7 @@ impl Tables {
         let number = table.info().map_err(failed)?.id();
         let index = match place {
             Place::Root => 0,
-            Place::Four(_, index) | Place::Six(_, index) => index,
+            Place::Table(_, index) => index,
         };
         let there = query::number_at(array.as_fd(), index).map_err(|e| TablesError::Question {
             name: name.clone(),
@@ -152,21 +153,31 @@ impl Tables {
                 let wrong = self.wrong_slots(&map).map_err(failed)?;
                 Ok(((wrong > 0).then_some(Wrong::Entries(wrong)), None))
             }
-            Place::Four(kind, index) => {
-                let Some(entries) = self.written.four.get(&(kind, index)) else {
-                    return Ok((None, None));
-                };
-                let trie = LpmTrie::<_, [u8; 4], Leaf>::try_from(&map).map_err(failed)?;
-                compare(&trie, entries, |net| key4(*net), first, left).map_err(failed)
-            }
-            Place::Six(kind, index) => {
-                let Some(entries) = self.written.six.get(&(kind, index)) else {
-                    return Ok((None, None));
-                };
-                let trie = LpmTrie::<_, [u8; 16], Leaf>::try_from(&map).map_err(failed)?;
-                compare(&trie, entries, |net| key6(*net), first, left).map_err(failed)
-            }
+            Place::Table(kind, index) => self.wrong_entries(kind, index, &map, first, left).map_err(failed),
         }
+    }
+
+    fn wrong_entries(
+        &self,
+        kind: Kind,
+        index: u32,
+        map: &Map,
+        first: usize,
+        left: &mut usize,
+    ) -> Result<(Option<Wrong>, Option<usize>), MapError> {
+        let key = (kind, index);
+        if let Some(entries) = self.written.four.get(&key) {
+            let trie = LpmTrie::<_, [u8; 4], Leaf>::try_from(map)?;
+            return compare(&trie, entries, |net| key4(*net), first, left);
+        }
+        if let Some(entries) = self.written.six.get(&key) {
+            let trie = LpmTrie::<_, [u8; 16], Leaf>::try_from(map)?;
+            return compare(&trie, entries, |net| key6(*net), first, left);
+        }
+        if let Some(lines) = self.written.flat.get(&key) {
+            return flat::compare(&Array::try_from(map)?, lines, first, left);
+        }
+        Ok((None, None))
     }
 
     fn wrong_slots(&self, map: &Map) -> Result<usize, MapError> {
@@ -212,14 +223,18 @@ impl Tables {
                 Some(image) => self.swap(&image),
                 None => Ok(None),
             },
-            Place::Four(kind, index) => match self.written.four.get(&(kind, index)).cloned() {
-                Some(entries) => self.build4(kind, index, &entries),
-                None => Ok(None),
-            },
-            Place::Six(kind, index) => match self.written.six.get(&(kind, index)).cloned() {
-                Some(entries) => self.build6(kind, index, &entries),
-                None => Ok(None),
-            },
+            Place::Table(kind, index) => {
+                let key = (kind, index);
+                if let Some(entries) = self.written.four.get(&key).cloned() {
+                    self.build4(kind, index, &entries)
+                } else if let Some(entries) = self.written.six.get(&key).cloned() {
+                    self.build6(kind, index, &entries)
+                } else if let Some(lines) = self.written.flat.get(&key).cloned() {
+                    self.build_flat(kind, index, &lines)
+                } else {
+                    Ok(None)
+                }
+            }
         }
     }
 }

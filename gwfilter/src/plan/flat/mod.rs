@@ -2,6 +2,7 @@
 //!
 //! Both families begin alike: the prefixes become the addresses at which the value changes, in ascending order ([`changes`]).
 
+mod read;
 mod v4;
 mod v6;
 
@@ -9,6 +10,7 @@ use gwfilter_common::abi::Leaf;
 use gwfilter_common::flat::{self, Line};
 
 use super::ranges::{self, Prefix};
+pub use read::{changes4, changes6};
 pub use v4::build as build4;
 pub use v6::build as build6;
 
@@ -29,8 +31,11 @@ pub enum FlatError {
 /// A finished table.
 pub type Lines = Vec<Line>;
 
-/// The addresses at which the value changes, and to what; the first is 0. 0 is the value of what no prefix covers.
-fn changes<N: Prefix>(entries: &[(N, Leaf)]) -> Result<Vec<(u128, u32)>, FlatError> {
+/// The addresses at which the value changes, and to what word; the first is 0. 0 is the word of what no prefix covers.
+///
+/// # Errors
+/// [`FlatError::Leaf`].
+pub(crate) fn changes<N: Prefix>(entries: &[(N, Leaf)]) -> Result<Vec<(u128, u32)>, FlatError> {
     let pieces = ranges::flatten(entries.iter().map(|(net, leaf)| (*net, leaf)));
     let mut all: Vec<(u128, u32)> = Vec::with_capacity(2 * pieces.len() + 1);
     all.push((0, 0));
@@ -50,6 +55,13 @@ fn changes<N: Prefix>(entries: &[(N, Leaf)]) -> Result<Vec<(u128, u32)>, FlatErr
         all.retain(|(at, _)| *at <= u128::from(u32::MAX));
     }
     Ok(all)
+}
+
+/// The two halves of an IPv6 address, as the table is asked for it.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "each half is meant")]
+pub const fn halves(address: u128) -> (u64, u64) {
+    ((address >> 64) as u64, address as u64)
 }
 
 /// Sets one of the sixteen words of 32 bits of a line.

@@ -1,8 +1,8 @@
 //! The IPv4 table.
 
 use gwfilter_common::abi::Leaf;
-use gwfilter_common::flat::v4::{DIRECT, DIRECT_LINES, FRONT_LINES, INDEX, LINE, LOW_BITS, QUARTER, pointer};
 use gwfilter_common::flat::LEAF_BITS;
+use gwfilter_common::flat::v4::{DIRECT, DIRECT_LINES, FRONT_LINES, INDEX, LINE, LOW_BITS, QUARTER, pointer};
 use ipnet::Ipv4Net;
 
 use super::{FlatError, Lines, changes, end, set};

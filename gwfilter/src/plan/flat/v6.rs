@@ -5,7 +5,7 @@ use gwfilter_common::flat::Line;
 use gwfilter_common::flat::v6::{FANOUT, LEAF_KEYS, LEVELS, VALUES, pointer};
 use ipnet::Ipv6Net;
 
-use super::{FlatError, Lines, changes, end, set};
+use super::{FlatError, Lines, changes, end, halves, set};
 
 /// A key and the value from there on.
 type Change = (u64, u32);
@@ -57,14 +57,12 @@ pub fn build(entries: &[(Ipv6Net, Leaf)]) -> Result<Lines, FlatError> {
     Ok(lines)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the upper half has 64 bits")]
 const fn half(address: u128) -> u64 {
-    (address >> 64) as u64
+    halves(address).0
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
 const fn low(address: u128) -> u64 {
-    address as u64
+    halves(address).1
 }
 
 /// The change at a key replaces one that was put there as the end of the /64 before.

@@ -105,7 +105,7 @@ impl Bench {
         let builds = plan
             .ops
             .iter()
-            .filter(|op| matches!(op, Op::Build4 { .. } | Op::Build6 { .. }));
+            .filter(|op| matches!(op, Op::Build4 { .. } | Op::Build6 { .. } | Op::BuildFlat { .. }));
         (builds.count(), plan.next_deadline_ms)
     }
 
