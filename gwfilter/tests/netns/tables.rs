@@ -14,6 +14,7 @@ use gwfilter::desired::{Desired, Judge, Outcome, SourceTables, Target, Verdict};
 use gwfilter::gateway::model::{Protocol, TupleKey};
 use gwfilter::plan::{Op, Planner, Settings};
 use gwfilter_common::abi::{Header, NEXT_HEADER, Slot};
+use gwfilter_common::flat::Line;
 use gwfilter_common::reason::Reason;
 use ipnet::Ipv4Net;
 use xtask::netns::{Namespace, veth};
@@ -74,6 +75,18 @@ fn refusing(first: u32, count: u32) -> Desired {
     }
 }
 
+/// The same with so many sources that are never dropped.
+fn sparing(first: u32, count: u32) -> Desired {
+    let mut desired = refusing(first, 1);
+    for target in desired.tuples.values_mut() {
+        if let Judge::Source(tables) = &mut target.judge {
+            let never = (0..count).map(|n| Ipv4Net::from(Ipv4Addr::from(first + 2 * n)));
+            tables.never4 = Arc::new(never.collect());
+        }
+    }
+    desired
+}
+
 /// Names of what is pinned, of this machine's only agent.
 fn pinned(dataplane: &Dataplane) -> BTreeSet<String> {
     let names = std::fs::read_dir(dataplane.pins().dir()).expect("listed");
@@ -130,20 +143,29 @@ fn a_generation_that_is_cut_off_after_any_step_then_the_old_one_stays_whole() {
 }
 
 #[test]
-fn a_large_table_out_of_use_then_it_is_freed_slice_by_slice() {
+fn a_large_trie_out_of_use_then_it_is_freed_slice_by_slice() {
     const LARGE: u32 = 50_000;
     const SLICE: usize = 4096;
     let node = node();
     let run = || {
         let mut dataplane = Dataplane::load(PacketLog::Off).expect("loaded");
         let mut planner = planner();
-        for (number, count) in [(1, LARGE), (2, 1)] {
-            let plan = planner.plan(&refusing(number << 24, count), 0).expect("a plan");
+        // Large tables of sources are flat, and arrays cost nothing to free.
+        for desired in [
+            sparing(1 << 24, LARGE),
+            refusing(2 << 24, LARGE),
+            refusing(3 << 24, 1),
+        ] {
+            let plan = planner.plan(&desired, 0).expect("a plan");
             dataplane.tables().apply(&plan.ops).expect("applied");
             planner.commit(&plan);
         }
         let old = |dataplane: &Dataplane| pinned(dataplane).iter().filter(|n| n.starts_with("old-")).count();
-        assert_eq!(old(&dataplane), 1);
+        assert_eq!(
+            old(&dataplane),
+            3,
+            "two of sources, one of those that are never dropped"
+        );
         let (mut slices, mut longest) = (0, Duration::ZERO);
         while dataplane.tables().has_old() {
             let began = Instant::now();
@@ -155,6 +177,34 @@ fn a_large_table_out_of_use_then_it_is_freed_slice_by_slice() {
         assert!(slices > LARGE as usize / SLICE, "{slices} slices");
         assert_eq!(old(&dataplane), 0);
         assert!(finds(&mut dataplane).is_empty(), "what is in use is untouched");
+    };
+    node.node.enter(run).expect("entered");
+}
+
+#[test]
+fn a_flat_table_that_somebody_wrote_into_or_took_away_then_it_is_written_anew() {
+    let node = node();
+    let run = || {
+        let mut dataplane = Dataplane::load(PacketLog::Off).expect("loaded");
+        let plan = planner().plan(&refusing(11 << 24, 3000), 0).expect("a plan");
+        dataplane.tables().apply(&plan.ops).expect("applied");
+        assert!(finds(&mut dataplane).is_empty());
+        let path = |dataplane: &Dataplane| {
+            let name = pinned(dataplane).into_iter().find(|n| n.ends_with("-flat4-1"));
+            dataplane.pins().dir().join(name.expect("a flat table"))
+        };
+        let map = Map::from_map_data(MapData::from_pin(path(&dataplane)).expect("opened")).expect("a map");
+        let mut lines = Array::<_, Line>::try_from(map).expect("an array");
+        let front = (11 << 24) >> 16;
+        let mut line = lines.get(&front, 0).expect("read");
+        assert_ne!(line, Line::default(), "the front of what is refused");
+        line[0] ^= 1;
+        lines.set(front, line, 0).expect("written");
+        assert_eq!(finds(&mut dataplane), ["table-changed"]);
+        assert!(finds(&mut dataplane).is_empty());
+        std::fs::remove_file(path(&dataplane)).expect("removed");
+        assert_eq!(finds(&mut dataplane), ["table-pin-gone"]);
+        assert!(finds(&mut dataplane).is_empty());
     };
     node.node.enter(run).expect("entered");
 }
