@@ -16,6 +16,7 @@ use gwfilter_common::testing::mutate::Random;
 use gwfilter_common::testing::{Connections, Image, matrix, proxied, root_table, streams, tuple};
 use gwfilter_common::wire::l4;
 use ipnet::{Ipv4Net, Ipv6Net};
+use xtask::kernel::lacks;
 
 use crate::Expected;
 use crate::object::{Hook, Object, Scan};
@@ -126,6 +127,10 @@ fn segments_to_proxy_tuples_with_flat_classes_then_as_the_host_says_with_tries()
         let connections = Connections::default();
         let mut refused = 0;
         for step in steps {
+            if lacks(abi::TC_HEADER_PROGRAM) && step.name.contains("v1") {
+                // Headers of version 1 are left to the gateway there.
+                continue;
+            }
             let frame = SliceReader(&step.frame);
             let want = Want::from(streams::decide(&frame, &image, &connections, Scope::All));
             let action = object.run(Hook::Tc, &step.frame).unwrap();
@@ -210,7 +215,7 @@ fn thousands_of_nested_prefixes_then_each_edge_is_judged_as_by_a_trie() {
         let addr = u128::from(upper) << 64 | u128::from(lower);
         let net6 = Ipv6Net::new(addr.into(), len).unwrap().trunc();
         six.push((net6.network().octets(), u32::from(len), leaf(&mut random_leaf)));
-        if n % 4 == 0 {
+        if n % 12 == 0 {
             let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
             for at in [first, last, first.wrapping_sub(1), last.wrapping_add(1)] {
                 edges.push(IpAddr::from(std::net::Ipv4Addr::from_bits(at)));
@@ -266,7 +271,7 @@ fn lines_of_any_content_then_the_kernel_reads_them_as_the_host_does() {
     let mut object = Object::load(abi::PACKET_LOG_OFF, 0).unwrap();
     object.fill(&image((1 | FLAT_TABLE, 1 | FLAT_TABLE))).unwrap();
     let (mut damaged, mut found) = (0, 0);
-    for round in 0..40 {
+    for round in 0..16 {
         let mut word = || {
             u64::try_from(random.below(1 << 32)).unwrap() << 32
                 | u64::try_from(random.below(1 << 32)).unwrap()
@@ -282,7 +287,7 @@ fn lines_of_any_content_then_the_kernel_reads_them_as_the_host_does() {
         }
         put(&mut object, abi::FLAT4_MAP, 1, &lines);
         put(&mut object, abi::FLAT6_MAP, 1, &lines);
-        for _ in 0..100 {
+        for _ in 0..50 {
             let addr = u128::from(word()) << 64 | u128::from(word());
             let four = u32::try_from(addr >> 96).unwrap() % (u32::try_from(lines.len()).unwrap() << 17);
             let (upper, lower) = flat::halves(addr);
@@ -330,5 +335,5 @@ fn lines_of_any_content_then_the_kernel_reads_them_as_the_host_does() {
             }
         }
     }
-    assert!(damaged > 200 && found > 200, "{damaged} {found}");
+    assert!(damaged > 100 && found > 100, "{damaged} {found}");
 }
