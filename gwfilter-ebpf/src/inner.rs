@@ -77,20 +77,20 @@ pub(crate) struct LineArray {
 
 impl Lines for LineArray {
     #[inline(always)]
-    fn top_bit(word: u64) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "one bit is left")]
+    fn top_bit(word: u64) -> u32 {
         #[cfg(target_arch = "bpf")]
-        {
+        let bit = {
             let mut word = word;
             // SAFETY: one instruction on one register.
             unsafe {
                 core::arch::asm!("{0} >>= 63", inout(reg) word, options(pure, nomem, nostack, preserves_flags));
             }
             word
-        }
+        };
         #[cfg(not(target_arch = "bpf"))]
-        {
-            word >> 63
-        }
+        let bit = word >> 63;
+        bit as u32
     }
 
     #[inline(always)]

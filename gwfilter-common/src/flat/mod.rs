@@ -34,8 +34,8 @@ pub trait Lines {
     /// sixteen in a row are more ways than the verifier will walk.
     #[inline(always)]
     #[must_use]
-    fn top_bit(word: u64) -> u64 {
-        word >> 63
+    fn top_bit(word: u64) -> u32 {
+        low(word >> 63)
     }
 }
 
@@ -82,17 +82,23 @@ pub const fn unpack(word: u32) -> Option<Leaf> {
     })
 }
 
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+const fn low(word: u64) -> u32 {
+    word as u32
+}
+
 /// One of the sixteen words of 32 bits of a line.
 #[inline(always)]
 fn word(line: &Line, index: u32) -> Option<u32> {
     let pair = line.get((index as usize >> 1) & 7)?;
-    Some((*pair >> ((index & 1) * 32)) as u32)
+    Some(low(*pair >> ((index & 1) * 32)))
 }
 
 /// 1 if `a < b`, else 0, for values below 2⁶³: without a branch, since which way it goes is random.
 #[inline(always)]
 fn below<L: Lines + ?Sized>(a: u64, b: u64) -> u32 {
-    L::top_bit(a.wrapping_sub(b)) as u32
+    L::top_bit(a.wrapping_sub(b))
 }
 
 #[cfg(test)]

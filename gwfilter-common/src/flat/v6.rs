@@ -13,7 +13,7 @@
 //!
 //! A value that points has in bit 30 what to, in a tree over upper halves only: clear, a leaf of lower halves; set, a root over lower halves.
 
-use super::{Flat, Line, Lines, POINTER, word};
+use super::{Flat, Line, Lines, POINTER, low, word};
 
 /// Keys of a node.
 pub const NODE_KEYS: u32 = 8;
@@ -47,7 +47,7 @@ pub const fn pointer(root: bool, line: u32) -> Option<u32> {
 fn reached<L: Lines + ?Sized>(a: u64, b: u64) -> u32 {
     // The borrow of `b - a` (Hacker's Delight §2–13), as full words have no bit to spare.
     let borrow = L::top_bit((!b & a) | ((!b | a) & b.wrapping_sub(a)));
-    1 - borrow as u32
+    1 - borrow
 }
 
 /// The value of an address, its two halves in host order.
@@ -78,7 +78,7 @@ fn descend<L: Lines + ?Sized>(lines: &L, root: u32, key: u64) -> Option<u32> {
     let root = lines.line(root)?;
     let mut number = 0_u32;
     for (level, told) in root.iter().enumerate() {
-        let (first, count) = (*told as u32, (*told >> 32) as u32);
+        let (first, count) = (low(*told), low(*told >> 32));
         if count == 0 {
             return None;
         }

@@ -1,5 +1,7 @@
 //! Flat source tables in the kernel: what a trie of the same entries says, and whatever stands in them, an answer.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests' own steps")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -282,8 +284,9 @@ fn lines_of_any_content_then_the_kernel_reads_them_as_the_host_does() {
             .collect();
         if round % 2 == 0 {
             let few = (lines.len() as u64).max(2) / 2;
-            lines[0] =
-                std::array::from_fn(|level| word() % few | (if level < 3 { word() % few } else { 0 }) << 32);
+            lines[0] = std::array::from_fn(|level| {
+                (word() % few) | ((if level < 3 { word() % few } else { 0 }) << 32)
+            });
         }
         put(&mut object, abi::FLAT4_MAP, 1, &lines);
         put(&mut object, abi::FLAT6_MAP, 1, &lines);

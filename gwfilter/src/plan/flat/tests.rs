@@ -65,7 +65,7 @@ fn same4(entries: &[(Ipv4Net, Leaf)], more: &[u32]) {
             value(found),
             slow(entries, addr),
             "{}",
-            Ipv4Addr::from_bits(addr as u32)
+            Ipv4Addr::from_bits(u32::try_from(addr).unwrap())
         );
     }
 }
@@ -142,7 +142,7 @@ proptest! {
     ) {
         for lines in [lines, small] {
             let _ = find6(&lines, address);
-            let _ = v4::find(lines.as_slice(), (address as u32) & 0x001f_ffff);
+            let _ = v4::find(lines.as_slice(), u32::try_from(address & 0x001f_ffff).unwrap());
         }
     }
 }
