@@ -271,7 +271,15 @@ mod tests {
     #[test]
     fn this_workspace_then_every_test_target_belongs_to_one_group() {
         let all = targets(&metadata().unwrap(), |_| true);
-        let mut grouped = vec![Targets::plain().unwrap(), Targets::that_need(&["bench"]).unwrap()];
+        // Those of guests alone are run by the group `vm`, by their names.
+        let guests = Targets::that_need(&["guest-tests"]).unwrap();
+        assert!(
+            guests
+                .names
+                .iter()
+                .all(|name| crate::vm::programs().contains(&name.as_str()))
+        );
+        let mut grouped = vec![Targets::plain().unwrap(), guests];
         for group in super::super::Group::value_variants() {
             if !group.features().is_empty() {
                 grouped.push(Targets::that_need(group.features()).unwrap());
