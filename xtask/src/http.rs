@@ -260,23 +260,19 @@ impl Server {
 /// How often the server looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-fn accept(listener: &TcpListener, served: &Arc<AtomicUsize>, stop: &Arc<AtomicBool>) {
-    let mut busy = Vec::new();
+fn accept(listener: &TcpListener, served: &AtomicUsize, stop: &AtomicBool) {
     if listener.set_nonblocking(true).is_err() {
         return;
     }
-    while !stop.load(Ordering::SeqCst) {
-        match listener.accept() {
-            Ok((stream, peer)) => {
-                let (served, stop) = (Arc::clone(served), Arc::clone(stop));
-                busy.push(std::thread::spawn(move || serve(stream, peer, &served, &stop)));
+    // No handle is kept: a thread that ended and is not joined keeps its stack, and some ten thousand stacks are all that a process may map.
+    std::thread::scope(|scope| {
+        while !stop.load(Ordering::SeqCst) {
+            match listener.accept() {
+                Ok((stream, peer)) => drop(scope.spawn(move || serve(stream, peer, served, stop))),
+                Err(_) => std::thread::sleep(Duration::from_millis(2)),
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(2)),
         }
-    }
-    for thread in busy {
-        let _ = thread.join();
-    }
+    });
 }
 
 fn serve(mut stream: TcpStream, peer: SocketAddr, served: &AtomicUsize, stop: &AtomicBool) {
