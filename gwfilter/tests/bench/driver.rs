@@ -14,21 +14,45 @@ use xtask::bpf::{self, Map, MapKind, ProgramKind};
 
 use crate::sources::{Family, Pool};
 
-/// The length of a frame: the shortest of Ethernet, but for IPv6 what its headers take.
-const ETHERNET: usize = 14;
 /// Where the checksum and the source of an IPv4 header are, and the source of an IPv6 header.
 const CHECKSUM: i16 = 14 + 10;
-const SOURCE4: i16 = 14 + 12;
-const SOURCE6: i16 = 14 + 8;
-/// What a program must see of a frame before it writes.
-const HEADERS: i32 = 14 + 40;
+pub(crate) const SOURCE4: i16 = 14 + 12;
+pub(crate) const SOURCE6: i16 = 14 + 8;
+/// What a program must see of a frame before it reads or writes a source.
+pub(crate) const HEADERS: i32 = 14 + 40;
 
-/// What an element of a pool's map holds: an address, and the IPv4 checksum that goes with it.
+/// What an element of a pool's map holds: an address, and the checksum that goes with it.
 const ELEMENT: u32 = 20;
 const AT_CHECKSUM: i16 = 16;
 
+/// Where in a frame an address is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Its first byte.
+    pub(crate) address: i16,
+    /// The checksum that goes with it, which is right before; `None`: no checksum.
+    pub(crate) checksum: Option<i16>,
+    /// How much of the frame there must be.
+    pub(crate) headers: i32,
+}
+
+impl Place {
+    /// The source of a packet. Only the checksum of the IPv4 header goes with it.
+    pub(crate) const fn source(family: Family) -> Self {
+        let (address, checksum) = match family {
+            Family::V4 => (SOURCE4, Some(CHECKSUM)),
+            Family::V6 => (SOURCE6, None),
+        };
+        Self {
+            address,
+            checksum,
+            headers: HEADERS,
+        }
+    }
+}
+
 /// Where a context says that the frame begins and ends: `struct xdp_md` and `struct __sk_buff`.
-const fn bounds(kind: ProgramKind) -> (i16, i16) {
+pub(crate) const fn bounds(kind: ProgramKind) -> (i16, i16) {
     match kind {
         ProgramKind::Tc => (76, 80),
         _ => (0, 4),
@@ -56,12 +80,18 @@ pub(crate) fn syn(destination: SocketAddr, to: [u8; 6]) -> Result<Vec<u8>> {
 pub(crate) struct Sources {
     map: Map,
     family: Family,
+    place: Place,
     mask: i32,
 }
 
 impl Sources {
-    /// `frame`: the one whose checksum is to fit. The number of addresses must be a power of two.
+    /// Addresses of a pool as sources of packets like `frame`. The number of addresses must be a power of two.
     pub(crate) fn new(pool: &Pool, frame: &[u8]) -> Result<Self> {
+        Self::at(Place::source(pool.family), pool, frame)
+    }
+
+    /// Addresses of a pool, written into frames like `frame` at a place.
+    pub(crate) fn at(place: Place, pool: &Pool, frame: &[u8]) -> Result<Self> {
         let addresses = pool.octets();
         let count = u32::try_from(addresses.len())?;
         let map = Map::new(MapKind::Array, 4, ELEMENT, count).context("making an array of sources")?;
@@ -70,7 +100,7 @@ impl Sources {
         for (index, address) in (0..count).zip(addresses) {
             keys.extend(index.to_ne_bytes());
             values.extend(address);
-            values.extend(checksum(frame, address));
+            values.extend(checksum(frame, place, pool.family, address).context("a short frame")?);
             values.extend([0; 2]);
         }
         map.set_all(&keys, &values)
@@ -78,12 +108,12 @@ impl Sources {
         Ok(Self {
             map,
             family: pool.family,
+            place,
             mask: i32::try_from(count - 1)?,
         })
     }
 
-    /// Instructions that write a source into the frame of the context in `r6`; they jump `over` instructions too far where
-    /// that cannot be.
+    /// Instructions that write an address into the frame of the context in `r6`, which end the program with 0 where that cannot be.
     fn write(&self, kind: ProgramKind) -> Vec<u64> {
         let (begin, end) = bounds(kind);
         let mut code = vec![
@@ -98,24 +128,17 @@ impl Sources {
             load_word(R2, R6, begin),
             load_word(R3, R6, end),
             mov_register(R4, R2),
-            add(R4, HEADERS),
+            add(R4, self.place.headers),
         ];
-        let body = match self.family {
-            Family::V4 => vec![
-                load_word(R5, R0, 0),
-                store_word(R2, SOURCE4, R5),
-                load_half(R5, R0, AT_CHECKSUM),
-                store_half(R2, CHECKSUM, R5),
-            ],
-            Family::V6 => (0..4)
-                .flat_map(|word| {
-                    [
-                        load_word(R5, R0, 4 * word),
-                        store_word(R2, SOURCE6 + 4 * word, R5),
-                    ]
-                })
-                .collect(),
-        };
+        let mut body = Vec::new();
+        for word in 0..self.family.words() {
+            body.push(load_word(R5, R0, 4 * word));
+            body.push(store_word(R2, self.place.address + 4 * word, R5));
+        }
+        if let Some(checksum) = self.place.checksum {
+            body.push(load_half(R5, R0, AT_CHECKSUM));
+            body.push(store_half(R2, checksum, R5));
+        }
         // Past the body are two instructions that end the program with 0.
         copy.push(jump_above(R4, R3, short(body.len() + 1)));
         copy.extend(body);
@@ -177,68 +200,37 @@ pub(crate) fn constant(kind: ProgramKind, result: i32) -> io::Result<OwnedFd> {
     bpf::load(kind, &[mov(R0, result), exit()])
 }
 
-/// A program that does nothing but look the packet's source up in a trie: it ends with `found` or with `other`.
-pub(crate) fn lookup(
-    kind: ProgramKind,
-    family: Family,
-    trie: BorrowedFd<'_>,
-    [found, other]: [i32; 2],
-) -> io::Result<OwnedFd> {
-    let (begin, end) = bounds(kind);
-    let (at, words, key) = match family {
-        Family::V4 => (SOURCE4, 1, -8),
-        Family::V6 => (SOURCE6, 4, -20),
+/// The checksum of `frame` with another address at a place, as bytes of the wire (RFC 1624); zeros where there is none.
+fn checksum(frame: &[u8], place: Place, family: Family, address: [u8; 16]) -> Option<[u8; 2]> {
+    let Some(at) = place.checksum else {
+        return Some([0; 2]);
     };
-    let mut body = vec![mov(R3, 32 * i32::from(words)), store_word(STACK, key, R3)];
-    for word in 0..words {
-        body.push(load_word(R3, R2, at + 4 * word));
-        body.push(store_word(STACK, key + 4 + 4 * word, R3));
-    }
-    body.extend(map(R1, trie));
-    body.extend([
-        mov_register(R2, STACK),
-        add(R2, i32::from(key)),
-        call(MAP_LOOKUP_ELEM),
-        mov_register(R1, R0),
-        mov(R0, found),
-        jump(EQUAL, R1, 0, 1),
-        exit(),
-    ]);
-    let mut code = vec![
-        load_word(R2, R1, begin),
-        load_word(R3, R1, end),
-        mov_register(R4, R2),
-        add(R4, HEADERS),
-        jump_above(R4, R3, short(body.len())),
-    ];
-    code.extend(body);
-    code.extend([mov(R0, other), exit()]);
-    bpf::load(kind, &code)
+    let length = 4 * usize::try_from(family.words()).ok()?;
+    let (at, begin) = (usize::try_from(at).ok()?, usize::try_from(place.address).ok()?);
+    let before = frame.get(at..at + 2)?.first_chunk()?;
+    let (old, new) = (frame.get(begin..begin + length)?, address.get(..length)?);
+    let sum = u32::from(!u16::from_be_bytes(*before)) + words(new, 0) + words(old, 0xffff);
+    Some((!folded(sum)).to_be_bytes())
 }
 
-/// The checksum of the IPv4 header of `frame` with another source, as bytes of the wire; zeros for IPv6.
-fn checksum(frame: &[u8], source: [u8; 16]) -> [u8; 2] {
-    let Some(header) = frame.get(ETHERNET..ETHERNET + 20) else {
-        return [0; 2];
-    };
-    if header.first() != Some(&0x45) {
-        return [0; 2];
-    }
-    let mut header = header.to_vec();
-    for (byte, of) in header.iter_mut().skip(10).zip([0, 0].iter().chain(&source[..4])) {
-        *byte = *of;
-    }
-    let mut sum: u32 = 0;
-    for pair in header.chunks(2) {
-        if let [high, low] = pair {
-            sum += u32::from(u16::from_be_bytes([*high, *low]));
-        }
-    }
+/// The sum of words of 16 bits, each `^ with`.
+pub(crate) fn words(bytes: &[u8], with: u16) -> u32 {
+    let pairs = bytes.chunks(2);
+    pairs
+        .map(|pair| match pair {
+            [high, low] => u32::from(u16::from_be_bytes([*high, *low]) ^ with),
+            [high] => u32::from(u16::from_be_bytes([*high, 0]) ^ with),
+            _ => 0,
+        })
+        .sum()
+}
+
+/// A sum in ones' complement, in 16 bits.
+pub(crate) fn folded(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    let [_, _, high, low] = (!sum).to_be_bytes();
-    [high, low]
+    u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
 fn short(count: usize) -> i16 {

@@ -1,9 +1,14 @@
 //! What comes out: ratios and series, a JSON object a line.
 
 use std::io::Write as _;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+
+use crate::missed;
 
 /// Measurements of one thing, in the order of the rounds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,6 +68,55 @@ pub(crate) struct Line {
     pub(crate) points: Vec<(usize, Rounds)>,
 }
 
+/// Lines of a plot, while they are put together.
+#[derive(Debug, Default)]
+pub(crate) struct Lines(Vec<Line>);
+
+impl Lines {
+    /// What was measured for a line of the plot `id`; with what was before, if it is for the same number of entries. It is said at once.
+    pub(crate) fn add(&mut self, id: &str, name: &str, entries: usize, rounds: Rounds) {
+        if let Ok(Summary {
+            median,
+            range: [low, high],
+        }) = rounds.summary()
+        {
+            progress(format_args!(
+                "{id}, {entries}, {name}: {} ({} to {})",
+                rounded(median),
+                rounded(low),
+                rounded(high)
+            ));
+        }
+        let at = match self.0.iter().position(|line| line.name == name) {
+            Some(at) => at,
+            None => {
+                self.0.push(Line {
+                    name: name.to_owned(),
+                    points: Vec::new(),
+                });
+                self.0.len() - 1
+            }
+        };
+        if let Some(line) = self.0.get_mut(at) {
+            match line.points.last_mut() {
+                Some((last, known)) if *last == entries => known.0.extend(rounds.0),
+                _ => line.points.push((entries, rounds)),
+            }
+        }
+    }
+
+    /// What was measured.
+    pub(crate) fn of(&self, name: &str, entries: usize) -> Option<&Rounds> {
+        let line = self.0.iter().find(|line| line.name == name)?;
+        let (_, rounds) = line.points.iter().find(|(of, _)| *of == entries)?;
+        Some(rounds)
+    }
+
+    pub(crate) fn tell(&self, plot: &Plot<'_>) -> Result<()> {
+        self.0.iter().try_for_each(|line| line.tell(plot))
+    }
+}
+
 /// A plot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plot<'p> {
@@ -74,9 +128,17 @@ pub(crate) struct Plot<'p> {
 impl Ratio {
     pub(crate) fn tell(&self) -> Result<()> {
         let Summary { median, range } = self.rounds.summary()?;
+        let met = median <= self.goal;
+        let (value, goal, [low, high]) = (rounded(median), rounded(self.goal), range.map(rounded));
+        progress(format_args!(
+            "{}: {value} ({low} to {high}), goal {goal}: {}; {}",
+            self.id,
+            if met { "met" } else { "MISSED" },
+            self.of
+        ));
+        let reason = if met { None } else { missed::reason(&self.id) };
         tell(&json!({
-            "id": self.id, "value": rounded(median), "goal": rounded(self.goal), "met": median <= self.goal,
-            "range": range.map(rounded), "of": self.of,
+            "id": self.id, "value": value, "goal": goal, "met": met, "range": [low, high], "of": self.of, "reason": reason,
         }))
     }
 }
@@ -94,9 +156,24 @@ impl Line {
     }
 }
 
-/// A remark for people: what a figure does not show.
-pub(crate) fn remark(text: impl std::fmt::Display) -> Result<()> {
-    tell(&json!({"remark": text.to_string()}))
+/// Something has failed, and the run with it, though it goes on.
+pub(crate) fn failed(part: &str, reason: impl std::fmt::Display) -> Result<()> {
+    FAILED.store(true, Ordering::Relaxed);
+    progress(format_args!("FAILED: {part}: {reason}"));
+    tell(&json!({"failed": part, "reason": reason.to_string()}))
+}
+
+/// Whether something has.
+pub(crate) fn has_failed() -> bool {
+    FAILED.load(Ordering::Relaxed)
+}
+
+static FAILED: AtomicBool = AtomicBool::new(false);
+
+/// How long a part took.
+pub(crate) fn took(part: &str, time: Duration) -> Result<()> {
+    progress(format_args!("{part} took {} s", rounded(time.as_secs_f64())));
+    tell(&json!({"part": part, "seconds": rounded(time.as_secs_f64())}))
 }
 
 /// Four digits say all that the range leaves certain.
@@ -114,7 +191,9 @@ fn tell(line: &Value) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// How far it is, for who waits.
+/// How far it is, for who waits, with the seconds since the first of these.
 pub(crate) fn progress(text: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "bench: {text}");
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    let seconds = BEGAN.get_or_init(Instant::now).elapsed().as_secs();
+    let _ = writeln!(std::io::stderr(), "bench: {seconds:>4} s: {text}");
 }

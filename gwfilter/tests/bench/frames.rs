@@ -1,13 +1,12 @@
 //! The whole cost of a frame, over a cable: refused and passed, gwfilter beside every peer, the same lists for all.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use xtask::site::{VIP_PORT, VIP_V4, VIP_V6, destination};
 
-use crate::figure::{Line, Plot, Ratio, Rounds, progress, remark};
+use crate::figure::{Lines, Plot, Ratio, Rounds, failed, progress};
+use crate::judged::gateway;
 use crate::peers::{Peer, Ready};
 use crate::sources::{Family, List};
 use crate::wire::{Sender, Work};
@@ -40,58 +39,56 @@ const LOAD: Plot<'_> = Plot {
 };
 
 /// How long frames come each time.
-const TIME: Duration = Duration::from_millis(300);
-
-type Measured = BTreeMap<(Peer, usize), Rounds>;
+const TIME: Duration = Duration::from_millis(200);
 
 /// Measures all of it.
 pub(crate) fn measure(size: &Size) -> Result<()> {
-    let (mut cost, mut rate, mut passed, mut load) = <(Measured, Measured, Measured, Measured)>::default();
+    let (mut cost, mut rate, mut passed, mut load) = <(Lines, Lines, Lines, Lines)>::default();
     for &entries in &size.entries {
         let list = List::mixed(Family::V4, entries);
         let hosts = List::hosts(Family::V4, entries.min(Peer::XdpFilter.most()));
         let mut sender = Sender::new()?;
         let all = set_up(&mut sender, &Peer::ALL, &list, &hosts)?;
-        let loaded = all
+        for ready in all
             .iter()
-            .filter(|ready| !matches!(ready.peer, Peer::Nothing | Peer::Passes));
-        for ready in loaded {
+            .filter(|ready| !matches!(ready.peer, Peer::Nothing | Peer::Passes))
+        {
             let took = Rounds(vec![ready.load.as_secs_f64()]);
-            load.insert((ready.peer, entries), took);
+            load.add(LOAD.id, ready.peer.name(), entries, took);
         }
         let denied = |peer: Peer| peer.list(&list, &hosts).inside();
         for (peer, works) in rounds(&sender, &all, Family::V4, denied, size.rounds)? {
-            let of = |what: fn(&Work) -> f64| Rounds(works.iter().map(what).collect());
-            cost.insert((peer, entries), of(|work| work.cost));
-            rate.insert((peer, entries), of(|work| work.rate));
+            cost.add(COST.id, peer.name(), entries, costs(&works));
+            let rates = Rounds(works.iter().map(|work| work.rate).collect());
+            rate.add(RATE.id, peer.name(), entries, rates);
         }
+        ratios(&cost, entries, size)?;
         let other = |peer: Peer| peer.list(&list, &hosts).outside();
         for (peer, works) in rounds(&sender, &all, Family::V4, other, size.rounds)? {
             if peer != Peer::Nothing {
-                passed.insert(
-                    (peer, entries),
-                    Rounds(works.iter().map(|work| work.cost).collect()),
-                );
+                passed.add(PASSED.id, peer.name(), entries, costs(&works));
             }
         }
     }
-    ratios(&cost, size)?;
-    for (plot, measured) in [(COST, &cost), (RATE, &rate), (PASSED, &passed), (LOAD, &load)] {
-        lines(&plot, measured)?;
+    for (plot, lines) in [(COST, &cost), (RATE, &rate), (PASSED, &passed), (LOAD, &load)] {
+        lines.tell(&plot)?;
     }
-    let mut six = Measured::new();
+    let mut six = Lines::default();
     for &entries in &size.entries {
         let list = List::mixed(Family::V6, entries);
+        let hosts = List::hosts(Family::V6, entries.min(Peer::XdpFilter.most()));
         let mut sender = Sender::new()?;
-        let all = set_up(&mut sender, &Peer::ALL, &list, &list)?;
-        for (peer, works) in rounds(&sender, &all, Family::V6, |_| list.inside(), size.rounds)? {
-            six.insert(
-                (peer, entries),
-                Rounds(works.iter().map(|work| work.cost).collect()),
-            );
+        let all = set_up(&mut sender, &Peer::ALL, &list, &hosts)?;
+        let denied = |peer: Peer| peer.list(&list, &hosts).inside();
+        for (peer, works) in rounds(&sender, &all, Family::V6, denied, size.rounds)? {
+            six.add(COST6.id, peer.name(), entries, costs(&works));
         }
     }
-    lines(&COST6, &six)
+    six.tell(&COST6)
+}
+
+fn costs(works: &[Work]) -> Rounds {
+    Rounds(works.iter().map(|work| work.cost).collect())
 }
 
 /// Refusing a frame costs us less than an interval set of nftables, and not ten times what it costs to do nothing.
@@ -104,7 +101,7 @@ pub(crate) fn guard() -> Result<Vec<Ratio>> {
     let works = rounds(&sender, &all, Family::V4, |_| list.inside(), 3)?;
     let cost = |peer: Peer| {
         let works = works.get(&peer).with_context(|| peer.name())?;
-        Ok::<_, anyhow::Error>(Rounds(works.iter().map(|work| work.cost).collect()))
+        Ok::<_, anyhow::Error>(costs(works))
     };
     let ours = cost(Peer::Ours)?;
     [(Peer::Nothing, 10.0), (Peer::NftNetdev, 1.0)]
@@ -139,8 +136,9 @@ fn set_up(sender: &mut Sender, peers: &[Peer], list: &List, hosts: &List) -> Res
         ));
         match Ready::new(sender, peer, own) {
             Ok(ready) => all.push(ready),
-            Err(error) if !matches!(peer, Peer::Nothing | Peer::Passes | Peer::Ours) => {
-                remark(format_args!("{} is not here: {error:#}", peer.name()))?;
+            Err(error) if !matches!(peer, Peer::Nothing | Peer::Ours) => {
+                let part = format!("{}, {} {} prefixes", peer.name(), own.len(), own.family().name());
+                failed(&part, format_args!("{error:#}"))?;
             }
             Err(error) => return Err(error),
         }
@@ -148,7 +146,7 @@ fn set_up(sender: &mut Sender, peers: &[Peer], list: &List, hosts: &List) -> Res
     Ok(all)
 }
 
-/// Everybody in turn, again and again; the first round is not counted.
+/// Everybody in turn, again and again; the first round is not counted. Whoever fails is named, and left out from then on.
 fn rounds(
     sender: &Sender,
     all: &[Ready],
@@ -157,44 +155,46 @@ fn rounds(
     rounds: usize,
 ) -> Result<BTreeMap<Peer, Vec<Work>>> {
     let to = gateway(family)?;
-    let streams = all
+    let mut streams = all
         .iter()
-        .map(|ready| ready.receiver.stream(to, &pool(ready.peer)))
+        .map(|ready| Ok((ready, ready.receiver.stream(to, &pool(ready.peer))?)))
         .collect::<Result<Vec<_>>>()?;
     let mut works: BTreeMap<Peer, Vec<Work>> = BTreeMap::new();
     for round in 0..=rounds {
-        for (ready, stream) in all.iter().zip(&streams) {
-            let work = ready.receiver.measure(sender, stream, TIME);
-            let work = work.with_context(|| ready.peer.name())?;
-            if round > 0 {
-                works.entry(ready.peer).or_default().push(work);
+        let mut left = Vec::new();
+        for (ready, stream) in streams {
+            match ready.receiver.measure(sender, &stream, TIME) {
+                Ok(_) if round == 0 => {}
+                Ok(work) => works.entry(ready.peer).or_default().push(work),
+                Err(error) => {
+                    failed(ready.peer.name(), format_args!("{error:#}"))?;
+                    works.remove(&ready.peer);
+                    continue;
+                }
             }
+            left.push((ready, stream));
         }
+        streams = left;
     }
     Ok(works)
 }
 
-fn gateway(family: Family) -> Result<SocketAddr> {
-    let address = match family {
-        Family::V4 => VIP_V4,
-        Family::V6 => VIP_V6,
-    };
-    destination(address, VIP_PORT)
-}
-
-fn ratios(cost: &Measured, size: &Size) -> Result<()> {
+/// Those that there are goals for at this length.
+fn ratios(cost: &Lines, entries: usize, size: &Size) -> Result<()> {
     let goals = [
         ("empty", Peer::Nothing, 1_000_000, 1.5),
         ("ipset", Peer::Ipset, 1_000_000, 1.0 / 6.0),
         ("nft-netdev", Peer::NftNetdev, 1_000_000, 1.0 / 15.0),
         ("xdp-filter", Peer::XdpFilter, 10_000, 1.0),
     ];
-    for (name, peer, entries, goal) in goals {
-        let entries = size.at_most(entries);
-        let (Some(ours), Some(theirs)) = (cost.get(&(Peer::Ours, entries)), cost.get(&(peer, entries)))
-        else {
+    for (name, peer, at_most, goal) in goals {
+        let of = |peer: Peer| cost.of(peer.name(), entries);
+        let (Some(ours), Some(theirs)) = (of(Peer::Ours), of(peer)) else {
             continue;
         };
+        if entries != size.at_most(at_most) {
+            continue;
+        }
         let ratio = Ratio {
             id: format!("frame-{}-over-{name}", at(entries)),
             of: format!(
@@ -205,24 +205,6 @@ fn ratios(cost: &Measured, size: &Size) -> Result<()> {
             rounds: ours.over(theirs),
         };
         ratio.tell()?;
-    }
-    Ok(())
-}
-
-/// A line for everybody.
-fn lines(plot: &Plot<'_>, measured: &Measured) -> Result<()> {
-    for peer in Peer::ALL {
-        let of = measured.iter().filter(|((who, _), _)| *who == peer);
-        let points: Vec<_> = of
-            .map(|((_, entries), rounds)| (*entries, rounds.clone()))
-            .collect();
-        if !points.is_empty() {
-            let line = Line {
-                name: peer.name().to_owned(),
-                points,
-            };
-            line.tell(plot)?;
-        }
     }
     Ok(())
 }

@@ -87,7 +87,7 @@ const CASES: [Case; 8] = [
 pub(crate) fn measure(size: &Size) -> Result<()> {
     let object = proxied(PROXIED.parse()?)?;
     for case in CASES.iter().filter(|(id, ..)| size.wants(id)) {
-        over_nothing(&object, case, size.hook_rounds)?.tell()?;
+        over_nothing(&object, case, size.hook_rounds(case.1.is_tc()))?.tell()?;
     }
     Ok(())
 }
@@ -100,7 +100,7 @@ pub(crate) fn guard() -> Result<Vec<Ratio>> {
         .map(|case| {
             Ok(Ratio {
                 goal: 45.0,
-                ..over_nothing(&object, case, 301)?
+                ..over_nothing(&object, case, if case.1.is_tc() { 301 } else { 41 })?
             })
         })
         .collect()

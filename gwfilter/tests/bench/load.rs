@@ -21,7 +21,7 @@ use xtask::manifests;
 use xtask::netns::Namespace;
 use xtask::process;
 
-use crate::figure::{Line, Plot, Ratio, Rounds, progress};
+use crate::figure::{Lines, Plot, Ratio, Rounds, progress};
 use crate::object::Object;
 use crate::peers::start;
 use crate::sources::{Family, List, policy};
@@ -46,41 +46,6 @@ const MEMORY: Plot<'_> = Plot {
 
 /// How long a list of a million may take until it is in force.
 const LONG: Duration = Duration::from_secs(600);
-
-/// Lines of a plot, while they are put together.
-#[derive(Debug, Default)]
-struct Lines(Vec<Line>);
-
-impl Lines {
-    fn add(&mut self, name: &str, entries: usize, value: f64) {
-        let at = match self.0.iter().position(|line| line.name == name) {
-            Some(at) => at,
-            None => {
-                self.0.push(Line {
-                    name: name.to_owned(),
-                    points: Vec::new(),
-                });
-                self.0.len() - 1
-            }
-        };
-        if let Some(line) = self.0.get_mut(at) {
-            match line.points.last_mut() {
-                Some((last, rounds)) if *last == entries => rounds.0.push(value),
-                _ => line.points.push((entries, Rounds(vec![value]))),
-            }
-        }
-    }
-
-    fn of(&self, name: &str, entries: usize) -> Rounds {
-        let line = self.0.iter().find(|line| line.name == name);
-        let points = line.and_then(|line| line.points.iter().find(|(of, _)| *of == entries));
-        points.map_or_else(Rounds::default, |(_, rounds)| rounds.clone())
-    }
-
-    fn tell(&self, plot: &Plot<'_>) -> Result<()> {
-        self.0.iter().try_for_each(|line| line.tell(plot))
-    }
-}
 
 /// The policies, as files: half of the prefixes IPv4, half IPv6. The first file's name is the first.
 fn files(entries: usize) -> Vec<(String, String)> {
@@ -124,7 +89,7 @@ pub(crate) fn measure(size: &Size) -> Result<()> {
             id: format!("{id}-{}", at(entries)),
             of: format!("seconds, {entries} mixed prefixes: {what}"),
             goal,
-            rounds: steps.of(name, entries),
+            rounds: steps.of(name, entries).cloned().unwrap_or_default(),
         };
         ratio.tell()?;
     }
@@ -148,7 +113,14 @@ fn in_parts(files: &[(String, String)], entries: usize, steps: &mut Lines) -> Re
     });
     let mut index = Index::new();
     index.load("cluster.yaml", manifests::cluster().as_bytes())?;
-    let mut took = |what: &str, since: Instant| steps.add(what, entries, since.elapsed().as_secs_f64());
+    let mut took = |what: &str, since: Instant| {
+        steps.add(
+            STEPS.id,
+            what,
+            entries,
+            Rounds(vec![since.elapsed().as_secs_f64()]),
+        )
+    };
 
     let began = Instant::now();
     for (name, text) in files {
@@ -222,7 +194,12 @@ fn whole(
     let began = Instant::now();
     let mut agent = start(&receiver.namespace, &receiver.device, folder.path())?;
     agent.wait_line("gateway is enforced", LONG)?;
-    times.add("start to force", entries, began.elapsed().as_secs_f64());
+    times.add(
+        AGENT.id,
+        "start to force",
+        entries,
+        Rounds(vec![began.elapsed().as_secs_f64()]),
+    );
     for round in 1..=rounds {
         let generations = |log: &str| log.matches("generation in force").count();
         let before = generations(&agent.log());
@@ -233,14 +210,16 @@ fn whole(
             (generations(log) > before).then_some(())
         })?;
         times.add(
+            AGENT.id,
             "one prefix changed, to force",
             entries,
-            began.elapsed().as_secs_f64(),
+            Rounds(vec![began.elapsed().as_secs_f64()]),
         );
     }
     let mut megabytes = |what: &str, bytes: u64| {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        memory.add(what, entries, bytes as f64 / 1_048_576.0);
+        let mebibytes = bytes as f64 / 1_048_576.0;
+        memory.add(MEMORY.id, what, entries, Rounds(vec![mebibytes]));
     };
     megabytes("the agent's resident set", process::rss(agent.pid())?);
     megabytes(

@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use aya::maps::{Map, MapData, PerCpuHashMap};
 use tempfile::TempDir;
 use xtask::bpf::{self, ProgramKind};
 use xtask::netns::Namespace;
@@ -82,9 +84,8 @@ impl Peer {
 
     pub(crate) const fn takes(self, family: Family) -> bool {
         match (self, family) {
-            (_, Family::V4) => true,
-            (Self::XdpFilter | Self::IptablesRules | Self::NftPrerouting, Family::V6) => false,
-            (_, Family::V6) => true,
+            (Self::IptablesRules, Family::V6) => false,
+            (_, Family::V4 | Family::V6) => true,
         }
     }
 
@@ -250,30 +251,46 @@ fn rules(namespace: &Namespace, list: &List) -> Result<()> {
 
 /// xdp-tools' filter, with its own commands for the first host; the others are written into its table as that one is.
 fn xdp_filter(namespace: &Namespace, device: &str, list: &List) -> Result<()> {
+    let (feature, table) = match list.family() {
+        Family::V4 => ("ipv4", "filter_ipv4"),
+        Family::V6 => ("ipv6", "filter_ipv6"),
+    };
     namespace.run(
         "xdp-filter",
-        &["load", device, "--policy", "allow", "--features", "ipv4"],
+        &["load", device, "--policy", "allow", "--features", feature],
     )?;
-    let List::V4(nets) = list else {
-        bail!("only IPv4 hosts");
-    };
-    let (Some(first), rest) = (nets.first(), nets.get(1..).unwrap_or_default()) else {
+    let mut hosts = list.networks().into_iter().map(|(address, _)| address);
+    let Some(first) = hosts.next() else {
         return Ok(());
     };
-    namespace.run("xdp-filter", &["ip", &first.addr().to_string(), "--mode", "src"])?;
-    let hosts: Vec<[u8; 4]> = rest.iter().map(|net| net.addr().octets()).collect();
-    let first = first.addr().octets();
+    let text = match list.family() {
+        Family::V4 => Ipv4Addr::from(*first.first_chunk().context("a short address")?).to_string(),
+        Family::V6 => Ipv6Addr::from(first).to_string(),
+    };
+    namespace.run("xdp-filter", &["ip", &text, "--mode", "src"])?;
     namespace.enter(|| -> Result<()> {
-        use aya::maps::{Map, MapData, PerCpuHashMap};
-        let path = "/sys/fs/bpf/xdp-filter/filter_ipv4";
-        let map = MapData::from_pin(path).with_context(|| format!("opening {path}"))?;
-        let mut map = PerCpuHashMap::<MapData, [u8; 4], u64>::try_from(Map::PerCpuHashMap(map))?;
-        for host in hosts {
-            let values = map.get(&first, 0)?;
-            map.insert(host, values, 0)?;
+        let path = format!("/sys/fs/bpf/xdp-filter/{table}");
+        let map = MapData::from_pin(&path).with_context(|| format!("opening {path}"))?;
+        let hosts = hosts.collect::<Vec<_>>();
+        match list.family() {
+            Family::V4 => {
+                let short = |address: &[u8; 16]| address.first_chunk::<4>().copied();
+                let hosts = hosts.iter().filter_map(short);
+                copied(map, short(&first).context("a short address")?, hosts)
+            }
+            Family::V6 => copied(map, first, hosts.into_iter()),
         }
-        Ok(())
     })?
+}
+
+/// Gives each host what the first one has.
+fn copied<K: aya::Pod>(map: MapData, first: K, hosts: impl Iterator<Item = K>) -> Result<()> {
+    let mut map = PerCpuHashMap::<MapData, K, u64>::try_from(Map::PerCpuHashMap(map))?;
+    for host in hosts {
+        let values = map.get(&first, 0)?;
+        map.insert(host, values, 0)?;
+    }
+    Ok(())
 }
 
 /// Runs a program that reads what it is to do.

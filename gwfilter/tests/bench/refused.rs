@@ -22,7 +22,7 @@ use xtask::gateway::{Gateway, Listener, Policy, Serves};
 use xtask::process::Process;
 use xtask::site::{VIP_PORT, VIP_V4, destination};
 
-use crate::figure::{Line, Plot, Ratio, Rounds, progress};
+use crate::figure::{Lines, Plot, Ratio, Rounds, progress};
 use crate::peers::{agent, attach};
 use crate::sources::{Family, List, Pool};
 use crate::wire::{Receiver, SENDS, Sender, pin};
@@ -144,10 +144,7 @@ fn gateway() -> Result<SocketAddr> {
 
 /// Measures all of it.
 pub(crate) fn measure(size: &Size) -> Result<()> {
-    let mut cost = [line("Envoy"), line("gwfilter, seven SYNs")];
-    let mut rate = [line("Envoy")];
-    let mut latency = ["nobody is refused", "refused by Envoy", "refused by gwfilter"]
-        .map(|name| ["median", "99th percentile"].map(|what| line(&format!("{name}, {what}"))));
+    let (mut cost, mut rate, mut latency) = <(Lines, Lines, Lines)>::default();
     for &blocks in &BLOCKS {
         progress(format_args!("refused connections, {blocks} ipBlocks"));
         let list = List::mixed(Family::V4, blocks);
@@ -206,29 +203,22 @@ pub(crate) fn measure(size: &Size) -> Result<()> {
             rounds: at_node.over(&at_envoy),
         };
         ratio.tell()?;
-        for (line, rounds) in cost.iter_mut().zip([at_envoy, at_node]) {
-            line.points.push((blocks, rounds));
-        }
-        let [rate] = &mut rate;
-        rate.points.push((blocks, rates));
-        for (lines, rounds) in latency.iter_mut().zip(&seen) {
-            for (line, share) in lines.iter_mut().zip([50, 99]) {
+        cost.add(COST.id, "Envoy", blocks, at_envoy);
+        cost.add(COST.id, "gwfilter, seven SYNs", blocks, at_node);
+        rate.add(RATE.id, "Envoy", blocks, rates);
+        let names = ["nobody is refused", "refused by Envoy", "refused by gwfilter"];
+        for (name, rounds) in names.into_iter().zip(&seen) {
+            for (what, share) in [("median", 50), ("99th percentile", 99)] {
                 let of = |times: &Vec<f64>| percentile(times, share);
-                line.points
-                    .push((blocks, Rounds(rounds.iter().map(of).collect())));
+                let rounds = Rounds(rounds.iter().map(of).collect());
+                latency.add(LATENCY.id, &format!("{name}, {what}"), blocks, rounds);
             }
         }
     }
-    cost.iter().try_for_each(|line| line.tell(&COST))?;
-    rate.iter().try_for_each(|line| line.tell(&RATE))?;
-    latency.iter().flatten().try_for_each(|line| line.tell(&LATENCY))
-}
-
-fn line(name: &str) -> Line {
-    Line {
-        name: name.to_owned(),
-        points: Vec::new(),
+    for (plot, lines) in [(COST, &cost), (RATE, &rate), (LATENCY, &latency)] {
+        lines.tell(&plot)?;
     }
+    Ok(())
 }
 
 fn percentile(times: &[f64], share: usize) -> f64 {

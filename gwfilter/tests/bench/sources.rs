@@ -45,6 +45,14 @@ impl Family {
         }
     }
 
+    /// Words of 32 bits of an address.
+    pub(crate) const fn words(self) -> i16 {
+        match self {
+            Self::V4 => 1,
+            Self::V6 => 4,
+        }
+    }
+
     /// Bits of an address.
     const fn width(self) -> u8 {
         match self {
@@ -144,6 +152,24 @@ impl List {
         match self {
             Self::V4(nets) => nets.iter().map(ToString::to_string).collect(),
             Self::V6(nets) => nets.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// Its prefixes as network, in the first bytes, and length.
+    pub(crate) fn networks(&self) -> Vec<([u8; 16], u8)> {
+        match self {
+            Self::V4(nets) => nets
+                .iter()
+                .map(|net| {
+                    let mut octets = [0; 16];
+                    octets[..4].copy_from_slice(&net.network().octets());
+                    (octets, net.prefix_len())
+                })
+                .collect(),
+            Self::V6(nets) => nets
+                .iter()
+                .map(|net| (net.network().octets(), net.prefix_len()))
+                .collect(),
         }
     }
 

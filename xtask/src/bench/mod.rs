@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use serde_json::{Value, json};
+use xtask::envoy::Release;
 use xtask::{paths, rights};
 
 use crate::build_ebpf;
@@ -44,10 +45,27 @@ enum Form {
     Json,
 }
 
+impl Options {
+    /// Whether everything is measured, as it is to be kept.
+    fn complete(&self) -> bool {
+        self.only.is_empty() && self.entries.is_empty() && !self.quick
+    }
+}
+
 /// The verb.
 pub(crate) fn main(options: &Options) -> Result<()> {
     rights::require_root()?;
-    setup::ensure(&[Part::Ebpf, Part::Lab, Part::Envoy, Part::Peers], Voice::Changes)?;
+    if let Some(folder) = &options.write {
+        written::may_replace(folder, options.complete())?;
+    }
+    setup::ensure(&[Part::Ebpf, Part::Lab], Voice::Changes)?;
+    let mut found = Found::default();
+    for (part, name) in [(Part::Envoy, "Envoy"), (Part::Peers, "peers")] {
+        // What is not there has no figures; the rest has.
+        if let Err(error) = setup::ensure(&[part], Voice::Changes) {
+            found.fail(&format!("installing {name}"), &format!("{error:#}"));
+        }
+    }
     if build_ebpf::require_fresh().is_err() {
         build()?;
     }
@@ -63,30 +81,35 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     if options.quick {
         cargo.env("GWFILTER_BENCH_QUICK", "1");
     }
-    // How far it is goes to standard error, as it comes.
+    // Each figure goes to standard error as it is measured.
     let output = cargo
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .context("starting the bench")?;
-    let found = Found::read(&String::from_utf8_lossy(&output.stdout))?;
-    if !output.status.success() {
-        bail!("the bench ended with {}", output.status);
+    found.read(&String::from_utf8_lossy(&output.stdout))?;
+    if !output.status.success() && found.failures.is_empty() {
+        found.fail("the bench", &format!("it ended with {}", output.status));
     }
-    let report = found.report();
+    let report = found.report(options.complete());
     if let Some(folder) = &options.write {
         written::write(folder, &report)?;
     }
     match options.output {
         Form::Json => {
             let mut out = std::io::stdout().lock();
-            writeln!(out, "{report}").context("writing the report")
+            writeln!(out, "{report}").context("writing the report")?;
         }
-        Form::Text => {
-            say(text::report(&report));
-            Ok(())
-        }
+        Form::Text => say(text::report(&report)),
     }
+    let failures = text::list(&report, "failures");
+    if !failures.is_empty() {
+        bail!(
+            "{} parts or peers failed; the others are measured",
+            failures.len()
+        );
+    }
+    Ok(())
 }
 
 /// Builds the eBPF object. What that says goes to standard error: standard output is the figures'.
@@ -108,27 +131,37 @@ fn build() -> Result<()> {
 struct Found {
     ratios: Vec<Value>,
     series: Vec<Value>,
-    remarks: Vec<Value>,
+    failures: Vec<Value>,
+    times: Vec<Value>,
 }
 
 impl Found {
-    fn read(text: &str) -> Result<Self> {
-        let mut found = Self::default();
-        for line in text.lines().filter(|line| line.starts_with('{')) {
-            let value: Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
-            if let Some(remark) = value.get("remark") {
-                found.remarks.push(remark.clone());
-            } else if value.get("plot").is_some() {
-                found.series.push(value);
-            } else {
-                found.ratios.push(value);
-            }
-        }
-        Ok(found)
+    fn fail(&mut self, part: &str, reason: &str) {
+        self.failures.push(json!({"failed": part, "reason": reason}));
     }
 
-    fn report(self) -> Value {
-        json!({"machine": machine(), "ratios": self.ratios, "series": self.series, "remarks": self.remarks})
+    fn read(&mut self, text: &str) -> Result<()> {
+        for line in text.lines().filter(|line| line.starts_with('{')) {
+            let value: Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
+            let kind = if value.get("failed").is_some() {
+                &mut self.failures
+            } else if value.get("part").is_some() {
+                &mut self.times
+            } else if value.get("plot").is_some() {
+                &mut self.series
+            } else {
+                &mut self.ratios
+            };
+            kind.push(value);
+        }
+        Ok(())
+    }
+
+    fn report(self, complete: bool) -> Value {
+        json!({
+            "complete": complete, "machine": machine(), "ratios": self.ratios, "series": self.series,
+            "failures": self.failures, "times": self.times,
+        })
     }
 }
 
@@ -144,6 +177,11 @@ fn machine() -> Value {
         let text = read(Command::new(program).current_dir(paths::root()).args(arguments)).unwrap_or_default();
         text.lines().next().unwrap_or_default().trim().to_owned()
     };
+    let virtualization = read(&mut Command::new("lscpu")).unwrap_or_default();
+    let hypervisor = virtualization
+        .lines()
+        .find_map(|line| line.strip_prefix("Hypervisor vendor:"))
+        .map(str::trim);
     let memory = file("/proc/meminfo");
     let memory = memory
         .lines()
@@ -153,6 +191,8 @@ fn machine() -> Value {
         "cpu": model,
         "memory_kib": memory.and_then(|kib| kib.parse::<u64>().ok()),
         "virtual": cpu.contains(" hypervisor"),
+        "hypervisor": hypervisor,
+        "envoy": Release::Newest.version(),
         "commit": said("git", &["rev-parse", "--short", "HEAD"]),
         "date": said("date", &["-u", "+%Y-%m-%d"]),
         "nft": said("nft", &["--version"]),
@@ -170,13 +210,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_measuring_says_then_figures_plots_and_remarks() {
-        let said = "\nrunning\n{\"id\":\"a\",\"value\":9.5}\n{\"plot\":\"p\",\"line\":\"x\",\"points\":[]}\n{\"remark\":\"r\"}\n";
-        let report = Found::read(said).unwrap().report();
+    fn what_the_measuring_says_then_figures_plots_failures_and_times() {
+        let said = "\nrunning\n{\"id\":\"a\",\"value\":9.5}\n{\"plot\":\"p\",\"line\":\"x\",\"points\":[]}\n\
+            {\"failed\":\"f\",\"reason\":\"r\"}\n{\"part\":\"b-\",\"seconds\":2}\n";
+        let mut found = Found::default();
+        found.read(said).unwrap();
+        let report = found.report(true);
         assert_eq!(report["ratios"][0]["id"], "a");
         assert_eq!(report["series"][0]["line"], "x");
-        assert_eq!(report["remarks"], json!(["r"]));
-        assert!(Found::read("{broken").is_err());
+        assert_eq!(report["failures"][0]["reason"], "r");
+        assert_eq!(report["times"][0]["seconds"], 2);
+        assert!(Found::default().read("{broken").is_err());
     }
 
     #[test]

@@ -23,8 +23,17 @@ pub(super) fn report(report: &Value) -> String {
             .collect();
         let _ = writeln!(text, "  {:<36} {}", words(series, "line"), points.join("   "));
     }
-    for remark in list(report, "remarks").iter().filter_map(Value::as_str) {
-        let _ = writeln!(text, "\nremark: {remark}");
+    for time in list(report, "times") {
+        let seconds = short(number(time.get("seconds")));
+        let _ = writeln!(text, "\n{} took {seconds} s", words(time, "part"));
+    }
+    for failure in list(report, "failures") {
+        let _ = writeln!(
+            text,
+            "\nFAILED: {}: {}",
+            words(failure, "failed"),
+            words(failure, "reason")
+        );
     }
     text.trim_end().to_owned()
 }
@@ -32,8 +41,12 @@ pub(super) fn report(report: &Value) -> String {
 /// `id: value (range), goal: met; what it is of`.
 pub(super) fn line(ratio: &Value) -> String {
     let range = |at: usize| short(number(ratio.get("range").and_then(|range| range.get(at))));
+    let reason = match reason(ratio) {
+        Some(reason) => format!("; missed because {reason}"),
+        None => String::new(),
+    };
     format!(
-        "{}: {} ({} to {}), goal {}: {}; {}",
+        "{}: {} ({} to {}), goal {}: {}; {}{reason}",
         words(ratio, "id"),
         short(number(ratio.get("value"))),
         range(0),
@@ -42,6 +55,15 @@ pub(super) fn line(ratio: &Value) -> String {
         if is(ratio, "met") { "met" } else { "MISSED" },
         words(ratio, "of"),
     )
+}
+
+/// Why a goal is missed.
+pub(super) fn reason(ratio: &Value) -> Option<&str> {
+    if is(ratio, "met") {
+        return None;
+    }
+    let reason = ratio.get("reason").and_then(Value::as_str);
+    Some(reason.unwrap_or("(no reason is written down)"))
 }
 
 pub(super) fn is(value: &Value, key: &str) -> bool {
@@ -97,7 +119,7 @@ mod tests {
         let given = serde_json::json!({
             "ratios": [{"id": "a", "value": 0.1194, "goal": 0.125, "met": true, "range": [0.11, 0.13], "of": "x / y"}],
             "series": [{"plot": "p", "title": "Cost", "unit": "ns", "line": "us", "points": [{"entries": 10_000, "value": 130.26, "range": [1, 2]}]}],
-            "remarks": ["nobody"],
+            "failures": [{"failed": "f", "reason": "nobody"}],
         });
         let text = report(&given);
         assert!(
@@ -105,7 +127,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("10K 130.3") && text.ends_with("remark: nobody"),
+            text.contains("10K 130.3") && text.ends_with("FAILED: f: nobody"),
             "{text}"
         );
     }

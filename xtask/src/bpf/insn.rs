@@ -18,6 +18,10 @@ pub const R5: u64 = 5;
 pub const R6: u64 = 6;
 /// Kept across calls.
 pub const R7: u64 = 7;
+/// Kept across calls.
+pub const R8: u64 = 8;
+/// Kept across calls.
+pub const R9: u64 = 9;
 /// The end of the stack.
 pub const STACK: u64 = 10;
 
@@ -34,6 +38,10 @@ pub const REDIRECT: i32 = 23;
 /// Helper `bpf_skb_load_bytes`.
 pub const SKB_LOAD_BYTES: i32 = 26;
 
+/// Jump always.
+pub const ALWAYS: u8 = 0x05;
+/// Jump if above a number, without a sign.
+pub const ABOVE: u8 = 0x25;
 /// Jump if equal to a number.
 pub const EQUAL: u8 = 0x15;
 /// Jump if above or equal to a number, without a sign.
@@ -69,6 +77,24 @@ pub fn add(dst: u64, imm: i32) -> u64 {
     insn(0x07, dst, 0, 0, imm)
 }
 
+/// `dst += src`.
+#[must_use]
+pub fn add_register(dst: u64, src: u64) -> u64 {
+    insn(0x0f, dst, src, 0, 0)
+}
+
+/// `dst <<= imm`.
+#[must_use]
+pub fn shift_left(dst: u64, imm: i32) -> u64 {
+    insn(0x67, dst, 0, 0, imm)
+}
+
+/// `dst >>= imm`, without a sign.
+#[must_use]
+pub fn shift_right(dst: u64, imm: i32) -> u64 {
+    insn(0x77, dst, 0, 0, imm)
+}
+
 /// `dst &= imm`.
 #[must_use]
 pub fn and(dst: u64, imm: i32) -> u64 {
@@ -79,6 +105,12 @@ pub fn and(dst: u64, imm: i32) -> u64 {
 #[must_use]
 pub fn load_word(dst: u64, src: u64, off: i16) -> u64 {
     insn(0x61, dst, src, off, 0)
+}
+
+/// `dst = *(u8 *)(src + off)`.
+#[must_use]
+pub fn load_byte(dst: u64, src: u64, off: i16) -> u64 {
+    insn(0x71, dst, src, off, 0)
 }
 
 /// `dst = *(u16 *)(src + off)`.
@@ -133,4 +165,10 @@ pub fn exit() -> u64 {
 #[must_use]
 pub fn map(dst: u64, fd: BorrowedFd<'_>) -> [u64; 2] {
     [insn(0x18, dst, 1, 0, fd.as_raw_fd()), 0]
+}
+
+/// `dst = the only value of an array` of a descriptor: two slots.
+#[must_use]
+pub fn only_value(dst: u64, fd: BorrowedFd<'_>) -> [u64; 2] {
+    [insn(0x18, dst, 2, 0, fd.as_raw_fd()), 0]
 }

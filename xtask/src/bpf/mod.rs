@@ -30,6 +30,8 @@ const LOG: usize = 1 << 16;
 /// Kinds of maps (`enum bpf_map_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapKind {
+    /// A hash table.
+    Hash = 1,
     /// An array.
     Array = 2,
     /// Programs to go on to.
