@@ -198,7 +198,7 @@ fn machine() -> Value {
         "nft": said("nft", &["--version"]),
         "ipset": said("ipset", &["--version"]),
         "iptables": said("iptables", &["--version"]),
-        "xdp-filter": said("xdp-filter", &["--version"]),
+        "xdp-tools": said("dpkg-query", &["-W", "-f", "${Version}", "xdp-tools"]),
         "cpus": cpu.lines().filter(|line| line.starts_with("processor")).count(),
         "kernel": file("/proc/sys/kernel/osrelease").trim(),
         "load": file("/proc/loadavg").split_whitespace().next().and_then(|load| load.parse::<f64>().ok()),
