@@ -91,7 +91,7 @@ fn costs(works: &[Work]) -> Rounds {
     Rounds(works.iter().map(|work| work.cost).collect())
 }
 
-/// Refusing a frame costs us less than an interval set of nftables, and not ten times what it costs to do nothing.
+/// Refusing a frame costs us less than an interval set of nftables, and not three times what it costs to do nothing.
 pub(crate) fn guard() -> Result<Vec<Ratio>> {
     let entries = 10_000;
     let list = List::mixed(Family::V4, entries);
@@ -104,11 +104,15 @@ pub(crate) fn guard() -> Result<Vec<Ratio>> {
         Ok::<_, anyhow::Error>(costs(works))
     };
     let ours = cost(Peer::Ours)?;
-    [(Peer::Nothing, 10.0), (Peer::NftNetdev, 1.0)]
+    let bounds = [
+        ("empty", Peer::Nothing, 3.2),
+        ("nft-netdev", Peer::NftNetdev, 0.55),
+    ];
+    bounds
         .into_iter()
-        .map(|(peer, goal)| {
+        .map(|(name, peer, goal)| {
             Ok(Ratio {
-                id: format!("frame-{}", at(entries)),
+                id: format!("frame-{}-over-{name}", at(entries)),
                 of: format!(
                     "CPU time of refusing a frame, {entries} prefixes: gwfilter in XDP / {}",
                     peer.name()

@@ -99,7 +99,7 @@ pub(crate) fn guard() -> Result<Vec<Ratio>> {
     guarded
         .map(|case| {
             Ok(Ratio {
-                goal: 45.0,
+                goal: 36.0,
                 ..over_nothing(&object, case, if case.1.is_tc() { 301 } else { 41 })?
             })
         })

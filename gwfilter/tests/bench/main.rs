@@ -123,7 +123,7 @@ fn main() -> Result<ExitCode> {
         } else {
             vec![1_000, 10_000, 100_000, 1_000_000]
         },
-        rounds: if quick { 3 } else { 5 },
+        rounds: if quick { 3 } else { 7 },
         quick,
     };
     let mut ran = false;
