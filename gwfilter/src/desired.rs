@@ -10,6 +10,7 @@ use gwfilter_common::reason::Reason;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::gateway::model::TupleKey;
+pub use crate::table::{Table4, Table6};
 
 /// What the gateway would do with a source, as far as the node can prove it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,11 +32,6 @@ pub struct Outcome {
     /// default-deny the id `ns[a]-policy[b]` of the (first) ALLOW policy that turns it on.
     pub rule: Option<Arc<str>>,
 }
-
-/// A disjoint and minimal longest-prefix table of one family. A source in no prefix passes (`Reason::Allowed`).
-pub type Table4 = BTreeMap<Ipv4Net, Outcome>;
-/// As [`Table4`], for IPv6.
-pub type Table6 = BTreeMap<Ipv6Net, Outcome>;
 
 /// What is asked where the packet's source is the client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

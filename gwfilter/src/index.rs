@@ -242,6 +242,8 @@ impl Source {
                 if let Some(key) = object.key()
                     && !self.lost.contains(&refusal(&key))
                 {
+                    // The same object again stays the one that it is: what was made of it is known by where it lies.
+                    let object = last.remove(&key).filter(|last| *last == object).unwrap_or(object);
                     objects.insert(key, object);
                 }
             }

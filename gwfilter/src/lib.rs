@@ -25,4 +25,5 @@ pub mod report;
 pub mod snapshot;
 pub mod source;
 pub mod status;
+pub mod table;
 pub mod telemetry;

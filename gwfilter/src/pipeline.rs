@@ -14,7 +14,7 @@ use crate::diagnostic::{Diagnostic, ObjectRef};
 use crate::gateway::model::{ClientAddress, Gateway, Listener, Mesh, TupleKey, Why};
 use crate::gateway::{self, Found, find};
 use crate::node::NodeFacts;
-use crate::policy::{self, CompiledListener, Policy};
+use crate::policy::{self, CompiledListener, Memo, Policy};
 use crate::report::GatewayReport;
 use crate::snapshot::Snapshot;
 
@@ -86,7 +86,7 @@ pub struct Built {
     /// The gateways of this node, enforced or not.
     pub gateways: Vec<Gateway>,
     /// The decoded policies.
-    pub policies: Vec<Policy>,
+    pub policies: Vec<Arc<Policy>>,
     /// One for each gateway, in the same order.
     pub reports: Vec<GatewayReport>,
     /// Findings, without repetitions, most severe first.
@@ -104,8 +104,14 @@ pub struct Built {
 /// From objects to a generation.
 #[must_use]
 pub fn build(snapshot: &Snapshot, node: &NodeFacts, settings: &Settings) -> Built {
+    build_after(&mut Memo::default(), snapshot, node, settings)
+}
+
+/// As [`build`], with what an earlier call kept. What comes out is the same, sooner where little changed.
+#[must_use]
+pub fn build_after(memo: &mut Memo, snapshot: &Snapshot, node: &NodeFacts, settings: &Settings) -> Built {
     let mut found = find(snapshot, node, &settings.gateway);
-    let (policies, diagnostics) = policy::decode(&snapshot.policies);
+    let (policies, diagnostics) = memo.decode(&snapshot.policies);
     found.diagnostics.extend(diagnostics);
     let stale = &snapshot.stale_addresses;
     // What a condition on the gateway's own address compares is not known either.
@@ -116,13 +122,14 @@ pub fn build(snapshot: &Snapshot, node: &NodeFacts, settings: &Settings) -> Buil
             .take()
             .filter(|own| own.iter().all(|addr| !stale.contains(addr)));
     }
-    assemble(found, policies, snapshot.complete, settings, stale)
+    assemble(memo, found, policies, snapshot.complete, settings, stale)
 }
 
 /// From gateways and policies to a generation. `complete` as in [`Built::complete`], `stale` as in [`Snapshot::stale_addresses`].
 fn assemble(
+    memo: &mut Memo,
     found: Found,
-    policies: Vec<Policy>,
+    policies: Vec<Arc<Policy>>,
     complete: bool,
     settings: &Settings,
     stale: &BTreeSet<IpAddr>,
@@ -135,11 +142,12 @@ fn assemble(
     let mut reports = Vec::with_capacity(gateways.len());
     let mut tables = Vec::with_capacity(gateways.len());
     for gateway in &gateways {
-        let compiled = policy::compile(&mesh, &policies, gateway, complete);
+        let compiled = policy::compile_after(memo, &mesh, &policies, gateway, complete);
         diagnostics.extend(compiled.diagnostics);
         reports.push(compiled.report);
         tables.push(compiled.listeners);
     }
+    memo.end();
     let withheld = withheld(&tables);
     let settled = Claims {
         gateways: &gateways,

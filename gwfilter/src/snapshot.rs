@@ -4,6 +4,7 @@ pub mod unread;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::diagnostic::Diagnostic;
 use crate::object::authorization_policy::AuthorizationPolicy;
@@ -21,7 +22,7 @@ use unread::Unread;
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "a list of the kind of its name")]
 pub struct Snapshot {
-    pub policies: Vec<AuthorizationPolicy>,
+    pub policies: Vec<Arc<AuthorizationPolicy>>,
     pub endpoint_slices: Vec<EndpointSlice>,
     pub envoy_filters: Vec<EnvoyFilter>,
     pub istio_gateways: Vec<IstioGateway>,

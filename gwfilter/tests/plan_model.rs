@@ -335,8 +335,8 @@ fn target() -> impl Strategy<Value = Target> {
             |(name, table4, table6, never4, never6, observe, node_address)| Target {
                 listener: format!("ns/gw:{name}").into(),
                 judge: Judge::Source(SourceTables {
-                    table4: table4.map(Arc::new),
-                    table6: table6.map(Arc::new),
+                    table4: table4.map(|t| Arc::new(t.into_iter().collect())),
+                    table6: table6.map(|t| Arc::new(t.into_iter().collect())),
                     never4: Arc::new(never4),
                     never6: Arc::new(never6),
                 }),

@@ -17,6 +17,7 @@ use crate::index::Index;
 use crate::node::NodeFacts;
 use crate::pipeline::{self, Built};
 use crate::plan::{self, Counters, Draining, Names, Op, Past, Plan, PlanError, Planner};
+use crate::policy::Memo;
 use crate::report::GatewayReport;
 use crate::telemetry::chain;
 
@@ -73,6 +74,8 @@ pub(super) struct Enforcer {
     idle: bool,
     /// What was compiled last.
     built: Option<Built>,
+    /// What of it need not be compiled again.
+    memo: Memo,
 }
 
 impl Enforcer {
@@ -99,6 +102,7 @@ impl Enforcer {
             uncounted: Told::default(),
             idle: false,
             built: None,
+            memo: Memo::default(),
         }
     }
 
@@ -195,7 +199,7 @@ impl Enforcer {
         facts: &NodeFacts,
         tables: &mut impl Apply,
     ) -> Result<(), EnforceError> {
-        let built = pipeline::build(&index.snapshot(), facts, &self.settings);
+        let built = pipeline::build_after(&mut self.memo, &index.snapshot(), facts, &self.settings);
         self.tell_findings(&built);
         let outcome = self.bring(&built.desired, tables);
         match &outcome {

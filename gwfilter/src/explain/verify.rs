@@ -207,15 +207,15 @@ impl Explainer {
             IpAddr::V4(_) => {
                 let table = source.table4.iter().flat_map(|t| t.keys());
                 table
-                    .chain(source.never4.iter())
-                    .for_each(|n| edges(IpNet::V4(*n), &mut out));
+                    .chain(source.never4.iter().copied())
+                    .for_each(|n| edges(IpNet::V4(n), &mut out));
                 edges(IpNet::V4(ipnet::Ipv4Net::default()), &mut out);
             }
             IpAddr::V6(_) => {
                 let table = source.table6.iter().flat_map(|t| t.keys());
                 table
-                    .chain(source.never6.iter())
-                    .for_each(|n| edges(IpNet::V6(*n), &mut out));
+                    .chain(source.never6.iter().copied())
+                    .for_each(|n| edges(IpNet::V6(n), &mut out));
                 edges(IpNet::V6(ipnet::Ipv6Net::default()), &mut out);
             }
         }

@@ -15,6 +15,9 @@ pub mod meta;
 pub mod pod;
 pub(crate) mod read;
 pub mod service;
+mod shared;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -167,7 +170,7 @@ impl Key {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each is the kind of its name")]
 pub enum Object {
-    AuthorizationPolicy(AuthorizationPolicy),
+    AuthorizationPolicy(#[serde(with = "shared")] Arc<AuthorizationPolicy>),
     EndpointSlice(cluster::EndpointSlice),
     EnvoyFilter(extension::EnvoyFilter),
     IstioGateway(istio_gateway::IstioGateway),
@@ -366,10 +369,10 @@ fn join(group: &str, version: &str) -> String {
 fn read(kind: Kind, top: &Cursor<'_>) -> Object {
     let meta = Meta::read(top, kind.is_namespaced());
     match kind {
-        Kind::AuthorizationPolicy => Object::AuthorizationPolicy(AuthorizationPolicy {
+        Kind::AuthorizationPolicy => Object::AuthorizationPolicy(Arc::new(AuthorizationPolicy {
             meta,
             spec: top.field("spec").value().clone(),
-        }),
+        })),
         Kind::ConfigMap => Object::MeshConfig(kind, mesh_config::MeshConfig::from_config_map(meta, top)),
         Kind::DaemonSet | Kind::Deployment | Kind::StatefulSet => {
             Object::Template(kind, pod::Template::read(meta, top))

@@ -87,6 +87,7 @@ fn built(gateways: Vec<Gateway>, policy: AuthorizationPolicy) -> Built {
     };
     let (policies, diagnostics) = policy::decode(&[policy]);
     assemble(
+        &mut Memo::default(),
         Found {
             mesh,
             gateways,
@@ -202,9 +203,17 @@ fn explain_given_tables_that_say_otherwise_than_the_rules_then_an_error_and_no_a
     let Judge::Source(tables) = &mut target.judge else {
         panic!("judged by source")
     };
-    let mut table = (**tables.table4.as_ref().unwrap()).clone();
-    let outcome = table.remove(&"10.0.0.0/8".parse().unwrap()).unwrap();
-    table.insert("10.0.0.0/7".parse().unwrap(), outcome);
+    let written = tables.table4.as_ref().unwrap().iter();
+    let wider = |net: Ipv4Net| {
+        if net == "10.0.0.0/8".parse().unwrap() {
+            "10.0.0.0/7".parse().unwrap()
+        } else {
+            net
+        }
+    };
+    let table = written
+        .map(|(net, outcome)| (wider(net), outcome.clone()))
+        .collect();
     tables.table4 = Some(Arc::new(table));
     let explainer = Explainer::new(built).unwrap();
     let dest = format!("{VIP}:80").parse().unwrap();

@@ -19,6 +19,7 @@ use super::slots::{Family, Next};
 use super::{Plan, Settings, State, leaves, saved};
 use crate::desired::{Desired, Outcome, ProxyTables, SourceTables, Target, Verdict};
 use crate::gateway::model::{Protocol, TupleKey};
+use crate::table::{Net, Table};
 
 /// Indices of listeners are below this, …
 pub(super) const LISTENERS: u32 = MAX_LISTENERS;
@@ -331,7 +332,7 @@ impl Drain<'_> {
     )]
     fn place<N: Family>(
         &self,
-        table: Option<&BTreeMap<N, Outcome>>,
+        table: Option<&Table<N>>,
         never: &[N],
         observe: bool,
         all_new: bool,
@@ -385,15 +386,21 @@ fn rule_names(judged: &[(TupleKey, &Target)]) -> BTreeSet<Arc<str>> {
         if let Some(table) = &tables.table4
             && seen.insert(address(Some(table)))
         {
-            names.extend(table.values().filter_map(refusing_rule));
+            names.extend(used(table).filter_map(refusing_rule));
         }
         if let Some(table) = &tables.table6
             && seen.insert(address(Some(table)))
         {
-            names.extend(table.values().filter_map(refusing_rule));
+            names.extend(used(table).filter_map(refusing_rule));
         }
     }
     names
+}
+
+/// The outcomes that a table has.
+fn used<N: Net>(table: &Table<N>) -> impl Iterator<Item = &Outcome> {
+    let used = table.used().into_iter().zip(table.outcomes().iter());
+    used.filter(|(used, _)| *used).map(|(_, outcome)| outcome)
 }
 
 fn refusing_rule(outcome: &Outcome) -> Option<Arc<str>> {

@@ -1,6 +1,5 @@
 //! From a compiled table to the leaves that are in force at one time.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gwfilter_common::abi::{Leaf, VERDICT_DROP, VERDICT_DROP_NEW, VERDICT_PASS};
@@ -10,40 +9,33 @@ use super::drain::Group;
 use super::names::Indices;
 use super::ranges::{self, Prefix, Range};
 use crate::desired::{Outcome, Verdict};
+use crate::table::Table;
 
 /// Sources that a table refuses, without those that are never dropped.
-pub(super) fn refused<N: Prefix>(table: &BTreeMap<N, Outcome>, never: &[N]) -> Vec<Range> {
-    let pieces = ranges::flatten(table.iter().map(|(n, o)| (*n, o.verdict)));
-    let drops = ranges::join(
-        pieces
-            .into_iter()
-            .filter(|(_, v)| *v == Verdict::Drop)
-            .map(|(r, _)| r),
-    );
+pub(super) fn refused<N: Prefix>(table: &Table<N>, never: &[N]) -> Vec<Range> {
+    let drops = table.ranges().filter(|(_, _, o)| o.verdict == Verdict::Drop);
+    let drops = ranges::join(drops.map(|(low, high, _)| Range::new(low, high)));
     ranges::subtract(&drops, &ranges::union(never.iter().copied()))
 }
 
 /// The table as compiled.
-pub(super) fn plain<N: Prefix>(table: &BTreeMap<N, Outcome>, rules: &Indices) -> Arc<Vec<(N, Leaf)>> {
+pub(super) fn plain<N: Prefix>(table: &Table<N>, rules: &Indices) -> Arc<Vec<(N, Leaf)>> {
     Arc::new(
         table
             .iter()
-            .map(|(n, o)| (*n, leaf(o, VERDICT_DROP, rules)))
+            .map(|(n, o)| (n, leaf(o, VERDICT_DROP, rules)))
             .collect(),
     )
 }
 
 /// The table while some of what it refuses is draining and some is not: prefixes are split where that differs.
-pub(super) fn mixed<N: Prefix>(
-    table: &BTreeMap<N, Outcome>,
-    group: &Group,
-    rules: &Indices,
-) -> Arc<Vec<(N, Leaf)>> {
+pub(super) fn mixed<N: Prefix>(table: &Table<N>, group: &Group, rules: &Indices) -> Arc<Vec<(N, Leaf)>> {
     let (draining, settled) = (group.draining_ranges(), group.settled());
-    let mut out: Vec<(N, Leaf)> = Vec::with_capacity(table.len());
+    let mut out: Vec<(N, Leaf)> = Vec::new();
     let mut put =
         |range: Range, leaf: Leaf| out.extend(ranges::prefixes::<N>(range).into_iter().map(|n| (n, leaf)));
-    for (range, outcome) in ranges::flatten(table.iter().map(|(n, o)| (*n, o))) {
+    for (low, high, outcome) in table.ranges() {
+        let range = Range::new(low, high);
         let (drop, drop_new) = (
             leaf(outcome, VERDICT_DROP, rules),
             leaf(outcome, VERDICT_DROP_NEW, rules),

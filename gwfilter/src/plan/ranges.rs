@@ -5,6 +5,8 @@
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::table::{Address, Net};
+
 /// Addresses `first..=last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Range {
@@ -12,8 +14,18 @@ pub(crate) struct Range {
     pub(crate) last: u128,
 }
 
+impl Range {
+    /// The addresses between two, ends included.
+    pub(crate) fn new<A: Address>(low: A, high: A) -> Self {
+        Self {
+            first: low.wide(),
+            last: high.wide(),
+        }
+    }
+}
+
 /// A prefix of either family.
-pub(crate) trait Prefix: Copy + Ord + std::fmt::Debug {
+pub(crate) trait Prefix: Net {
     /// Bits of an address.
     const BITS: u8;
     /// The addresses of the prefix, host bits masked.

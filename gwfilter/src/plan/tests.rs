@@ -1,6 +1,5 @@
 //! Capacities, sharing and scale. Verdicts over time are tested in `tests/plan_model.rs`.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -49,7 +48,7 @@ fn deny(host: u32, rule: &str) -> Table4 {
         reason: Reason::DeniedByRule,
         rule: Some(rule.into()),
     };
-    BTreeMap::from([(Ipv4Net::from(Ipv4Addr::from_bits(0x0a00_0000 + host)), outcome)])
+    Table4::from([(Ipv4Net::from(Ipv4Addr::from_bits(0x0a00_0000 + host)), outcome)])
 }
 
 fn desired(tuples: impl IntoIterator<Item = (TupleKey, Target)>) -> Desired {
@@ -204,7 +203,7 @@ fn plan_given_100_000_prefixes_and_overlapping_windows_then_it_ends_soon() {
             .iter()
             .enumerate()
             .filter(|(i, _)| i % parts == 0)
-            .map(|(_, (n, o))| (*n, o.clone()))
+            .map(|(_, (n, o))| (n, o.clone()))
             .collect();
         let plan = planner
             .plan(

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use super::leaves;
 use super::ranges::{self, Prefix, Range};
-use crate::desired::{Desired, Judge, Outcome, SourceTables, Target};
+use crate::desired::{Desired, Judge, SourceTables, Target};
 use crate::gateway::model::Protocol;
+use crate::table::Table;
 
 /// The part of `in_force` that refuses no source that `wanted` does not refuse too. It needs no table that is not in force.
 #[must_use]
@@ -82,7 +83,7 @@ fn refuses_no_more(old: &Target, new: &Target, v4: bool) -> bool {
     }
 }
 
-fn refused<N: Prefix>(table: Option<&BTreeMap<N, Outcome>>, never: &[N], observe: bool) -> Vec<Range> {
+fn refused<N: Prefix>(table: Option<&Table<N>>, never: &[N], observe: bool) -> Vec<Range> {
     match table {
         Some(table) if !observe => leaves::refused(table, never),
         _ => Vec::new(),
@@ -94,7 +95,7 @@ mod tests {
     use gwfilter_common::reason::Reason;
 
     use super::*;
-    use crate::desired::Verdict;
+    use crate::desired::{Outcome, Verdict};
     use crate::gateway::model::TupleKey;
 
     fn target(refused: &[&str], never: &[&str], observe: bool) -> Target {

@@ -1,19 +1,19 @@
 //! The compiler: per listener, the sources that every gateway pod and filter chain behind it certainly refuses, as disjoint prefixes.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
-
-use gwfilter_common::reason::Reason;
 
 use super::atoms::{Place, Sight};
 use super::attach::attaches;
-use super::flatten::{Rank, Segments};
-use super::interval::{Address, Set};
-use super::rules::{self, Cache, Known, Reading, RuleSets};
+use super::flatten::Rank;
+use super::look::Looked;
+use super::memo::{Memo, Unit, address};
+use super::rules::{self, Reading, RuleSets};
+use super::shards::{Kept, Terms};
 use super::spec::{Action, Policy};
+use super::voice::{Voice, denied, unmatched, voice};
 use super::{proxy, report};
-use crate::desired::{Matrix, Outcome, Table4, Table6, Verdict};
+use crate::desired::{Matrix, Outcome, Table4, Table6};
 use crate::diagnostic::Diagnostic;
 use crate::gateway::model::{ClientAddress, Gateway, Listener, Mesh, Tri, Why};
 use crate::report::GatewayReport;
@@ -66,8 +66,20 @@ pub struct Compiled {
 ///
 /// Never-drop sources are not looked at: the kernel asks them first.
 #[must_use]
-pub fn compile(mesh: &Mesh, policies: &[Policy], gateway: &Gateway, complete: bool) -> Compiled {
-    let mut compiler = Compiler::new(mesh, policies, gateway, complete);
+pub fn compile(mesh: &Mesh, policies: &[Arc<Policy>], gateway: &Gateway, complete: bool) -> Compiled {
+    compile_after(&mut Memo::default(), mesh, policies, gateway, complete)
+}
+
+/// As [`compile`], with what an earlier compilation kept. What comes out is the same.
+#[must_use]
+pub fn compile_after(
+    memo: &mut Memo,
+    mesh: &Mesh,
+    policies: &[Arc<Policy>],
+    gateway: &Gateway,
+    complete: bool,
+) -> Compiled {
+    let mut compiler = Compiler::new(memo, mesh, policies, gateway, complete);
     let mut judged = Vec::with_capacity(gateway.listeners.len());
     let mut listeners = Vec::with_capacity(gateway.listeners.len());
     for listener in &gateway.listeners {
@@ -97,19 +109,6 @@ pub(super) fn enforceable(gateway: &Gateway) -> bool {
     gateway.not_enforced.is_none() && read
 }
 
-/// What the policies say at one place, for one family.
-#[derive(Debug)]
-pub(super) struct Side<A> {
-    /// What is certainly refused there, by whom.
-    pub(super) refused: Segments<A>,
-    /// The same with default-deny, where health probes alone speak against that.
-    pub(super) withheld: Segments<A>,
-    /// What some ALLOW rule certainly matches.
-    pub(super) admitted: Set<A>,
-    /// What some ALLOW rule may match.
-    pub(super) open: Set<A>,
-}
-
 /// A rule at a place.
 #[derive(Debug)]
 pub(super) struct JudgedRule {
@@ -119,7 +118,7 @@ pub(super) struct JudgedRule {
     pub(super) rule: usize,
     /// The policy certainly applies.
     pub(super) certain: bool,
-    pub(super) sets: Rc<RuleSets>,
+    pub(super) sets: Arc<RuleSets>,
 }
 
 /// What the policies say at one place.
@@ -129,12 +128,17 @@ pub(super) struct Judged {
     pub(super) spoken: bool,
     /// Rules of ALLOW and DENY policies that apply or may apply.
     pub(super) rules: Vec<JudgedRule>,
-    pub(super) v4: Side<u32>,
-    pub(super) v6: Side<u128>,
     /// Indices of ALLOW policies that certainly apply.
     pub(super) allowing: Vec<usize>,
     /// Indices of policies that may admit anything here.
     pub(super) holes: Vec<usize>,
+}
+
+/// What was seen at a place behind a listener.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) v4: Looked,
+    pub(super) v6: Looked,
 }
 
 /// A listener's tables, and what they came from.
@@ -146,9 +150,8 @@ pub(super) struct JudgedListener<'a> {
     pub(super) no_rbac: bool,
     /// Its places, with the index into [`Compiler::judged`] of what the policies say there.
     pub(super) places: Vec<(Place<'a>, usize)>,
-    /// What is dropped.
-    pub(super) dropped4: Rc<Set<u32>>,
-    pub(super) dropped6: Rc<Set<u128>>,
+    /// Per place.
+    pub(super) seen: Vec<Arc<Seen>>,
 }
 
 impl<'a> JudgedListener<'a> {
@@ -158,8 +161,7 @@ impl<'a> JudgedListener<'a> {
             tables: CompiledListener::default(),
             no_rbac: false,
             places: Vec::new(),
-            dropped4: Rc::new(Set::empty()),
-            dropped6: Rc::new(Set::empty()),
+            seen: Vec::new(),
         }
     }
 }
@@ -178,18 +180,19 @@ pub(super) struct Bearing {
     pub(super) holes: Vec<usize>,
 }
 
+/// The tables of a set of places, as they are and with the default-deny that is counted only, and what was seen at each.
 #[derive(Clone, Debug)]
 struct Flat {
-    table4: Arc<Table4>,
-    table6: Arc<Table6>,
-    dropped4: Rc<Set<u32>>,
-    dropped6: Rc<Set<u128>>,
+    refused: (Arc<Table4>, Arc<Table6>),
+    withheld: (Arc<Table4>, Arc<Table6>),
+    seen: Vec<Arc<Seen>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Compiler<'a> {
+    memo: &'a mut Memo,
     pub(super) mesh: &'a Mesh,
-    pub(super) policies: &'a [Policy],
+    pub(super) policies: &'a [Arc<Policy>],
     pub(super) gateway: &'a Gateway,
     pub(super) complete: bool,
     /// Per workload, per policy.
@@ -198,24 +201,35 @@ pub(super) struct Compiler<'a> {
     /// Every drop that can come out, in order of precedence.
     outcomes: Vec<Outcome>,
     ranks: BTreeMap<Outcome, Rank>,
-    cache: Cache,
+    /// The number of each rank.
+    numbers: Vec<u32>,
     place_keys: BTreeMap<Vec<(usize, bool, Vec<usize>)>, usize>,
     pub(super) matrices: proxy::Cache,
+    /// By places, and whether anything is dropped there.
     flat: BTreeMap<(Vec<usize>, bool), Flat>,
 }
 
 impl<'a> Compiler<'a> {
-    fn new(mesh: &'a Mesh, policies: &'a [Policy], gateway: &'a Gateway, complete: bool) -> Self {
+    fn new(
+        memo: &'a mut Memo,
+        mesh: &'a Mesh,
+        policies: &'a [Arc<Policy>],
+        gateway: &'a Gateway,
+        complete: bool,
+    ) -> Self {
         let attached = gateway
             .workloads
             .iter()
             .map(|w| policies.iter().map(|p| attaches(mesh, p, w)).collect())
             .collect();
-        let mut outcomes: Vec<Outcome> = policies.iter().filter(|p| counts(p)).flat_map(drops).collect();
+        let counted = policies.iter().filter(|p| counts(p));
+        let mut outcomes: Vec<Outcome> = counted.flat_map(|p| drops(p)).collect();
         outcomes.sort();
         outcomes.dedup();
         let ranks = outcomes.iter().cloned().zip(0..).collect();
+        let numbers = outcomes.iter().map(|outcome| memo.numbers.of(outcome)).collect();
         Self {
+            memo,
             mesh,
             policies,
             gateway,
@@ -224,7 +238,7 @@ impl<'a> Compiler<'a> {
             judged: Vec::new(),
             outcomes,
             ranks,
-            cache: Cache::default(),
+            numbers,
             place_keys: BTreeMap::new(),
             matrices: proxy::Cache::default(),
             flat: BTreeMap::new(),
@@ -298,54 +312,79 @@ impl<'a> Compiler<'a> {
             .places
             .iter()
             .any(|&(_, at)| self.judged.get(at).is_some_and(|j| j.spoken));
-        if result.no_rbac || !speaks || !enforceable(self.gateway) {
-            return result;
-        }
+        let drops = !result.no_rbac && speaks && enforceable(self.gateway);
         let mut key: Vec<usize> = result.places.iter().map(|&(_, at)| at).collect();
         key.sort_unstable();
         key.dedup();
-        let mut flat = self.flat(&key, false);
-        (result.dropped4, result.dropped6) = (flat.dropped4.clone(), flat.dropped6.clone());
+        let flat = self.flat(&key, drops, listener);
+        let seen = |(_, at): &(Place<'_>, usize)| flat.seen.get(key.binary_search(at).ok()?).cloned();
+        result.seen = result
+            .places
+            .iter()
+            .map(|place| seen(place).unwrap_or_default())
+            .collect();
+        if !drops {
+            return result;
+        }
+        let (mut tables, mut observe) = (flat.refused, false);
         // Only a whole listener can be observed, so where a DENY rule drops, default-deny is not even counted.
-        let mut observe = false;
-        if self.complete && !self.gateway.probe_sources_known && flat.is_empty() {
-            flat = self.flat(&key, true);
-            observe = !flat.is_empty();
+        if self.complete && !self.gateway.probe_sources_known && is_empty(&tables) {
+            tables = flat.withheld;
+            observe = !is_empty(&tables);
         }
         result.tables = CompiledListener {
-            table4: Some(flat.table4),
-            table6: Some(flat.table6),
+            table4: Some(tables.0),
+            table6: Some(tables.1),
             observe,
             ..CompiledListener::default()
         };
         result
     }
 
-    /// [`Self::flatten`], once for equal places.
-    fn flat(&mut self, places: &[usize], withheld: bool) -> Flat {
-        let key = (places.to_vec(), withheld);
+    /// What every one of these places refuses, once for equal places.
+    fn flat(&mut self, places: &[usize], drops: bool, listener: &Listener) -> Flat {
+        let key = (places.to_vec(), drops);
         if let Some(flat) = self.flat.get(&key) {
             return flat.clone();
         }
-        let flat = self.flatten(places, withheld);
+        let voices: Vec<Voice> = places.iter().map(|at| self.voice(*at)).collect();
+        let terms = Terms {
+            complete: self.complete,
+            default_deny: self.default_deny(),
+            drops,
+        };
+        let unit_key = (self.gateway.id(), listener.name.clone(), drops);
+        let Unit { v4, v6, .. } = self.memo.take(&unit_key);
+        let outcomes = self.memo.numbers.list();
+        let v4 = Kept::renew(v4, self.memo.cut, terms, &voices, &self.numbers, outcomes);
+        let v6 = Kept::renew(v6, self.memo.cut, terms, &voices, &self.numbers, outcomes);
+        let mut flat = Flat {
+            refused: (Arc::clone(&v4.refused), Arc::clone(&v6.refused)),
+            withheld: (Arc::clone(&v4.withheld), Arc::clone(&v6.withheld)),
+            seen: v4
+                .looked
+                .iter()
+                .zip(&v6.looked)
+                .map(|(v4, v6)| {
+                    Arc::new(Seen {
+                        v4: v4.clone(),
+                        v6: v6.clone(),
+                    })
+                })
+                .collect(),
+        };
+        self.memo.put(unit_key, Unit::of(v4, v6));
+        for other in self.flat.values() {
+            for (ours, theirs) in [
+                (&mut flat.refused, &other.refused),
+                (&mut flat.withheld, &other.withheld),
+            ] {
+                share(&mut ours.0, &theirs.0);
+                share(&mut ours.1, &theirs.1);
+            }
+        }
         self.flat.insert(key, flat.clone());
         flat
-    }
-
-    /// What every one of these places refuses, or would.
-    fn flatten(&self, places: &[usize], withheld: bool) -> Flat {
-        let judged = || places.iter().filter_map(|&at| self.judged.get(at));
-        let segments4 = refused_by_all(judged().map(|j| j.v4.segments(withheld)));
-        let segments6 = refused_by_all(judged().map(|j| j.v6.segments(withheld)));
-        let (table4, table6) = (segments4.table(&self.outcomes), segments6.table(&self.outcomes));
-        let share4 = self.flat.values().map(|f| &f.table4).find(|t| ***t == table4);
-        let share6 = self.flat.values().map(|f| &f.table6).find(|t| ***t == table6);
-        Flat {
-            table4: share4.map_or_else(|| Arc::new(table4), Arc::clone),
-            table6: share6.map_or_else(|| Arc::new(table6), Arc::clone),
-            dropped4: Rc::new(segments4.set()),
-            dropped6: Rc::new(segments6.set()),
-        }
     }
 
     /// The index of what the policies say at a place; equal places share it.
@@ -360,9 +399,11 @@ impl<'a> Compiler<'a> {
         for (at, certain) in policies {
             let mut numbers = Vec::new();
             if let Some(policy) = self.policies.get(at).filter(|p| p.undecodable.is_none()) {
-                for (index, rule) in policy.rules.iter().enumerate() {
-                    let (number, sets) = self.cache.sets((at, index), policy.action, rule, place);
-                    numbers.push(number);
+                for index in 0..policy.rules.len() {
+                    let Some(sets) = self.memo.sets(policy, index, place) else {
+                        continue;
+                    };
+                    numbers.push(address(&sets));
                     rules.push(JudgedRule {
                         policy: at,
                         rule: index,
@@ -376,13 +417,9 @@ impl<'a> Compiler<'a> {
         if let Some(&known) = self.place_keys.get(&key) {
             return known;
         }
-        let v4 = self.side(&rules, &allowing, &holes, |sets| &sets.v4);
-        let v6 = self.side(&rules, &allowing, &holes, |sets| &sets.v6);
         self.judged.push(Judged {
             spoken: !key.is_empty(),
             rules,
-            v4,
-            v6,
             allowing,
             holes,
         });
@@ -391,83 +428,30 @@ impl<'a> Compiler<'a> {
         at
     }
 
-    pub(super) fn side<A: Address>(
-        &self,
-        rules: &[JudgedRule],
-        allowing: &[usize],
-        holes: &[usize],
-        family: impl Fn(&RuleSets) -> &Known<A>,
-    ) -> Side<A> {
-        let mut refused = Vec::new();
-        let (mut admitted, mut open) = (Vec::new(), Vec::new());
-        for judged in rules {
-            let Some(policy) = self.policies.get(judged.policy) else {
-                continue;
-            };
-            let Some(rule) = policy.rules.get(judged.rule) else {
-                continue;
-            };
-            let known = family(&judged.sets);
-            if policy.action == Action::Deny {
-                if let (true, Some(&rank)) = (judged.certain, self.ranks.get(&denied(&rule.id))) {
-                    refused.extend(known.yes.ranges().iter().map(|&(low, high)| (low, high, rank)));
-                }
-            } else {
-                open.extend(known.maybe.ranges());
-                if judged.certain {
-                    admitted.extend(known.yes.ranges());
-                }
-            }
+    /// What is said at a place, as far as sets of addresses go.
+    fn voice(&mut self, at: usize) -> Voice {
+        match self.judged.get(at) {
+            Some(judged) => voice(judged, self.policies, &self.ranks, &mut self.memo.numbers),
+            None => Voice::silent(),
         }
-        let open = if holes.is_empty() {
-            Set::from_ranges(open)
-        } else {
-            Set::full()
-        };
-        let turned_on = allowing
-            .iter()
-            .filter_map(|&at| self.policies.get(at))
-            .map(unmatched);
-        let mut withheld = Vec::new();
-        if let Some(&rank) = turned_on.min().and_then(|first| self.ranks.get(&first))
-            && self.complete
-        {
-            let closed = open.not();
-            let closed = closed.ranges().iter().map(|&(low, high)| (low, high, rank));
-            if self.default_deny() {
-                refused.extend(closed);
-            } else {
-                withheld = refused.clone();
-                withheld.extend(closed);
-            }
-        }
-        Side {
-            refused: Segments::sweep(refused),
-            withheld: Segments::sweep(withheld),
-            admitted: Set::from_ranges(admitted),
-            open,
-        }
+    }
+
+    /// The same, of what is not among [`Self::judged`].
+    pub(super) fn voice_of(&mut self, judged: &Judged) -> Voice {
+        voice(judged, self.policies, &self.ranks, &mut self.memo.numbers)
     }
 }
 
-impl<A> Side<A> {
-    pub(super) fn segments(&self, withheld: bool) -> &Segments<A> {
-        if withheld { &self.withheld } else { &self.refused }
-    }
+/// Nothing is refused.
+fn is_empty((table4, table6): &(Arc<Table4>, Arc<Table6>)) -> bool {
+    table4.is_empty() && table6.is_empty()
 }
 
-impl Flat {
-    /// Nothing is refused.
-    fn is_empty(&self) -> bool {
-        self.table4.is_empty() && self.table6.is_empty()
+/// Equal tables become one.
+fn share<T: PartialEq>(ours: &mut Arc<T>, theirs: &Arc<T>) {
+    if !Arc::ptr_eq(ours, theirs) && ours == theirs {
+        *ours = Arc::clone(theirs);
     }
-}
-
-pub(super) fn refused_by_all<'s, A: Address + 's>(
-    mut all: impl Iterator<Item = &'s Segments<A>>,
-) -> Segments<A> {
-    let first = all.next().cloned().unwrap_or_else(Segments::none);
-    all.fold(first, |all, next| all.and(next))
 }
 
 /// Whether a policy bears on verdicts: dry-run policies, AUDIT and CUSTOM do not.
@@ -481,21 +465,5 @@ fn drops(policy: &Policy) -> Vec<Outcome> {
         Action::Deny => policy.rules.iter().map(|rule| denied(&rule.id)).collect(),
         Action::Allow => vec![unmatched(policy)],
         _ => Vec::new(),
-    }
-}
-
-fn denied(id: &Arc<str>) -> Outcome {
-    Outcome {
-        verdict: Verdict::Drop,
-        reason: Reason::DeniedByRule,
-        rule: Some(Arc::clone(id)),
-    }
-}
-
-fn unmatched(policy: &Policy) -> Outcome {
-    Outcome {
-        verdict: Verdict::Drop,
-        reason: Reason::NoRuleAllows,
-        rule: Some(policy.id().into()),
     }
 }

@@ -3,7 +3,9 @@
 //! Four kinds of fault, in order of harm: a value of the wrong *type*, which istiod cannot decode, so that nothing is certain of the whole policy;
 //! an unknown field of the spec, likewise; a bad *value* or unknown key, which makes its rule unknown; an unknown field, which makes its entry unknown.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -44,14 +46,15 @@ type Decoded<T> = Result<T, WrongType>;
 
 /// Decodes policies; in order of namespace and name.
 #[must_use]
-pub fn decode(policies: &[AuthorizationPolicy]) -> (Vec<Policy>, Vec<Diagnostic>) {
+pub fn decode<P: Borrow<AuthorizationPolicy>>(policies: &[P]) -> (Vec<Arc<Policy>>, Vec<Diagnostic>) {
     let mut diagnostics = Vec::new();
-    let mut decoded: Vec<Policy> = policies.iter().map(|p| policy(p, &mut diagnostics)).collect();
+    let decode = |object: &P| Arc::new(policy(object.borrow(), &mut diagnostics));
+    let mut decoded: Vec<Arc<Policy>> = policies.iter().map(decode).collect();
     decoded.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     (decoded, diagnostics)
 }
 
-fn policy(object: &AuthorizationPolicy, diagnostics: &mut Vec<Diagnostic>) -> Policy {
+pub(super) fn policy(object: &AuthorizationPolicy, diagnostics: &mut Vec<Diagnostic>) -> Policy {
     let mut notes = Notes {
         object: object.meta.reference("AuthorizationPolicy"),
         diagnostics,

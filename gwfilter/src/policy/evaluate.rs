@@ -20,7 +20,7 @@ use crate::gateway::model::{
 #[must_use]
 pub fn evaluate(
     mesh: &Mesh,
-    policies: &[Policy],
+    policies: &[Arc<Policy>],
     gateway: &Gateway,
     listener: &Listener,
     complete: bool,
@@ -34,7 +34,7 @@ pub fn evaluate(
 #[must_use]
 pub fn evaluate_with(
     mesh: &Mesh,
-    policies: &[Policy],
+    policies: &[Arc<Policy>],
     gateway: &Gateway,
     listener: &Listener,
     default_deny: bool,
@@ -61,7 +61,7 @@ pub struct Header {
 #[must_use]
 pub fn evaluate_header(
     mesh: &Mesh,
-    policies: &[Policy],
+    policies: &[Arc<Policy>],
     gateway: &Gateway,
     listener: &Listener,
     default_deny: bool,
@@ -83,7 +83,7 @@ enum Seen {
 fn answer(
     mode: ClientAddress,
     mesh: &Mesh,
-    policies: &[Policy],
+    policies: &[Arc<Policy>],
     gateway: &Gateway,
     listener: &Listener,
     default_deny: bool,
@@ -153,7 +153,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     /// How it certainly refuses the source, if it does.
-    fn refusal(&self, policies: &[Policy], default_deny: bool) -> Option<Outcome> {
+    fn refusal(&self, policies: &[Arc<Policy>], default_deny: bool) -> Option<Outcome> {
         let refuse = |reason, id: &str| Outcome {
             verdict: Verdict::Drop,
             reason,
@@ -162,6 +162,7 @@ impl Judge<'_> {
         // Dry-run policies are not enforced. AUDIT logs; CUSTOM may only restrict further.
         let enforced: Vec<(&Policy, Tri)> = policies
             .iter()
+            .map(Arc::as_ref)
             .filter(|p| !p.dry_run)
             .map(|p| (p, self.attached(p)))
             .collect();

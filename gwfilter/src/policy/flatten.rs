@@ -1,10 +1,10 @@
-//! From overlapping labelled intervals to disjoint ones, and from those to disjoint, minimal prefixes.
+//! From overlapping labelled intervals to disjoint ones.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 
-use super::interval::{Address, Set, cut};
-use crate::desired::Outcome;
+use super::interval::{Address, Set};
+use crate::table::Shard;
 
 /// Which outcome an interval has: an index into a list of outcomes in order of precedence, the first winning.
 pub(super) type Rank = u32;
@@ -96,15 +96,20 @@ impl<A: Address> Segments<A> {
         Set::from_ranges(self.list.iter().map(|&(low, high, _)| (low, high)).collect())
     }
 
-    /// The disjoint and minimal table of prefixes.
-    pub(super) fn table(&self, outcomes: &[Outcome]) -> BTreeMap<A::Net, Outcome> {
-        let mut entries = Vec::with_capacity(self.list.len());
-        for &(low, high, rank) in &self.list {
-            if let Some(outcome) = usize::try_from(rank).ok().and_then(|rank| outcomes.get(rank)) {
-                cut(low, high, |net| entries.push((net, outcome.clone())));
-            }
-        }
-        entries.into_iter().collect()
+    /// The same with the number of each rank.
+    pub(super) fn shard(&self, numbers: &[u32]) -> Shard<A> {
+        let number = |rank: Rank| {
+            usize::try_from(rank)
+                .ok()
+                .and_then(|rank| numbers.get(rank))
+                .copied()
+        };
+        let pieces = self.list.iter();
+        Shard::new(
+            pieces
+                .filter_map(|&(low, high, rank)| Some((low, high, number(rank)?)))
+                .collect(),
+        )
     }
 }
 

@@ -1,97 +1,32 @@
 //! Sets of addresses of one family as sorted, disjoint, non-adjacent closed intervals; and, or, not are linear merges.
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
-/// An address of one family as a number in host order.
-pub(super) trait Address: Copy + Ord + std::fmt::Debug {
-    /// The prefix type of the family.
-    type Net: Ord + Clone;
-    /// Bits of an address.
-    const BITS: u8;
-    /// The lowest address.
-    const MIN: Self;
-    /// The highest address.
-    const MAX: Self;
-    /// The next higher address, if any.
-    fn next(self) -> Option<Self>;
-    /// The next lower address, if any.
-    fn previous(self) -> Option<Self>;
-    /// The address as the low bits of a wide number.
-    fn wide(self) -> u128;
-    /// The first and the last address of a range of this family, `None` for one of the other family.
-    fn bounds(net: &IpNet) -> Option<(Self, Self)>;
-    /// The prefix that starts at `first` with `length` bits.
-    fn prefix(first: u128, length: u8) -> Option<Self::Net>;
-}
+use ipnet::IpNet;
 
-impl Address for u32 {
-    type Net = Ipv4Net;
-    const BITS: u8 = 32;
-    const MIN: Self = Self::MIN;
-    const MAX: Self = Self::MAX;
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-    fn previous(self) -> Option<Self> {
-        self.checked_sub(1)
-    }
-    fn wide(self) -> u128 {
-        u128::from(self)
-    }
-    fn bounds(net: &IpNet) -> Option<(Self, Self)> {
-        match net {
-            IpNet::V4(n) => Some((n.network().to_bits(), n.broadcast().to_bits())),
-            IpNet::V6(_) => None,
-        }
-    }
-    fn prefix(first: u128, length: u8) -> Option<Ipv4Net> {
-        Ipv4Net::new(Ipv4Addr::from_bits(Self::try_from(first).ok()?), length).ok()
-    }
-}
+pub(super) use crate::table::{Address, cut};
 
-impl Address for u128 {
-    type Net = Ipv6Net;
-    const BITS: u8 = 128;
-    const MIN: Self = Self::MIN;
-    const MAX: Self = Self::MAX;
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-    fn previous(self) -> Option<Self> {
-        self.checked_sub(1)
-    }
-    fn wide(self) -> u128 {
-        self
-    }
-    fn bounds(net: &IpNet) -> Option<(Self, Self)> {
-        match net {
-            IpNet::V4(_) => None,
-            IpNet::V6(n) => Some((n.network().to_bits(), n.broadcast().to_bits())),
-        }
-    }
-    fn prefix(first: u128, length: u8) -> Option<Ipv6Net> {
-        Ipv6Net::new(Ipv6Addr::from_bits(first), length).ok()
-    }
-}
-
-/// A set of addresses.
+/// A set of addresses. A copy shares the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Set<A> {
-    ranges: Vec<(A, A)>,
+    ranges: Arc<Vec<(A, A)>>,
 }
 
 impl<A: Address> Set<A> {
     /// No address.
-    pub(super) const fn empty() -> Self {
-        Self { ranges: Vec::new() }
+    pub(super) fn empty() -> Self {
+        Self::of(Vec::new())
+    }
+
+    fn of(ranges: Vec<(A, A)>) -> Self {
+        Self {
+            ranges: Arc::new(ranges),
+        }
     }
 
     /// Every address of the family.
     pub(super) fn full() -> Self {
-        Self {
-            ranges: vec![(A::MIN, A::MAX)],
-        }
+        Self::of(vec![(A::MIN, A::MAX)])
     }
 
     /// The addresses in any of these intervals, given in any order.
@@ -104,7 +39,7 @@ impl<A: Address> Set<A> {
                 _ => merged.push((low, high)),
             }
         }
-        Self { ranges: merged }
+        Self::of(merged)
     }
 
     /// The addresses of this family in any of these ranges.
@@ -122,6 +57,12 @@ impl<A: Address> Set<A> {
 
     /// Addresses in both.
     pub(super) fn and(&self, other: &Self) -> Self {
+        if self.is_full() {
+            return other.clone();
+        }
+        if other.is_full() {
+            return self.clone();
+        }
         let mut ranges = Vec::new();
         let (mut left, mut right) = (self.ranges.iter().peekable(), other.ranges.iter().peekable());
         while let (Some(&&(a, b)), Some(&&(c, d))) = (left.peek(), right.peek()) {
@@ -135,14 +76,14 @@ impl<A: Address> Set<A> {
                 right.next();
             }
         }
-        Self { ranges }
+        Self::of(ranges)
     }
 
     /// Addresses not in it.
     pub(super) fn not(&self) -> Self {
         let mut ranges = Vec::with_capacity(self.ranges.len() + 1);
         let mut from = Some(A::MIN);
-        for &(low, high) in &self.ranges {
+        for &(low, high) in self.ranges.iter() {
             if let (Some(start), Some(end)) = (from, low.previous())
                 && start <= end
             {
@@ -153,7 +94,49 @@ impl<A: Address> Set<A> {
         if let Some(start) = from {
             ranges.push((start, A::MAX));
         }
-        Self { ranges }
+        Self::of(ranges)
+    }
+
+    /// What of it lies between two addresses, ends included.
+    pub(super) fn clip(&self, low: A, high: A) -> Self {
+        let inside = self.touching(low, high);
+        if inside.len() == self.ranges.len() && low == A::MIN && high == A::MAX {
+            return self.clone();
+        }
+        Self::of(inside.iter().map(|&(a, b)| (a.max(low), b.min(high))).collect())
+    }
+
+    /// The intervals that have addresses between two, ends included.
+    pub(super) fn touching(&self, low: A, high: A) -> &[(A, A)] {
+        let from = self.ranges.partition_point(|&(_, end)| end < low);
+        let rest = self.ranges.get(from..).unwrap_or_default();
+        let count = rest.partition_point(|&(start, _)| start <= high);
+        rest.get(..count).unwrap_or_default()
+    }
+
+    /// Calls `each` with intervals outside of which both sets are alike.
+    pub(super) fn differences(&self, other: &Self, mut each: impl FnMut(A, A)) {
+        if Arc::ptr_eq(&self.ranges, &other.ranges) {
+            return;
+        }
+        let (mut left, mut right) = (self.ranges.iter().peekable(), other.ranges.iter().peekable());
+        loop {
+            let (one, other) = (left.peek().copied(), right.peek().copied());
+            let next = match (one, other) {
+                (Some(a), Some(b)) if a == b => {
+                    left.next();
+                    right.next();
+                    continue;
+                }
+                (Some(a), Some(b)) if a < b => left.next(),
+                (Some(_), None) => left.next(),
+                (_, Some(_)) => right.next(),
+                (None, None) => return,
+            };
+            if let Some(&(low, high)) = next {
+                each(low, high);
+            }
+        }
     }
 
     /// The intervals in order.
@@ -168,7 +151,12 @@ impl<A: Address> Set<A> {
 
     /// Whether every address of the family is in it.
     pub(super) fn is_full(&self) -> bool {
-        matches!(self.ranges.as_slice(), [(low, high)] if *low == A::MIN && *high == A::MAX)
+        self.fills(A::MIN, A::MAX)
+    }
+
+    /// Whether every address between two, ends included, is in it, and no other.
+    pub(super) fn fills(&self, from: A, to: A) -> bool {
+        matches!(self.ranges.as_slice(), [(low, high)] if *low == from && *high == to)
     }
 
     /// Whether every address of `other` is in it: a binary search for each interval of `other`.
@@ -187,30 +175,6 @@ impl<A: Address> Set<A> {
             let at = self.ranges.partition_point(|&(_, end)| end < low);
             self.ranges.get(at).is_some_and(|&(start, _)| start <= high)
         })
-    }
-}
-
-/// Cuts a closed interval into the fewest aligned prefixes, in order.
-pub(super) fn cut<A: Address>(low: A, high: A, mut emit: impl FnMut(A::Net)) {
-    let (mut low, high) = (low.wide(), high.wide());
-    while low <= high {
-        let aligned = low.trailing_zeros().min(u32::from(A::BITS));
-        let room = (high - low).checked_add(1).map_or(u128::BITS, u128::ilog2);
-        let host_bits = aligned.min(room);
-        let length = u32::from(A::BITS) - host_bits;
-        if let Some(net) = u8::try_from(length)
-            .ok()
-            .and_then(|length| A::prefix(low, length))
-        {
-            emit(net);
-        }
-        match 1_u128
-            .checked_shl(host_bits)
-            .and_then(|size| low.checked_add(size))
-        {
-            Some(next) => low = next,
-            None => return,
-        }
     }
 }
 

@@ -4,13 +4,10 @@
 //! does. "At the node" is judged by what the tables really drop.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::atoms::{Atom, Place, Sight};
-use super::compile::{Compiler, Judged, JudgedListener, JudgedRule, Side, counts, enforceable};
-use super::interval::{Address, Set};
-use super::rules::Known;
+use super::compile::{Compiler, Judged, JudgedListener, JudgedRule, Seen, counts, enforceable};
 use super::spec::{Action, Attribute, Field, Policy, Values};
 use crate::diagnostic::{Diagnostic, ObjectRef};
 use crate::gateway::model::{ClientAddress, Gateway, Mesh, Protocol, Tri, TupleKey, Why, Workload};
@@ -97,14 +94,12 @@ fn reasons(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> Vec<Str
             listener.listener.name
         ));
     }
-    let places = || {
-        listeners
-            .iter()
-            .flat_map(|l| &l.places)
-            .filter_map(|&(_, at)| compiler.judged.get(at))
+    let mut places = listeners.iter().flat_map(|l| l.places.iter().zip(&l.seen));
+    let withheld = |((_, at), seen): (&(Place<'_>, usize), &Arc<Seen>)| {
+        let allows = compiler.judged.get(*at).is_some_and(|j| !j.allowing.is_empty());
+        allows && (seen.v4.has_closed() || seen.v6.has_closed())
     };
-    let withheld = |j: &Judged| !j.allowing.is_empty() && (!j.v4.open.is_full() || !j.v6.open.is_full());
-    if enforceable(gateway) && !compiler.default_deny() && places().any(withheld) {
+    if enforceable(gateway) && !compiler.default_deny() && places.any(withheld) {
         why.push(if compiler.complete { PROBES } else { INCOMPLETE }.to_owned());
     }
     why.dedup();
@@ -199,16 +194,11 @@ fn observe(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> BTreeMa
         !tuples.is_empty() && tuples.iter().all(|t| t.key.protocol == Protocol::Udp)
     };
     for listener in listeners.iter().filter(|l| !udp(l)) {
-        for (place, at) in &listener.places {
+        for ((place, at), what) in listener.places.iter().zip(&listener.seen) {
             let Some(judged) = compiler.judged.get(*at) else {
                 continue;
             };
-            if !seen.insert((
-                *at,
-                place.assumed,
-                Rc::as_ptr(&listener.dropped4),
-                Rc::as_ptr(&listener.dropped6),
-            )) {
+            if !seen.insert((*at, place.assumed, Arc::as_ptr(what))) {
                 continue;
             }
             let view = View {
@@ -216,11 +206,10 @@ fn observe(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> BTreeMa
                 listener,
                 place,
                 judged,
-                v4: FamilyView::new(&judged.v4, &listener.dropped4),
-                v6: FamilyView::new(&judged.v6, &listener.dropped6),
+                seen: what,
             };
-            for rule in &judged.rules {
-                view.look(rule, found.entry((rule.policy, rule.rule)).or_default());
+            for (number, rule) in judged.rules.iter().enumerate() {
+                view.look(number, rule, found.entry((rule.policy, rule.rule)).or_default());
             }
         }
     }
@@ -233,72 +222,23 @@ struct View<'a> {
     listener: &'a JudgedListener<'a>,
     place: &'a Place<'a>,
     judged: &'a Judged,
-    v4: FamilyView<'a, u32>,
-    v6: FamilyView<'a, u128>,
-}
-
-struct FamilyView<'a, A> {
-    dropped: &'a Set<A>,
-    /// What no ALLOW rule may match.
-    closed: Set<A>,
-    /// What an ALLOW rule certainly matches.
-    admitted: &'a Set<A>,
-    /// What is certainly admitted or dropped.
-    settled: Set<A>,
-    /// What is not certainly admitted.
-    unsettled: Set<A>,
-}
-
-impl<'a, A: Address> FamilyView<'a, A> {
-    fn new(side: &'a Side<A>, dropped: &'a Set<A>) -> Self {
-        Self {
-            dropped,
-            closed: side.open.not(),
-            admitted: &side.admitted,
-            settled: Set::union_of([&side.admitted, dropped]),
-            unsettled: side.admitted.not(),
-        }
-    }
-
-    /// (caught, missed) of a DENY rule.
-    fn deny(&self, known: &Known<A>, certain: bool) -> (bool, bool) {
-        (
-            certain && self.dropped.meets(&known.yes),
-            !self.dropped.covers(&known.maybe),
-        )
-    }
-
-    /// (caught, missed, other rules may admit everyone) of an ALLOW rule.
-    fn allow(&self, known: &Known<A>, certain: bool, in_force: bool) -> (bool, bool, bool) {
-        if !in_force {
-            return (false, !known.yes.is_full(), false);
-        }
-        let doubt = if certain {
-            known.maybe.and(&known.yes.not())
-        } else {
-            known.maybe.clone()
-        };
-        let hidden = self.closed.is_empty() && !known.maybe.is_full() && !known.maybe.covers(&self.unsettled);
-        let left = !self.dropped.covers(&self.closed) || !self.settled.covers(&doubt);
-        let caught = self.dropped.meets(&self.closed) && !self.admitted.is_full();
-        (caught, left || hidden, hidden)
-    }
+    seen: &'a Seen,
 }
 
 impl View<'_> {
-    fn look(&self, rule: &JudgedRule, found: &mut Found) {
+    fn look(&self, number: usize, rule: &JudgedRule, found: &mut Found) {
         let Some(policy) = self.compiler.policies.get(rule.policy) else {
             return;
         };
         let mut why = BTreeSet::new();
         let (caught, missed) = if policy.action == Action::Deny {
-            let (caught4, missed4) = self.v4.deny(&rule.sets.v4, rule.certain);
-            let (caught6, missed6) = self.v6.deny(&rule.sets.v6, rule.certain);
+            let (caught4, missed4) = self.seen.v4.deny(number);
+            let (caught6, missed6) = self.seen.v6.deny(number);
             (caught4 || caught6, missed4 || missed6)
         } else {
             let in_force = self.compiler.default_deny() && !self.judged.allowing.is_empty();
-            let (caught4, missed4, hidden4) = self.v4.allow(&rule.sets.v4, rule.certain, in_force);
-            let (caught6, missed6, hidden6) = self.v6.allow(&rule.sets.v6, rule.certain, in_force);
+            let (caught4, missed4, hidden4) = self.seen.v4.allow(number, in_force);
+            let (caught6, missed6, hidden6) = self.seen.v6.allow(number, in_force);
             if self.judged.allowing.is_empty() {
                 why.insert(
                     "no ALLOW policy certainly applies, so the gateway may admit by default".to_owned(),

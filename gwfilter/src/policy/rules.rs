@@ -1,8 +1,5 @@
 //! One rule at one place as sets of addresses (or of numbered cells): where it certainly matches and where it may match.
 
-use std::collections::BTreeMap;
-use std::rc::Rc;
-
 use super::atoms::{Atom, Input, Place};
 use super::interval::{Address, Set};
 use super::spec::{Action, Entry, Field, Rule, Values};
@@ -52,6 +49,14 @@ impl<A: Address> Known<A> {
         }
     }
 
+    /// What of it lies between two addresses, ends included.
+    pub(super) fn clip(&self, low: A, high: A) -> Self {
+        Self {
+            yes: self.yes.clip(low, high),
+            maybe: self.maybe.clip(low, high),
+        }
+    }
+
     fn and(&self, other: &Self) -> Self {
         Self {
             yes: self.yes.and(&other.yes),
@@ -60,6 +65,9 @@ impl<A: Address> Known<A> {
     }
 
     fn any(all: &[Self]) -> Self {
+        if let [one] = all {
+            return one.clone();
+        }
         Self {
             yes: Set::union_of(all.iter().map(|k| &k.yes)),
             maybe: Set::union_of(all.iter().map(|k| &k.maybe)),
@@ -76,31 +84,6 @@ pub(super) struct RuleSets {
 
 /// What the rule's fields say at a place, in the rule's order: rules that read alike have equal sets.
 pub(super) type Reading = Vec<Atom>;
-
-/// The sets of rules, each computed once for each way in which a place can read it.
-#[derive(Debug, Default)]
-pub(super) struct Cache {
-    known: BTreeMap<(usize, usize, Reading), (usize, Rc<RuleSets>)>,
-}
-
-impl Cache {
-    /// The sets of rule `at.1` of policy `at.0`, with a number that stands for them.
-    pub(super) fn sets(
-        &mut self,
-        at: (usize, usize),
-        action: Action,
-        rule: &Rule,
-        place: &Place<'_>,
-    ) -> (usize, Rc<RuleSets>) {
-        let reading = reading(rule, place);
-        let number = self.known.len();
-        let (number, sets) = self
-            .known
-            .entry((at.0, at.1, reading))
-            .or_insert_with(|| (number, Rc::new(sets(action, rule, place))));
-        (*number, Rc::clone(sets))
-    }
-}
 
 /// All fields of a rule in order.
 pub(super) fn fields(rule: &Rule) -> impl Iterator<Item = &Field> {
@@ -150,7 +133,8 @@ impl<A: Address> Lift<A> for Unseen {
     }
 }
 
-fn sets(action: Action, rule: &Rule, place: &Place<'_>) -> RuleSets {
+/// Where a rule matches, of packet sources.
+pub(super) fn sets(action: Action, rule: &Rule, place: &Place<'_>) -> RuleSets {
     RuleSets {
         v4: known(action, rule, place, &Sources),
         v6: known(action, rule, place, &Sources),

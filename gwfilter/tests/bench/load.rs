@@ -15,6 +15,7 @@ use gwfilter::index::Index;
 use gwfilter::node::NodeFacts;
 use gwfilter::pipeline;
 use gwfilter::plan::{Op, Planner, Settings};
+use gwfilter::policy::Memo;
 use gwfilter_common::abi::PACKET_LOG_OFF;
 use gwfilter_common::testing::Image;
 use xtask::manifests;
@@ -127,15 +128,23 @@ fn in_parts(files: &[(String, String)], entries: usize, steps: &mut Lines) -> Re
         index.load(name, text.as_bytes())?;
     }
     took("text to objects", began);
-    bring(&index, &mut planner, &mut tables, 1, &mut took)?;
+    let mut memo = Memo::default();
+    bring(&index, &mut memo, &mut planner, &mut tables, 1, &mut took)?;
     took(ALL, began);
 
     let (name, text) = one_more(1);
     let began = Instant::now();
     index.load(&name, text.as_bytes())?;
-    bring(&index, &mut planner, &mut tables, 2, &mut |what, since| {
-        took(&format!("one prefix more, {what}"), since);
-    })?;
+    bring(
+        &index,
+        &mut memo,
+        &mut planner,
+        &mut tables,
+        2,
+        &mut |what, since| {
+            took(&format!("one prefix more, {what}"), since);
+        },
+    )?;
     took(DELTA, began);
     Ok(())
 }
@@ -143,6 +152,7 @@ fn in_parts(files: &[(String, String)], entries: usize, steps: &mut Lines) -> Re
 /// Compiles and brings into force.
 fn bring(
     index: &Index,
+    memo: &mut Memo,
     planner: &mut Planner,
     tables: &mut Tables,
     now_ms: u64,
@@ -156,7 +166,7 @@ fn bring(
         ..pipeline::Settings::default()
     };
     let began = Instant::now();
-    let built = pipeline::build(&index.snapshot(), &NodeFacts::default(), &settings);
+    let built = pipeline::build_after(memo, &index.snapshot(), &NodeFacts::default(), &settings);
     if built.desired.tuples.is_empty() {
         bail!("nothing is to be enforced: {:?}", built.diagnostics.first());
     }

@@ -6,6 +6,7 @@ mod policies;
 mod properties;
 mod proxied;
 mod reference;
+mod renewed;
 mod rules;
 #[path = "../support/world.rs"]
 mod world;

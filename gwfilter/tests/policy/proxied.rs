@@ -200,7 +200,7 @@ fn proxied(policies: Vec<Value>) -> World {
 )]
 fn ask(
     world: &World,
-    policies: &[Policy],
+    policies: &[Arc<Policy>],
     source: &str,
     client: &str,
     destination: &str,

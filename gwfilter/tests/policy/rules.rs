@@ -68,7 +68,7 @@ fn the_walk_through_drops_everyone_but_the_listed() {
     );
     let table6 = compiled.listeners[0].table6.as_ref().unwrap();
     assert_eq!(
-        table6.keys().map(ToString::to_string).collect::<Vec<_>>(),
+        table6.keys().map(|net| net.to_string()).collect::<Vec<_>>(),
         ["::/0"]
     );
     assert_eq!(

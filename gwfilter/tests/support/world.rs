@@ -11,7 +11,7 @@ use gwfilter::object::authorization_policy::AuthorizationPolicy;
 use gwfilter::object::meta::Meta;
 use gwfilter::policy::{Compiled, CompiledListener, compile, decode};
 use gwfilter_common::reason::Reason;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
@@ -100,18 +100,14 @@ pub(crate) fn said(listener: &CompiledListener, source: IpAddr) -> Outcome {
         rule: None,
     };
     let found = match source {
-        IpAddr::V4(a) => listener.table4.as_ref().map(|table| {
-            let before = table.range(..=Ipv4Net::from(a)).next_back();
-            before
-                .filter(|(net, _)| net.contains(&a))
-                .map(|(_, outcome)| outcome.clone())
-        }),
-        IpAddr::V6(a) => listener.table6.as_ref().map(|table| {
-            let before = table.range(..=Ipv6Net::from(a)).next_back();
-            before
-                .filter(|(net, _)| net.contains(&a))
-                .map(|(_, outcome)| outcome.clone())
-        }),
+        IpAddr::V4(a) => listener
+            .table4
+            .as_ref()
+            .map(|table| table.get(a.to_bits()).cloned()),
+        IpAddr::V6(a) => listener
+            .table6
+            .as_ref()
+            .map(|table| table.get(a.to_bits()).cloned()),
     };
     match found {
         None => pass(Reason::NoPolicy),

@@ -154,7 +154,7 @@ fn refused(built: &Built) -> String {
         let found = table4
             .into_iter()
             .flat_map(|table| table.iter())
-            .find(|(net, _)| IpNet::V4(**net).contains(&source));
+            .find(|(net, _)| IpNet::V4(*net).contains(&source));
         found.is_some_and(|(_, outcome)| outcome.verdict == crate::desired::Verdict::Drop)
     };
     let clients = [

@@ -10,7 +10,9 @@ use gwfilter_common::testing::Connections;
 use gwfilter_common::testing::proxied::{header2, segment};
 
 use super::super::{Image, Op, PlanError, Planner, Settings, withdraw};
-use crate::desired::{Counts, Desired, Judge, Matrix, Outcome, ProxyTables, SourceTables, Target, Verdict};
+use crate::desired::{
+    Counts, Desired, Judge, Matrix, Outcome, ProxyTables, SourceTables, Table4, Target, Verdict,
+};
 use crate::gateway::model::{Protocol, TupleKey};
 
 const VIP: &str = "203.0.113.9:443";
@@ -220,7 +222,7 @@ fn another_client_address_mode_then_a_new_window_both_ways() {
     let outcome = matrix("10.0.0.0/8").verdicts.values().next().unwrap().clone();
     let by_source = Target {
         judge: Judge::Source(SourceTables {
-            table4: Some(Arc::new(BTreeMap::from([(
+            table4: Some(Arc::new(Table4::from([(
                 "192.0.2.0/24".parse().unwrap(),
                 outcome,
             )]))),

@@ -7,15 +7,16 @@ mod matrix;
 mod space;
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::atoms::{Atom, Input, Place, Sight};
-use super::compile::{CompiledListener, Compiler, Judged, JudgedListener, JudgedRule, PlaceKey, Side};
+use super::compile::{CompiledListener, Compiler, Judged, JudgedListener, JudgedRule, PlaceKey, Seen};
 use super::flatten::Segments;
 use super::interval::Set;
+use super::look::{Line, Looked};
 use super::rules::{self, Known, RuleSets};
 use super::spec::Values;
+use super::voice::{Side, Voice, refused_by_all, side};
 use crate::desired::{Matrix, Outcome};
 use crate::gateway::model::{Listener, Why};
 use space::{Space, TooMany};
@@ -32,30 +33,33 @@ struct Flat {
     matrix: Result<Arc<Matrix>, TooMany>,
     /// Indices into [`Compiler::judged`], in the order of the places.
     judged: Vec<usize>,
-    dropped: Rc<Set<u32>>,
+    /// What was seen at each place, with what is dropped, and where nothing is.
+    seen: Vec<[Arc<Seen>; 2]>,
+    drops: bool,
 }
 
 /// A listener as it is for tuples with and without knowledge of the gateway's peer, as far as it has such.
 pub(super) fn listeners<'a>(compiler: &mut Compiler<'a>, listener: &'a Listener) -> Vec<JudgedListener<'a>> {
     let has = |peer: bool| listener.tuples.is_empty() || listener.tuples.iter().any(|t| t.peer_known == peer);
     let peers: Vec<bool> = [true, false].into_iter().filter(|peer| has(*peer)).collect();
-    let found: Vec<JudgedListener<'a>> = peers.iter().map(|p| one(compiler, listener, *p, false)).collect();
+    let found: Vec<(JudgedListener<'a>, bool)> =
+        peers.iter().map(|p| one(compiler, listener, *p, false)).collect();
     // Only a whole listener can be observed, so where a DENY rule drops, default-deny is not even counted.
     let withheld = compiler.complete && !compiler.gateway.probe_sources_known;
-    if !withheld || found.iter().any(|part| !part.dropped4.is_empty()) {
-        return found;
+    if !withheld || found.iter().any(|(_, drops)| *drops) {
+        return found.into_iter().map(|(part, _)| part).collect();
     }
-    let observed = peers.iter().map(|p| one(compiler, listener, *p, true));
+    let observed = peers.iter().map(|p| one(compiler, listener, *p, true).0);
     observed.collect()
 }
 
-/// `withheld`: with the default-deny that is counted only.
+/// `withheld`: with the default-deny that is counted only. And whether anything is dropped.
 fn one<'a>(
     compiler: &mut Compiler<'a>,
     listener: &'a Listener,
     peer: bool,
     withheld: bool,
-) -> JudgedListener<'a> {
+) -> (JudgedListener<'a>, bool) {
     let mut result = JudgedListener::new(listener);
     let places = compiler.places(listener, Sight::Header { peer }, &mut result.no_rbac);
     let keys: Vec<PlaceKey> = places.iter().map(|place| compiler.place_key(place)).collect();
@@ -70,8 +74,15 @@ fn one<'a>(
     };
     result.places = places.into_iter().zip(flat.judged).collect();
     let speaks = key.0.iter().any(|key| !key.is_empty());
-    if result.no_rbac || !speaks || !super::compile::enforceable(compiler.gateway) {
-        return result;
+    let judged = !result.no_rbac && speaks && super::compile::enforceable(compiler.gateway);
+    let dropped = judged && !withheld;
+    let seen = flat
+        .seen
+        .into_iter()
+        .map(|[with, without]| if dropped { with } else { without });
+    result.seen = seen.collect();
+    if !judged {
+        return (result, false);
     }
     let mut tables = CompiledListener::default();
     match flat.matrix {
@@ -95,30 +106,27 @@ fn one<'a>(
         }
     }
     result.tables = tables;
-    if !withheld {
-        result.dropped4 = flat.dropped;
-    }
-    result
+    (result, dropped && flat.drops)
 }
 
 /// Compiles what holds at all of these places.
 fn flatten(compiler: &mut Compiler<'_>, places: &[Place<'_>], keys: &[PlaceKey], withheld: bool) -> Flat {
     let space = space_of(compiler, places, keys);
     let mut judged = Vec::with_capacity(places.len());
+    let mut sides: Vec<(Side<u32>, Voice)> = Vec::with_capacity(places.len());
     for (place, key) in places.iter().zip(keys) {
         // Without a space nothing is dropped; the report still says what each rule depends on.
         let found = judge(compiler, place, key, space.as_ref().ok());
+        let voice = compiler.voice_of(&found);
+        let lines = voice.lines.iter().map(|line| (line, &line.sets.v4));
+        let (complete, default_deny) = (compiler.complete, compiler.default_deny());
+        let side = side(&voice, lines, complete, default_deny, (u32::MIN, u32::MAX));
+        sides.push((side, voice));
         compiler.judged.push(found);
         judged.push(compiler.judged.len() - 1);
     }
-    let sides = || {
-        judged
-            .iter()
-            .filter_map(|&at| compiler.judged.get(at))
-            .map(|j| j.v4.segments(withheld))
-    };
     let segments = match &space {
-        Ok(_) => super::compile::refused_by_all(sides()),
+        Ok(_) => refused_by_all(sides.iter().map(|(side, _)| side.segments(withheld))),
         Err(TooMany) => Segments::none(),
     };
     let matrix = space.and_then(|space| {
@@ -133,10 +141,26 @@ fn flatten(compiler: &mut Compiler<'_>, places: &[Place<'_>], keys: &[PlaceKey],
         Ok(_) => segments.set(),
         Err(TooMany) => Set::empty(),
     };
+    let look = |(side, voice): &(Side<u32>, Voice)| {
+        let lines = voice.lines.iter().map(|line| Line {
+            deny: line.deny,
+            certain: line.certain,
+            known: &line.sets.v4,
+        });
+        let lines: Vec<Line<'_, u32>> = lines.collect();
+        [&dropped, &Set::empty()].map(|dropped| {
+            Arc::new(Seen {
+                v4: Looked::at(side, dropped, &lines, (u32::MIN, u32::MAX)),
+                // Sets of cells are of one family; the other says nothing.
+                v6: Looked::default(),
+            })
+        })
+    };
     Flat {
         matrix: matrix.map(Arc::new),
         judged,
-        dropped: Rc::new(dropped),
+        seen: sides.iter().map(look).collect(),
+        drops: !dropped.is_empty(),
     }
 }
 
@@ -178,26 +202,16 @@ fn judge(compiler: &Compiler<'_>, place: &Place<'_>, key: &PlaceKey, space: Opti
                 policy: *at,
                 rule: index,
                 certain: *certain,
-                sets: Rc::new(RuleSets {
+                sets: Arc::new(RuleSets {
                     v4: cells,
                     v6: neutral,
                 }),
             });
         }
     }
-    let v4 = compiler.side(&judged_rules, &attached.allowing, &attached.holes, |sets| {
-        &sets.v4
-    });
     Judged {
         spoken: !key.is_empty(),
         rules: judged_rules,
-        v4,
-        v6: Side {
-            refused: Segments::none(),
-            withheld: Segments::none(),
-            admitted: Set::full(),
-            open: Set::full(),
-        },
         allowing: attached.allowing,
         holes: attached.holes,
     }
