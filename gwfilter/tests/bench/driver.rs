@@ -200,6 +200,22 @@ pub(crate) fn constant(kind: ProgramKind, result: i32) -> io::Result<OwnedFd> {
     bpf::load(kind, &[mov(R0, result), exit()])
 }
 
+/// A program that reads the packet's headers, and returns a number whatever they say.
+pub(crate) fn reads(kind: ProgramKind, result: i32) -> io::Result<OwnedFd> {
+    let (begin, end) = bounds(kind);
+    let code = [
+        load_word(R2, R1, begin),
+        load_word(R3, R1, end),
+        mov_register(R4, R2),
+        add(R4, HEADERS),
+        mov(R0, result),
+        jump_above(R4, R3, 1),
+        load_word(R5, R2, SOURCE4),
+        exit(),
+    ];
+    bpf::load(kind, &code)
+}
+
 /// The checksum of `frame` with another address at a place, as bytes of the wire (RFC 1624); zeros where there is none.
 fn checksum(frame: &[u8], place: Place, family: Family, address: [u8; 16]) -> Option<[u8; 2]> {
     let Some(at) = place.checksum else {

@@ -16,7 +16,7 @@ use xtask::netns::Namespace;
 use xtask::process::Process;
 use xtask::{foreign, manifests};
 
-use crate::driver::constant;
+use crate::driver::{constant, reads};
 use crate::sources::{Family, List};
 use crate::wire::{Receiver, Sender};
 
@@ -28,6 +28,8 @@ const LONG: Duration = Duration::from_secs(600);
 pub(crate) enum Peer {
     /// An XDP program that drops all.
     Nothing,
+    /// An XDP program that drops all, having read where from: what another CPU has written is not in this one's cache.
+    Reads,
     /// An XDP program that passes all.
     Passes,
     /// The agent, in XDP.
@@ -47,8 +49,9 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Nothing,
+        Self::Reads,
         Self::Passes,
         Self::Ours,
         Self::OursTc,
@@ -62,6 +65,7 @@ impl Peer {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Nothing => "empty XDP drop",
+            Self::Reads => "XDP drop that reads the source",
             Self::Passes => "empty XDP pass",
             Self::Ours => "gwfilter, XDP",
             Self::OursTc => "gwfilter, TC",
@@ -92,7 +96,10 @@ impl Peer {
     /// Whether it has a program at the device; those without get one that passes all, as without a program a cable does not
     /// receive by a thread.
     const fn has_xdp(self) -> bool {
-        matches!(self, Self::Nothing | Self::Passes | Self::Ours | Self::XdpFilter)
+        matches!(
+            self,
+            Self::Nothing | Self::Reads | Self::Passes | Self::Ours | Self::XdpFilter
+        )
     }
 
     /// The list that it gets.
@@ -124,9 +131,11 @@ impl Ready {
         let folder = tempfile::Builder::new().prefix("bench-").tempdir()?;
         let mut links = Vec::new();
         let here = &receiver.namespace;
-        if matches!(peer, Peer::Nothing) {
+        if peer == Peer::Nothing {
             // XDP_DROP.
             links.push(attach(&receiver, 1)?);
+        } else if peer == Peer::Reads {
+            links.push(attach_program(&receiver, &reads(ProgramKind::Xdp, 1)?)?);
         } else if peer == Peer::OursTc {
             foreign::attach_xdp(here, &receiver.device)?;
         } else if !peer.has_xdp() || peer == Peer::Passes {
@@ -137,7 +146,7 @@ impl Ready {
         let device = &receiver.device;
         let mut running = None;
         match peer {
-            Peer::Nothing | Peer::Passes => {}
+            Peer::Nothing | Peer::Reads | Peer::Passes => {}
             Peer::Ours | Peer::OursTc => running = Some(agent(here, device, list, folder.path())?),
             Peer::XdpFilter => xdp_filter(here, device, list)?,
             Peer::NftNetdev => {
@@ -163,7 +172,10 @@ impl Ready {
 
 /// An XDP program that returns a number.
 pub(crate) fn attach(receiver: &Receiver, result: i32) -> Result<OwnedFd> {
-    let program = constant(ProgramKind::Xdp, result)?;
+    attach_program(receiver, &constant(ProgramKind::Xdp, result)?)
+}
+
+fn attach_program(receiver: &Receiver, program: &OwnedFd) -> Result<OwnedFd> {
     let index = receiver.index()?;
     let link = receiver
         .namespace
