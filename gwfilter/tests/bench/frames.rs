@@ -129,7 +129,7 @@ fn set_up(sender: &mut Sender, peers: &[Peer], list: &List, hosts: &List) -> Res
     let mut all = Vec::new();
     for &peer in peers {
         let own = peer.list(list, hosts);
-        if !peer.takes(list.family()) || list.len() > peer.most() {
+        if list.len() > peer.most() {
             continue;
         }
         progress(format_args!(

@@ -2,7 +2,8 @@
 //!
 //! A reason is looked for only where a goal is missed, so what was written once may stay when the figure gets better.
 
-/// What figures' names begin with, and why they miss their goals; the first that fits counts.
+/// What figures' names begin with, and why they miss their goals, as the end of a sentence "missed because …; tried: …". The first that fits
+/// counts, so longer beginnings come first.
 const REASONS: &[(&str, &str)] = &[];
 
 /// The reason, if one is written down.

@@ -86,13 +86,6 @@ impl Peer {
         }
     }
 
-    pub(crate) const fn takes(self, family: Family) -> bool {
-        match (self, family) {
-            (Self::IptablesRules, Family::V6) => false,
-            (_, Family::V4 | Family::V6) => true,
-        }
-    }
-
     /// Whether it has a program at the device; those without get one that passes all, as without a program a cable does not
     /// receive by a thread.
     const fn has_xdp(self) -> bool {
@@ -258,7 +251,11 @@ fn rules(namespace: &Namespace, list: &List) -> Result<()> {
         let _ = writeln!(text, "-A PREROUTING -s {net} -j DROP");
     }
     text.push_str("COMMIT\n");
-    feed(namespace, "iptables-restore", &[], &text)
+    let program = match list.family() {
+        Family::V4 => "iptables-restore",
+        Family::V6 => "ip6tables-restore",
+    };
+    feed(namespace, program, &[], &text)
 }
 
 /// xdp-tools' filter, with its own commands for the first host; the others are written into its table as that one is.
