@@ -58,8 +58,11 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     if let Some(folder) = &options.write {
         written::may_replace(folder, options.complete())?;
     }
+    let mut found = Found {
+        load: load(),
+        ..Found::default()
+    };
     setup::ensure(&[Part::Ebpf, Part::Lab], Voice::Changes)?;
-    let mut found = Found::default();
     for (part, name) in [(Part::Envoy, "Envoy"), (Part::Peers, "peers")] {
         // What is not there has no figures; the rest has.
         if let Err(error) = setup::ensure(&[part], Voice::Changes) {
@@ -129,6 +132,8 @@ fn build() -> Result<()> {
 /// What the measuring has said, a JSON object a line.
 #[derive(Debug, Default)]
 struct Found {
+    /// How busy the machine was before.
+    load: Option<f64>,
     ratios: Vec<Value>,
     series: Vec<Value>,
     failures: Vec<Value>,
@@ -159,14 +164,20 @@ impl Found {
 
     fn report(self, complete: bool) -> Value {
         json!({
-            "complete": complete, "machine": machine(), "ratios": self.ratios, "series": self.series,
+            "complete": complete, "machine": machine(self.load), "ratios": self.ratios, "series": self.series,
             "failures": self.failures, "times": self.times,
         })
     }
 }
 
+/// Processes that ran or wanted to, in the last minute.
+fn load() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
 /// What it was measured on.
-fn machine() -> Value {
+fn machine(load: Option<f64>) -> Value {
     let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = file("/proc/cpuinfo");
     let model = cpu
@@ -201,7 +212,7 @@ fn machine() -> Value {
         "xdp-tools": said("dpkg-query", &["-W", "-f", "${Version}", "xdp-tools"]),
         "cpus": cpu.lines().filter(|line| line.starts_with("processor")).count(),
         "kernel": file("/proc/sys/kernel/osrelease").trim(),
-        "load": file("/proc/loadavg").split_whitespace().next().and_then(|load| load.parse::<f64>().ok()),
+    "load before": load,
     })
 }
 
@@ -225,7 +236,7 @@ mod tests {
 
     #[test]
     fn the_machine_is_described() {
-        let machine = machine();
+        let machine = machine(load());
         assert!(machine["cpus"].as_u64().is_some_and(|cpus| cpus > 0), "{machine}");
         assert!(
             machine["kernel"]
