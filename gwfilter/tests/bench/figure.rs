@@ -163,6 +163,14 @@ pub(crate) fn failed(part: &str, reason: impl std::fmt::Display) -> Result<()> {
     tell(&json!({"failed": part, "reason": reason.to_string()}))
 }
 
+/// Does a piece of the work; if it fails, that is told, and the rest goes on.
+pub(crate) fn attempt(part: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    match work() {
+        Ok(()) => Ok(()),
+        Err(error) => failed(part, format_args!("{error:#}")),
+    }
+}
+
 /// Whether something has.
 pub(crate) fn has_failed() -> bool {
     FAILED.load(Ordering::Relaxed)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::figure::{Lines, Plot, Ratio, Rounds, failed, progress};
+use crate::figure::{Lines, Plot, Ratio, Rounds, attempt, failed, progress};
 use crate::judged::gateway;
 use crate::peers::{Peer, Ready};
 use crate::sources::{Family, List};
@@ -41,50 +41,71 @@ const LOAD: Plot<'_> = Plot {
 /// How long frames come each time.
 const TIME: Duration = Duration::from_millis(200);
 
+/// What was measured.
+#[derive(Default)]
+struct Found {
+    cost: Lines,
+    rate: Lines,
+    passed: Lines,
+    load: Lines,
+    six: Lines,
+}
+
 /// Measures all of it.
 pub(crate) fn measure(size: &Size) -> Result<()> {
-    let (mut cost, mut rate, mut passed, mut load) = <(Lines, Lines, Lines, Lines)>::default();
-    for &entries in &size.entries {
-        let list = List::mixed(Family::V4, entries);
-        let hosts = List::hosts(Family::V4, entries.min(Peer::XdpFilter.most()));
-        let mut sender = Sender::new()?;
-        let all = set_up(&mut sender, &Peer::ALL, &list, &hosts)?;
-        for ready in all
-            .iter()
-            .filter(|ready| !matches!(ready.peer, Peer::Nothing | Peer::Reads | Peer::Passes))
-        {
-            let took = Rounds(vec![ready.load.as_secs_f64()]);
-            load.add(LOAD.id, ready.peer.name(), entries, took);
-        }
-        let denied = |peer: Peer| peer.list(&list, &hosts).inside();
-        for (peer, works) in rounds(&sender, &all, Family::V4, denied, size.rounds)? {
-            cost.add(COST.id, peer.name(), entries, costs(&works));
-            let rates = Rounds(works.iter().map(|work| work.rate).collect());
-            rate.add(RATE.id, peer.name(), entries, rates);
-        }
-        ratios(&cost, entries, size)?;
-        let other = |peer: Peer| peer.list(&list, &hosts).outside();
-        for (peer, works) in rounds(&sender, &all, Family::V4, other, size.rounds)? {
-            if !matches!(peer, Peer::Nothing | Peer::Reads) {
-                passed.add(PASSED.id, peer.name(), entries, costs(&works));
-            }
+    let mut found = Found::default();
+    for family in Family::ALL {
+        for &entries in &size.entries {
+            attempt(&format!("frames, {entries} {} prefixes", family.name()), || {
+                one(family, entries, size, &mut found)
+            })?;
         }
     }
-    for (plot, lines) in [(COST, &cost), (RATE, &rate), (PASSED, &passed), (LOAD, &load)] {
+    for (plot, lines) in [
+        (COST, &found.cost),
+        (RATE, &found.rate),
+        (PASSED, &found.passed),
+        (LOAD, &found.load),
+        (COST6, &found.six),
+    ] {
         lines.tell(&plot)?;
     }
-    let mut six = Lines::default();
-    for &entries in &size.entries {
-        let list = List::mixed(Family::V6, entries);
-        let hosts = List::hosts(Family::V6, entries.min(Peer::XdpFilter.most()));
-        let mut sender = Sender::new()?;
-        let all = set_up(&mut sender, &Peer::ALL, &list, &hosts)?;
-        let denied = |peer: Peer| peer.list(&list, &hosts).inside();
-        for (peer, works) in rounds(&sender, &all, Family::V6, denied, size.rounds)? {
-            six.add(COST6.id, peer.name(), entries, costs(&works));
+    Ok(())
+}
+
+/// One list.
+fn one(family: Family, entries: usize, size: &Size, found: &mut Found) -> Result<()> {
+    let list = List::mixed(family, entries);
+    let hosts = List::hosts(family, entries.min(Peer::XdpFilter.most()));
+    let mut sender = Sender::new()?;
+    let all = set_up(&mut sender, &Peer::ALL, &list, &hosts)?;
+    let denied = |peer: Peer| peer.list(&list, &hosts).inside();
+    if family == Family::V6 {
+        for (peer, works) in rounds(&sender, &all, family, denied, size.rounds)? {
+            found.six.add(COST6.id, peer.name(), entries, costs(&works));
+        }
+        return Ok(());
+    }
+    for ready in all
+        .iter()
+        .filter(|ready| !matches!(ready.peer, Peer::Nothing | Peer::Reads | Peer::Passes))
+    {
+        let took = Rounds(vec![ready.load.as_secs_f64()]);
+        found.load.add(LOAD.id, ready.peer.name(), entries, took);
+    }
+    for (peer, works) in rounds(&sender, &all, family, denied, size.rounds)? {
+        found.cost.add(COST.id, peer.name(), entries, costs(&works));
+        let rates = Rounds(works.iter().map(|work| work.rate).collect());
+        found.rate.add(RATE.id, peer.name(), entries, rates);
+    }
+    ratios(&found.cost, entries, size)?;
+    let other = |peer: Peer| peer.list(&list, &hosts).outside();
+    for (peer, works) in rounds(&sender, &all, family, other, size.rounds)? {
+        if !matches!(peer, Peer::Nothing | Peer::Reads) {
+            found.passed.add(PASSED.id, peer.name(), entries, costs(&works));
         }
     }
-    six.tell(&COST6)
+    Ok(())
 }
 
 fn costs(works: &[Work]) -> Rounds {

@@ -10,7 +10,7 @@ use xtask::bpf::{self, ProgramKind};
 
 use crate::Size;
 use crate::driver::{Place, Sources, folded, words};
-use crate::figure::{Lines, Plot};
+use crate::figure::{Lines, Plot, Rounds, attempt};
 use crate::judged::{Judged, gateway};
 use crate::object::Hook;
 use crate::sources::{Family, List};
@@ -33,15 +33,21 @@ pub(crate) fn measure(size: &Size) -> Result<()> {
             .iter()
             .filter(|entries| ![1_000, 100_000].contains(*entries) || size.entries.len() == 1);
         for &entries in [0].iter().chain(lengths) {
-            let list = List::mixed(family, entries);
-            let judged = Judged::by_header(&list)?;
-            for (refused, (id, lines)) in [true, false].into_iter().zip(ids.iter().zip(&mut lines)) {
-                if refused && entries == 0 {
-                    continue;
-                }
-                let times = times(&judged, &list, refused, size.rounds)?;
-                lines.add(id, "gwfilter beside its XDP program", entries, times);
-            }
+            attempt(
+                &format!("PROXY headers, {entries} {} prefixes", family.name()),
+                || {
+                    let list = List::mixed(family, entries);
+                    let judged = Judged::by_header(&list)?;
+                    for (refused, (id, lines)) in [true, false].into_iter().zip(ids.iter().zip(&mut lines)) {
+                        if refused && entries == 0 {
+                            continue;
+                        }
+                        let times = times(&judged, &list, refused, size.rounds)?;
+                        lines.add(id, "gwfilter beside its XDP program", entries, times);
+                    }
+                    Ok(())
+                },
+            )?;
         }
         for (id, lines) in ids.iter().zip(&lines) {
             let title =
@@ -56,7 +62,7 @@ pub(crate) fn measure(size: &Size) -> Result<()> {
     Ok(())
 }
 
-fn times(judged: &Judged, list: &List, refused: bool, rounds: usize) -> Result<crate::figure::Rounds> {
+fn times(judged: &Judged, list: &List, refused: bool, rounds: usize) -> Result<Rounds> {
     let family = list.family();
     let kind = ProgramKind::Tc;
     let [drop, pass] = results(kind);

@@ -22,7 +22,7 @@ use xtask::manifests;
 use xtask::netns::Namespace;
 use xtask::process;
 
-use crate::figure::{Lines, Plot, Ratio, Rounds, progress};
+use crate::figure::{Lines, Plot, Ratio, Rounds, attempt, progress};
 use crate::object::Object;
 use crate::peers::start;
 use crate::sources::{Family, List, policy};
@@ -67,12 +67,17 @@ pub(crate) fn measure(size: &Size) -> Result<()> {
     let rounds = size.rounds.div_ceil(3);
     for &entries in &size.entries {
         let files = files(entries);
-        for round in 0..rounds {
-            progress(format_args!("load of {entries} prefixes, round {}", round + 1));
-            in_parts(&files, entries, &mut steps)?;
-        }
-        progress(format_args!("an agent with {entries} prefixes"));
-        whole(&files, entries, rounds, &mut agent, &mut memory)?;
+        attempt(&format!("load of {entries} prefixes"), || {
+            for round in 0..rounds {
+                progress(format_args!("load of {entries} prefixes, round {}", round + 1));
+                in_parts(&files, entries, &mut steps)?;
+            }
+            Ok(())
+        })?;
+        attempt(&format!("an agent with {entries} prefixes"), || {
+            progress(format_args!("an agent with {entries} prefixes"));
+            whole(&files, entries, rounds, &mut agent, &mut memory)
+        })?;
     }
     let entries = size.at_most(1_000_000);
     let goals = [
@@ -86,11 +91,14 @@ pub(crate) fn measure(size: &Size) -> Result<()> {
         ),
     ];
     for (id, name, what, goal) in goals {
+        let Some(rounds) = steps.of(name, entries) else {
+            continue;
+        };
         let ratio = Ratio {
             id: format!("{id}-{}", at(entries)),
             of: format!("seconds, {entries} mixed prefixes: {what}"),
             goal,
-            rounds: steps.of(name, entries).cloned().unwrap_or_default(),
+            rounds: rounds.clone(),
         };
         ratio.tell()?;
     }

@@ -22,7 +22,7 @@ use xtask::gateway::{Gateway, Listener, Policy, Serves};
 use xtask::process::Process;
 use xtask::site::{VIP_PORT, VIP_V4, destination};
 
-use crate::figure::{Lines, Plot, Ratio, Rounds, progress};
+use crate::figure::{Lines, Plot, Ratio, Rounds, attempt, progress};
 use crate::peers::{agent, attach};
 use crate::sources::{Family, List, Pool};
 use crate::wire::{Receiver, SENDS, Sender, pin};
@@ -142,84 +142,106 @@ fn gateway() -> Result<SocketAddr> {
     destination(VIP_V4, VIP_PORT)
 }
 
+/// What was measured.
+#[derive(Default)]
+struct Found {
+    cost: Lines,
+    rate: Lines,
+    latency: Lines,
+}
+
 /// Measures all of it.
 pub(crate) fn measure(size: &Size) -> Result<()> {
-    let (mut cost, mut rate, mut latency) = <(Lines, Lines, Lines)>::default();
-    for &blocks in &BLOCKS {
-        progress(format_args!("refused connections, {blocks} ipBlocks"));
-        let list = List::mixed(Family::V4, blocks);
-        let mut sender = Sender::new()?;
-        let sites = [false, true].map(|ours| Site::new(&mut sender, &list, ours));
-        let [alone, behind] = sites;
-        let (alone, behind) = (alone?, behind?);
-        let namespace = &sender.namespace;
-        // Thousands of connections a second from one address: ports that wait for late segments would run short, and be searched for long.
-        namespace.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
-        namespace.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
-        namespace.local("0.0.0.0/1")?;
-        namespace.local("128.0.0.0/2")?;
-        for site in [&alone, &behind] {
-            // Answers come back to a thread as well: both ends are alike.
-            namespace.address(&site.receiver.sends, &format!("{ROUTER}/32"))?;
+    let mut found = Found::default();
+    for blocks in BLOCKS {
+        attempt(&format!("refused connections, {blocks} ipBlocks"), || {
+            one(blocks, size, &mut found)
+        })?;
+    }
+    for (plot, lines) in [
+        (COST, &found.cost),
+        (RATE, &found.rate),
+        (LATENCY, &found.latency),
+    ] {
+        lines.tell(&plot)?;
+    }
+    Ok(())
+}
+
+/// One list.
+fn one(blocks: usize, size: &Size, found: &mut Found) -> Result<()> {
+    progress(format_args!("refused connections, {blocks} ipBlocks"));
+    let list = List::mixed(Family::V4, blocks);
+    let mut sender = Sender::new()?;
+    let sites = [false, true].map(|ours| Site::new(&mut sender, &list, ours));
+    let [alone, behind] = sites;
+    let (alone, behind) = (alone?, behind?);
+    let namespace = &sender.namespace;
+    // Thousands of connections a second from one address: ports that wait for late segments would run short, and be searched for long.
+    namespace.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
+    namespace.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+    namespace.local("0.0.0.0/1")?;
+    namespace.local("128.0.0.0/2")?;
+    for site in [&alone, &behind] {
+        // Answers come back to a thread as well: both ends are alike.
+        namespace.address(&site.receiver.sends, &format!("{ROUTER}/32"))?;
+    }
+    let pool = list.inside();
+    let stream = behind.receiver.stream(gateway()?, &pool)?;
+    let (mut at_envoy, mut at_node, mut rates) = <(Rounds, Rounds, Rounds)>::default();
+    let mut seen = [Vec::new(), Vec::new(), Vec::new()];
+    for round in 0..=size.rounds {
+        alone.choose(&sender)?;
+        let before = alone.spent()?;
+        let began = Instant::now();
+        let (refused, slow) = flood(&sender, &pool, Some(PATIENCE))?;
+        let took = began.elapsed();
+        let spent = alone.spent()? - before;
+        if refused < 100 {
+            bail!("Envoy refused only {refused} connections");
         }
-        let pool = list.inside();
-        let stream = behind.receiver.stream(gateway()?, &pool)?;
-        let (mut at_envoy, mut at_node, mut rates) = <(Rounds, Rounds, Rounds)>::default();
-        let mut seen = [Vec::new(), Vec::new(), Vec::new()];
-        for round in 0..=size.rounds {
-            alone.choose(&sender)?;
-            let before = alone.spent()?;
-            let began = Instant::now();
-            let (refused, slow) = flood(&sender, &pool, Some(PATIENCE))?;
-            let took = began.elapsed();
-            let spent = alone.spent()? - before;
-            if refused < 100 {
-                bail!("Envoy refused only {refused} connections");
-            }
-            let (_, calm) = flood(&sender, &pool, None)?;
-            behind.choose(&sender)?;
-            let (through, fast) = flood(&sender, &pool, Some(IN_VAIN))?;
-            if through != 0 {
-                bail!("{through} refused connections came to Envoy behind gwfilter");
-            }
-            let work = behind
-                .receiver
-                .measure(&sender, &stream, Duration::from_millis(300))?;
-            if round == 0 {
-                continue;
-            }
-            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-            let (spent, refused) = (spent as f64, refused as f64);
-            at_envoy.0.push(spent / refused / 1000.0);
-            at_node.0.push(work.cost * SYNS / 1000.0);
-            rates.0.push(refused / took.as_secs_f64());
-            for (all, new) in seen.iter_mut().zip([calm, slow, fast]) {
-                all.push(new);
-            }
+        let (_, calm) = flood(&sender, &pool, None)?;
+        behind.choose(&sender)?;
+        let (through, fast) = flood(&sender, &pool, Some(IN_VAIN))?;
+        if through != 0 {
+            bail!("{through} refused connections came to Envoy behind gwfilter");
         }
-        let ratio = Ratio {
-            id: format!("refused-{}-blocks", at(blocks)),
-            of: format!(
-                "CPU time of a refused connection, {blocks} ipBlocks: seven SYNs dropped by gwfilter in XDP / Envoy's RBAC"
-            ),
-            goal: 1.0 / 50.0,
-            rounds: at_node.over(&at_envoy),
-        };
-        ratio.tell()?;
-        cost.add(COST.id, "Envoy", blocks, at_envoy);
-        cost.add(COST.id, "gwfilter, seven SYNs", blocks, at_node);
-        rate.add(RATE.id, "Envoy", blocks, rates);
-        let names = ["nobody is refused", "refused by Envoy", "refused by gwfilter"];
-        for (name, rounds) in names.into_iter().zip(&seen) {
-            for (what, share) in [("median", 50), ("99th percentile", 99)] {
-                let of = |times: &Vec<f64>| percentile(times, share);
-                let rounds = Rounds(rounds.iter().map(of).collect());
-                latency.add(LATENCY.id, &format!("{name}, {what}"), blocks, rounds);
-            }
+        let work = behind
+            .receiver
+            .measure(&sender, &stream, Duration::from_millis(300))?;
+        if round == 0 {
+            continue;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let (spent, refused) = (spent as f64, refused as f64);
+        at_envoy.0.push(spent / refused / 1000.0);
+        at_node.0.push(work.cost * SYNS / 1000.0);
+        rates.0.push(refused / took.as_secs_f64());
+        for (all, new) in seen.iter_mut().zip([calm, slow, fast]) {
+            all.push(new);
         }
     }
-    for (plot, lines) in [(COST, &cost), (RATE, &rate), (LATENCY, &latency)] {
-        lines.tell(&plot)?;
+    let ratio = Ratio {
+        id: format!("refused-{}-blocks", at(blocks)),
+        of: format!(
+            "CPU time of a refused connection, {blocks} ipBlocks: seven SYNs dropped by gwfilter in XDP / Envoy's RBAC"
+        ),
+        goal: 1.0 / 50.0,
+        rounds: at_node.over(&at_envoy),
+    };
+    ratio.tell()?;
+    found.cost.add(COST.id, "Envoy", blocks, at_envoy);
+    found.cost.add(COST.id, "gwfilter, seven SYNs", blocks, at_node);
+    found.rate.add(RATE.id, "Envoy", blocks, rates);
+    let names = ["nobody is refused", "refused by Envoy", "refused by gwfilter"];
+    for (name, rounds) in names.into_iter().zip(&seen) {
+        for (what, share) in [("median", 50), ("99th percentile", 99)] {
+            let of = |times: &Vec<f64>| percentile(times, share);
+            let rounds = Rounds(rounds.iter().map(of).collect());
+            found
+                .latency
+                .add(LATENCY.id, &format!("{name}, {what}"), blocks, rounds);
+        }
     }
     Ok(())
 }

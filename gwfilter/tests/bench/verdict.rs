@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use xtask::bpf::{self, ProgramKind};
 
 use crate::driver::{Sources, constant, syn};
-use crate::figure::{Lines, Plot, Ratio, Rounds, progress};
+use crate::figure::{Lines, Plot, Ratio, Rounds, attempt, progress};
 use crate::judged::{Judged, gateway};
 use crate::memory::{self, Memory};
 use crate::object::Hook;
@@ -126,7 +126,9 @@ pub(crate) fn measure(size: &Size) -> Result<()> {
         };
         let nothing = Judged::by_source(&List::mixed(family, 0))?;
         for &entries in [0].iter().chain(&size.entries) {
-            one(family, entries, &nothing, size, &mut found)?;
+            attempt(&format!("verdicts, {entries} {} prefixes", family.name()), || {
+                one(family, entries, &nothing, size, &mut found)
+            })?;
         }
         let name = family.name();
         for (id, lines) in &found.verdicts {
