@@ -1,5 +1,6 @@
 //! One generation in the making.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,11 +12,13 @@ use gwfilter_common::abi::{
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::drain::{Group, Memory};
+use super::leaves::Leaves;
 use super::names::Indices;
 use super::op::{Kind, Op, PlanError};
 use super::proxied::{self, Elements, Pools};
 use super::root::RootImage;
 use super::slots::{Family, Next};
+use super::zones::Zones;
 use super::{Plan, Settings, State, leaves, saved};
 use crate::desired::{Desired, Outcome, ProxyTables, SourceTables, Target, Verdict};
 use crate::gateway::model::{Protocol, TupleKey};
@@ -283,32 +286,42 @@ impl<'a> Draft<'a> {
         if let Some(placed) = self.placed.get(&id) {
             return *placed;
         }
-        let drain = Drain {
-            past: past.map(|(_, g)| g),
+        let when = Drain {
             now_ms: self.now_ms,
             drain_ms: self.settings.drain_ms,
+            observe,
+            all_new,
+            rules: &self.rules,
         };
-        let rules = &self.rules;
+        let read = past.map(|(_, group)| group);
         let (group, placed) = if v4 {
-            drain.place(
+            let before = match read {
+                Some(Group::V4(zones)) => Some(Cow::Borrowed(zones)),
+                Some(Group::Read(flat)) => Some(Cow::Owned(Zones::read(flat))),
+                _ => None,
+            };
+            let (zones, placed) = when.place(
+                before.as_deref(),
                 tables.table4.as_deref(),
                 &tables.never4,
-                observe,
-                all_new,
-                rules,
                 &mut self.source4,
                 &mut self.never4,
-            )
+            );
+            (Group::V4(zones), placed)
         } else {
-            drain.place(
+            let before = match read {
+                Some(Group::V6(zones)) => Some(Cow::Borrowed(zones)),
+                Some(Group::Read(flat)) => Some(Cow::Owned(Zones::read(flat))),
+                _ => None,
+            };
+            let (zones, placed) = when.place(
+                before.as_deref(),
                 tables.table6.as_deref(),
                 &tables.never6,
-                observe,
-                all_new,
-                rules,
                 &mut self.source6,
                 &mut self.never6,
-            )
+            );
+            (Group::V6(zones), placed)
         };
         let count = self.groups.len();
         let group = *self.groups.entry(group).or_insert(count);
@@ -318,58 +331,49 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The past of a tuple and the time.
+/// The time, and what holds of a tuple besides its tables.
 struct Drain<'a> {
-    past: Option<&'a Group>,
     now_ms: u64,
     drain_ms: u64,
+    observe: bool,
+    all_new: bool,
+    rules: &'a Indices,
 }
 
 impl Drain<'_> {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call site, which picks the family of all of them"
-    )]
+    /// `before`: what the tuple refused.
     fn place<N: Family>(
         &self,
+        before: Option<&Zones<N>>,
         table: Option<&Table<N>>,
-        never: &[N],
-        observe: bool,
-        all_new: bool,
-        rules: &Indices,
+        never: &Arc<Vec<N>>,
         sources: &mut Next<'_, N>,
         nevers: &mut Next<'_, N>,
-    ) -> (Group, Placed) {
-        let refused = match table {
-            Some(table) if !observe => leaves::refused(table, never),
-            _ => Vec::new(),
-        };
-        let group = Group::next(self.past, refused, self.now_ms, self.drain_ms);
+    ) -> (Zones<N>, Placed) {
+        let refusing = table.filter(|_| !self.observe);
+        let zones = Zones::next(before, refusing, never, self.now_ms, self.drain_ms);
         // All of what is refused is draining: a flag says so, and the table need not be built twice.
-        let new_only = all_new || (!group.draining.is_empty() && group.settled().is_empty());
+        let new_only = self.all_new || zones.drains_all();
         let source_table = table.map_or(0, |table| {
-            let plain = new_only || group.draining.is_empty();
-            let entries = if plain {
-                leaves::plain(table, rules)
+            let leaves = if new_only || !zones.drains() {
+                Leaves::plain(table, self.rules)
             } else {
-                leaves::mixed(table, &group, rules)
+                Leaves::mixed(table, &zones, self.rules)
             };
-            sources.place(&entries)
+            sources.place_leaves(leaves)
         });
         let never_table = if never.is_empty() {
             0
         } else {
             nevers.place(&leaves::never(never))
         };
-        (
-            group,
-            Placed {
-                group: 0,
-                source_table,
-                never_table,
-                new_only,
-            },
-        )
+        let placed = Placed {
+            group: 0,
+            source_table,
+            never_table,
+            new_only,
+        };
+        (zones, placed)
     }
 }
 

@@ -11,33 +11,72 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::ranges::{self, Range};
+use super::zones::Zones;
 use crate::gateway::model::TupleKey;
 
-/// What is refused at a tuple, and what of it may still have connections.
+/// What is refused at a tuple, and what of it may still have connections. As text it is always [`Flat`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "Flat", into = "Flat")]
+pub(super) enum Group {
+    /// Of a family that is not known, as it was read back.
+    Read(Flat),
+    /// Of IPv4 sources.
+    V4(Zones<Ipv4Net>),
+    /// Of IPv6 sources.
+    V6(Zones<Ipv6Net>),
+}
+
+/// A group as two lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct Group {
+pub(super) struct Flat {
     /// Sources that are refused, in force. Empty under observe.
     pub(super) refused: Vec<Range>,
     /// Those of them whose connections may still live, with the deadline in milliseconds.
     pub(super) draining: Vec<(Range, u64)>,
 }
 
+impl From<Flat> for Group {
+    fn from(flat: Flat) -> Self {
+        Self::Read(flat)
+    }
+}
+
+impl From<Group> for Flat {
+    fn from(group: Group) -> Self {
+        match group {
+            Group::Read(flat) => flat,
+            Group::V4(zones) => zones.flat(),
+            Group::V6(zones) => zones.flat(),
+        }
+    }
+}
+
 impl Group {
-    /// The group after `refused` takes the place of `self` (`None`: the tuple was not judged) at `now_ms`.
-    pub(super) fn next(before: Option<&Self>, refused: Vec<Range>, now_ms: u64, drain_ms: u64) -> Self {
-        let nothing = Self::default();
-        let before = before.unwrap_or(&nothing);
+    /// When the next of its windows ends.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        match self {
+            Self::Read(flat) => flat.draining.iter().map(|(_, d)| *d).min(),
+            Self::V4(zones) => zones.next_deadline(),
+            Self::V6(zones) => zones.next_deadline(),
+        }
+    }
+}
+
+impl Flat {
+    /// What drains after `refused` takes the place of what was refused (nothing, if the tuple was not judged) at `now_ms`.
+    pub(super) fn next(&self, refused: Vec<Range>, now_ms: u64, drain_ms: u64) -> Self {
         let deadline = now_ms.saturating_add(drain_ms);
-        let mut draining: Vec<(Range, u64)> = ranges::intersect(&before.draining, &refused)
+        let mut draining: Vec<(Range, u64)> = ranges::intersect(&self.draining, &refused)
             .into_iter()
             .filter(|(_, d)| *d > now_ms)
             .collect();
         if deadline > now_ms {
             draining.extend(
-                ranges::subtract(&refused, &before.refused)
+                ranges::subtract(&refused, &self.refused)
                     .into_iter()
                     .map(|r| (r, deadline)),
             );
@@ -60,10 +99,6 @@ impl Group {
 
     pub(super) fn draining_ranges(&self) -> Vec<Range> {
         ranges::join(self.draining.iter().map(|(r, _)| *r))
-    }
-
-    pub(super) fn next_deadline(&self) -> Option<u64> {
-        self.draining.iter().map(|(_, d)| *d).min()
     }
 }
 
@@ -139,10 +174,10 @@ mod tests {
 
     #[test]
     fn next_given_a_second_tightening_then_the_first_deadline_stays() {
-        let a = Group::next(Some(&Group::default()), vec![r(0, 9)], 100, 60);
-        let b = Group::next(Some(&a), vec![r(0, 19)], 130, 60);
+        let a = Flat::default().next(vec![r(0, 9)], 100, 60);
+        let b = a.next(vec![r(0, 19)], 130, 60);
         assert_eq!(b.draining, [(r(0, 9), 160), (r(10, 19), 190)]);
-        let c = Group::next(Some(&b), vec![r(0, 19)], 160, 60);
+        let c = b.next(vec![r(0, 19)], 160, 60);
         assert_eq!(
             (c.draining.as_slice(), c.settled().as_slice()),
             ([(r(10, 19), 190)].as_slice(), [r(0, 9)].as_slice())
@@ -151,9 +186,9 @@ mod tests {
 
     #[test]
     fn next_given_loosening_and_tightening_again_then_a_new_window() {
-        let a = Group::next(Some(&Group::default()), vec![r(0, 9)], 100, 60);
-        let b = Group::next(Some(&a), vec![r(0, 3)], 110, 60);
-        let c = Group::next(Some(&b), vec![r(0, 9)], 120, 60);
+        let a = Flat::default().next(vec![r(0, 9)], 100, 60);
+        let b = a.next(vec![r(0, 3)], 110, 60);
+        let c = b.next(vec![r(0, 9)], 120, 60);
         assert_eq!(c.draining, [(r(0, 3), 160), (r(4, 9), 180)]);
     }
 
@@ -164,12 +199,12 @@ mod tests {
             port: 443,
             protocol: Protocol::Tcp,
         };
-        let group = Group {
+        let group = Flat {
             refused: vec![r(0, u128::MAX)],
             draining: vec![(r(5, u128::MAX - 1), 77)],
         };
         let memory = Memory {
-            groups: vec![group],
+            groups: vec![group.into()],
             tuples: BTreeMap::from([(key, 0)]),
             rewritten: BTreeMap::from([(key, Some(9)), (TupleKey { port: 80, ..key }, None)]),
             pods: BTreeSet::from([key]),

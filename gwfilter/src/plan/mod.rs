@@ -24,6 +24,7 @@ mod root;
 mod saved;
 mod slots;
 mod withdraw;
+mod zones;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

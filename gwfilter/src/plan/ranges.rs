@@ -201,25 +201,6 @@ pub(crate) fn touching(set: &[Range], r: Range) -> &[Range] {
     set.get(from..to).unwrap_or_default()
 }
 
-/// The fewest prefixes that make up a range, ascending.
-pub(crate) fn prefixes<N: Prefix>(range: Range) -> Vec<N> {
-    let mut out = Vec::new();
-    let mut next = Some(range.first);
-    while let Some(first) = next {
-        if first > range.last {
-            break;
-        }
-        let aligned = first.trailing_zeros().min(u32::from(N::BITS));
-        let span = range.last - first;
-        let fits = span.checked_add(1).map_or(128, u128::ilog2);
-        let host = aligned.min(fits);
-        let len = u8::try_from(u32::from(N::BITS).saturating_sub(host)).unwrap_or(N::BITS);
-        out.extend(N::of(first, len));
-        next = 1u128.checked_shl(host).and_then(|size| first.checked_add(size));
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -263,28 +244,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn prefixes_given_the_whole_space_then_one() {
-        assert_eq!(
-            prefixes::<Ipv6Net>(Range {
-                first: 0,
-                last: u128::MAX
-            }),
-            ["::/0".parse::<Ipv6Net>().unwrap()]
-        );
-        assert_eq!(
-            prefixes::<Ipv4Net>(Range {
-                first: 0,
-                last: u128::from(u32::MAX)
-            }),
-            [net("0.0.0.0/0")]
-        );
-        assert_eq!(
-            prefixes::<Ipv4Net>(Range { first: 1, last: 4 }),
-            [net("0.0.0.1/32"), net("0.0.0.2/31"), net("0.0.0.4/32")]
-        );
-    }
-
     /// Small prefixes of 0.0.0.0/24, so that every address can be tried.
     fn nets() -> impl Strategy<Value = Vec<Ipv4Net>> {
         prop::collection::vec(
@@ -311,12 +270,6 @@ mod tests {
                 prop_assert_eq!(has(&minus, x), ina && !inb);
                 prop_assert_eq!(both.iter().any(|(r, ())| r.first <= x && x <= r.last), ina && inb);
                 prop_assert_eq!(has(touching(&sa, Range { first: x, last: x }), x), ina);
-            }
-            for set in [&sa, &minus] {
-                for r in set {
-                    let back = union(prefixes::<Ipv4Net>(*r));
-                    prop_assert_eq!(back, vec![*r]);
-                }
             }
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::drain::Memory;
+use super::drain::{Group, Memory};
 use super::names::{Holder, Indices, ListenerName, Names};
 use super::ranges::Range;
 use super::{Op, Plan, Planner, Settings, State};
@@ -48,8 +48,11 @@ impl Past {
     #[must_use]
     pub fn decode(text: &[u8]) -> Option<Self> {
         let memory: Memory = serde_json::from_slice(text).ok()?;
-        let sound = |group: &super::drain::Group| {
-            is_sorted(group.refused.iter()) && is_sorted(group.draining.iter().map(|(range, _)| range))
+        let sound = |group: &Group| match group {
+            Group::Read(flat) => {
+                is_sorted(flat.refused.iter()) && is_sorted(flat.draining.iter().map(|(range, _)| range))
+            }
+            Group::V4(_) | Group::V6(_) => false,
         };
         memory.groups.iter().all(sound).then_some(Self(memory))
     }

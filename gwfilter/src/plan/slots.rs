@@ -10,6 +10,7 @@ use gwfilter_common::abi::{FLAT_TABLE, Leaf, TABLE_SLOTS};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::flat::{self, FlatError, Lines};
+use super::leaves::Leaves;
 use super::op::{FlatTable, Kind, Op, PlanError};
 use super::ranges::Prefix;
 
@@ -27,6 +28,7 @@ pub(super) trait Family: Prefix {
     /// The flat form.
     const FLAT: Kind;
     fn flat(entries: &[(Self, Leaf)]) -> Result<Lines, FlatError>;
+    fn flat_leaves(leaves: &Leaves<Self>) -> Result<Lines, FlatError>;
     fn build(kind: Kind, index: u32, entries: Entries<Self>) -> Op;
 }
 
@@ -35,6 +37,10 @@ impl Family for Ipv4Net {
 
     fn flat(entries: &[(Self, Leaf)]) -> Result<Lines, FlatError> {
         flat::build4(entries)
+    }
+
+    fn flat_leaves(leaves: &Leaves<Self>) -> Result<Lines, FlatError> {
+        flat::build4_from(&flat::changes_of(leaves.joined())?)
     }
 
     fn build(kind: Kind, index: u32, entries: Entries<Self>) -> Op {
@@ -49,6 +55,10 @@ impl Family for Ipv6Net {
         flat::build6(entries)
     }
 
+    fn flat_leaves(leaves: &Leaves<Self>) -> Result<Lines, FlatError> {
+        flat::build6_from(&flat::changes_of(leaves.joined())?)
+    }
+
     fn build(kind: Kind, index: u32, entries: Entries<Self>) -> Op {
         Op::Build6 { kind, index, entries }
     }
@@ -56,18 +66,26 @@ impl Family for Ipv6Net {
 
 /// The tables of one family and purpose that a generation uses, by their numbers.
 #[derive(Clone, Debug)]
-pub(super) struct Pool<N> {
+pub(super) struct Pool<N: Prefix> {
     tables: BTreeMap<u32, Held<N>>,
 }
 
 #[derive(Clone, Debug)]
-struct Held<N> {
-    entries: Entries<N>,
+struct Held<N: Prefix> {
+    content: Content<N>,
     /// Its flat form, if it is flat.
     lines: Option<FlatTable>,
 }
 
-impl<N> Default for Pool<N> {
+/// What a table says.
+#[derive(Clone, Debug, PartialEq)]
+enum Content<N: Prefix> {
+    Entries(Entries<N>),
+    /// Never of a trie.
+    Leaves(Box<Leaves<N>>),
+}
+
+impl<N: Prefix> Default for Pool<N> {
     fn default() -> Self {
         Self {
             tables: BTreeMap::new(),
@@ -76,14 +94,14 @@ impl<N> Default for Pool<N> {
 }
 
 /// The pool of the next generation in the making.
-pub(super) struct Next<'a, N> {
+pub(super) struct Next<'a, N: Prefix> {
     kind: Kind,
     before: &'a Pool<N>,
     pool: Pool<N>,
     /// Numbers of the tables that are not in force.
     builds: Vec<u32>,
     /// Tables for which there was no index.
-    homeless: Vec<Entries<N>>,
+    homeless: Vec<Content<N>>,
 }
 
 impl<'a, N: Family> Next<'a, N> {
@@ -99,48 +117,77 @@ impl<'a, N: Family> Next<'a, N> {
 
     /// The number of a table with these entries: one in force keeps its own, equal ones share.
     pub(super) fn place(&mut self, entries: &Entries<N>) -> u32 {
-        let flats = self
-            .pool
-            .tables
-            .values()
-            .filter(|held| held.lines.is_some())
-            .count();
-        let large = entries.len() >= FLAT_ALWAYS || (entries.len() >= FLAT_FROM && flats < SMALL_FLATS);
         let sources = matches!(self.kind, Kind::Source4 | Kind::Source6);
-        self.place_as(entries, sources && large)
+        let large = sources && self.is_large(entries.len());
+        self.place_as(Content::Entries(Arc::clone(entries)), |_| {
+            large.then(|| N::flat(entries).ok()).flatten()
+        })
     }
 
     /// The same for a table that is never flat.
     pub(super) fn place_trie(&mut self, entries: &Entries<N>) -> u32 {
-        self.place_as(entries, false)
+        self.place_as(Content::Entries(Arc::clone(entries)), |_| None)
     }
 
-    fn place_as(&mut self, entries: &Entries<N>, flat: bool) -> u32 {
-        if let Some(number) = find(&self.pool.tables, entries) {
+    /// The same for a table of verdicts.
+    pub(super) fn place_leaves(&mut self, leaves: Leaves<N>) -> u32 {
+        if !self.is_large(leaves.len()) {
+            return self.place_trie(&leaves.entries());
+        }
+        let content = Content::Leaves(Box::new(leaves.clone()));
+        if let Some(number) = self.find(&content) {
             return number;
         }
-        if let Some(number) = find(&self.before.tables, entries)
-            && let Some(held) = self.before.tables.get(&number)
-        {
-            self.pool.tables.insert(number, held.clone());
+        match N::flat_leaves(&leaves) {
+            Ok(lines) => self.put(content, Some(lines)),
+            // What cannot be flat is a trie.
+            Err(_) => self.place_trie(&leaves.entries()),
+        }
+    }
+
+    /// Whether a table of so many entries is flat.
+    fn is_large(&self, entries: usize) -> bool {
+        let flats = self.pool.tables.values().filter(|held| held.lines.is_some());
+        entries >= FLAT_ALWAYS || (entries >= FLAT_FROM && flats.count() < SMALL_FLATS)
+    }
+
+    fn place_as(&mut self, content: Content<N>, lines: impl FnOnce(&Content<N>) -> Option<Lines>) -> u32 {
+        if let Some(number) = self.find(&content) {
             return number;
         }
-        // What cannot be flat is a trie.
-        let lines = flat.then(|| N::flat(entries).ok()).flatten().map(Arc::new);
+        let lines = lines(&content);
+        self.put(content, lines)
+    }
+
+    /// The number of a table that is there.
+    fn find(&mut self, content: &Content<N>) -> Option<u32> {
+        if let Some(number) = find(&self.pool.tables, content) {
+            return Some(number);
+        }
+        let number = find(&self.before.tables, content)?;
+        let mut held = self.before.tables.get(&number)?.clone();
+        // What says the same may be shared with more that is in use.
+        held.content = content.clone();
+        self.pool.tables.insert(number, held);
+        Some(number)
+    }
+
+    /// The number of a table that is not there.
+    fn put(&mut self, content: Content<N>, lines: Option<Lines>) -> u32 {
+        let lines = lines.map(Arc::new);
         let bit = if lines.is_some() { FLAT_TABLE } else { 0 };
         let free = (1..TABLE_SLOTS)
             .map(|index| index | bit)
             .find(|i| !self.before.tables.contains_key(i) && !self.pool.tables.contains_key(i));
         match free {
             Some(number) => {
-                let entries = entries.clone();
-                self.pool.tables.insert(number, Held { entries, lines });
+                self.pool.tables.insert(number, Held { content, lines });
                 self.builds.push(number);
                 number
             }
             None => {
-                if !self.homeless.contains(entries) {
-                    self.homeless.push(entries.clone());
+                if !self.homeless.contains(&content) {
+                    self.homeless.push(content);
                 }
                 0
             }
@@ -163,14 +210,15 @@ impl<'a, N: Family> Next<'a, N> {
         let builds = self.builds.iter().filter_map(|number| {
             let index = number & !FLAT_TABLE;
             let held = self.pool.tables.get(number)?.clone();
-            Some(match held.lines {
-                Some(lines) => Op::BuildFlat {
+            match (held.lines, held.content) {
+                (Some(lines), _) => Some(Op::BuildFlat {
                     kind: N::FLAT,
                     index,
                     lines,
-                },
-                None => N::build(self.kind, index, held.entries),
-            })
+                }),
+                (None, Content::Entries(entries)) => Some(N::build(self.kind, index, entries)),
+                (None, Content::Leaves(_)) => None,
+            }
         });
         let builds = builds.collect();
         let clears = self
@@ -195,14 +243,18 @@ impl<'a, N: Family> Next<'a, N> {
     }
 }
 
-fn find<N: PartialEq>(tables: &BTreeMap<u32, Held<N>>, entries: &Entries<N>) -> Option<u32> {
+fn find<N: Prefix>(tables: &BTreeMap<u32, Held<N>>, content: &Content<N>) -> Option<u32> {
+    let same = |held: &Held<N>| match (&held.content, content) {
+        (Content::Entries(a), Content::Entries(b)) => Arc::ptr_eq(a, b) || a == b,
+        (a, b) => a == b,
+    };
     tables
         .iter()
-        .find(|(_, held)| Arc::ptr_eq(&held.entries, entries) || &held.entries == entries)
+        .find(|(_, held)| same(held))
         .map(|(number, _)| *number)
 }
 
-pub(super) struct Finished<N> {
+pub(super) struct Finished<N: Prefix> {
     pub(super) pool: Pool<N>,
     pub(super) builds: Vec<Op>,
     pub(super) clears: Vec<Op>,

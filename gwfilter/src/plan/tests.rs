@@ -1,5 +1,7 @@
 //! Capacities, sharing and scale. Verdicts over time are tested in `tests/plan_model.rs`.
 
+mod shared;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 

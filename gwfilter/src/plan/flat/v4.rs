@@ -15,10 +15,19 @@ const PER_LINE: usize = 16;
 /// # Errors
 /// [`FlatError`].
 pub fn build(entries: &[(Ipv4Net, Leaf)]) -> Result<Lines, FlatError> {
-    let mut changes = changes(entries)?
-        .into_iter()
+    let changes = changes(entries)?.into_iter();
+    let changes: Vec<(u32, u32)> = changes
         .filter_map(|(at, value)| Some((u32::try_from(at).ok()?, value)))
-        .peekable();
+        .collect();
+    build_from(&changes)
+}
+
+/// The table of these changes.
+///
+/// # Errors
+/// [`FlatError`].
+pub(crate) fn build_from(changes: &[(u32, u32)]) -> Result<Lines, FlatError> {
+    let mut changes = changes.iter().copied().peekable();
     let mut builder = Builder {
         lines: vec![[0; 8]; usize::try_from(FRONT_LINES).unwrap_or_default()],
         quarters: None,

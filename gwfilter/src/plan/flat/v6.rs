@@ -15,7 +15,14 @@ type Change = (u64, u32);
 /// # Errors
 /// [`FlatError`].
 pub fn build(entries: &[(Ipv6Net, Leaf)]) -> Result<Lines, FlatError> {
-    let changes = changes(entries)?;
+    build_from(&changes(entries)?)
+}
+
+/// The table of these changes.
+///
+/// # Errors
+/// [`FlatError`].
+pub(crate) fn build_from(changes: &[(u128, u32)]) -> Result<Lines, FlatError> {
     // The root of the tree over upper halves.
     let mut lines: Lines = vec![[0; 8]];
     let mut upper: Vec<Change> = Vec::with_capacity(changes.len());
