@@ -88,7 +88,10 @@ impl<N: Prefix> Leaves<N> {
     }
 
     /// What it says in a shard.
-    pub(super) fn pieces(&self, shard: usize) -> impl Iterator<Item = (N::Address, N::Address, Leaf)> + '_ {
+    pub(super) fn pieces(
+        &self,
+        shard: usize,
+    ) -> impl Iterator<Item = (N::Address, N::Address, Leaf)> + Clone + '_ {
         let mixed = self.mixed.get(&shard);
         let plain = self.table.shards().get(shard).filter(|_| mixed.is_none());
         let plain = plain.into_iter().flat_map(|shard| shard.pieces());

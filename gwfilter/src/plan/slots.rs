@@ -22,6 +22,8 @@ const FLAT_FROM: usize = 1024;
 const FLAT_ALWAYS: usize = 32_768;
 /// Flat tables below that which one generation may have: for IPv4, 128 MiB.
 const SMALL_FLATS: usize = 32;
+/// One part in so many of a table's lines may be out of use before it is built anew.
+const WASTE: usize = 8;
 
 /// What differs between the families.
 pub(super) trait Family: Prefix {
@@ -29,6 +31,14 @@ pub(super) trait Family: Prefix {
     const FLAT: Kind;
     fn flat(entries: &[(Self, Leaf)]) -> Result<Lines, FlatError>;
     fn flat_leaves(leaves: &Leaves<Self>) -> Result<Lines, FlatError>;
+    /// The same from another table and the shards that changed; `None`: it is to be built anew.
+    fn renew(
+        _: (&Leaves<Self>, &Lines),
+        _: &Leaves<Self>,
+        _changed: &[usize],
+    ) -> Result<Option<Lines>, FlatError> {
+        Ok(None)
+    }
     fn build(kind: Kind, index: u32, entries: Entries<Self>) -> Op;
 }
 
@@ -41,6 +51,17 @@ impl Family for Ipv4Net {
 
     fn flat_leaves(leaves: &Leaves<Self>) -> Result<Lines, FlatError> {
         flat::build4_from(&flat::changes_of(leaves.joined())?)
+    }
+
+    fn renew(
+        (before, lines): (&Leaves<Self>, &Lines),
+        after: &Leaves<Self>,
+        changed: &[usize],
+    ) -> Result<Option<Lines>, FlatError> {
+        let shards = changed
+            .iter()
+            .map(|shard| (before.pieces(*shard), after.pieces(*shard)));
+        flat::renew4(lines, shards)
     }
 
     fn build(kind: Kind, index: u32, entries: Entries<Self>) -> Op {
@@ -75,6 +96,8 @@ struct Held<N: Prefix> {
     content: Content<N>,
     /// Its flat form, if it is flat.
     lines: Option<FlatTable>,
+    /// So many lines it had when it was built from nothing.
+    fresh: usize,
 }
 
 /// What a table says.
@@ -138,11 +161,31 @@ impl<'a, N: Family> Next<'a, N> {
         if let Some(number) = self.find(&content) {
             return number;
         }
+        if let Some((lines, fresh)) = self.renewed(&leaves) {
+            return self.put(content, Some(lines), fresh);
+        }
         match N::flat_leaves(&leaves) {
-            Ok(lines) => self.put(content, Some(lines)),
+            Ok(lines) => {
+                let fresh = lines.len();
+                self.put(content, Some(lines), fresh)
+            }
             // What cannot be flat is a trie.
             Err(_) => self.place_trie(&leaves.entries()),
         }
+    }
+
+    /// The flat form made from that of a table in force that differs in few shards, and how large it was when it was built from nothing.
+    fn renewed(&self, leaves: &Leaves<N>) -> Option<(Lines, usize)> {
+        let near = self.before.tables.values().filter_map(|held| {
+            let Content::Leaves(before) = &held.content else {
+                return None;
+            };
+            let changed = leaves.changed(before)?;
+            Some((changed, before, held.lines.as_ref()?, held.fresh))
+        });
+        let (changed, before, lines, fresh) = near.min_by_key(|(changed, ..)| changed.len())?;
+        let renewed = N::renew((before, lines), leaves, &changed).ok().flatten()?;
+        (renewed.len() <= fresh + fresh / WASTE + 1024).then_some((renewed, fresh))
     }
 
     /// Whether a table of so many entries is flat.
@@ -156,7 +199,7 @@ impl<'a, N: Family> Next<'a, N> {
             return number;
         }
         let lines = lines(&content);
-        self.put(content, lines)
+        self.put(content, lines, 0)
     }
 
     /// The number of a table that is there.
@@ -173,7 +216,7 @@ impl<'a, N: Family> Next<'a, N> {
     }
 
     /// The number of a table that is not there.
-    fn put(&mut self, content: Content<N>, lines: Option<Lines>) -> u32 {
+    fn put(&mut self, content: Content<N>, lines: Option<Lines>, fresh: usize) -> u32 {
         let lines = lines.map(Arc::new);
         let bit = if lines.is_some() { FLAT_TABLE } else { 0 };
         let free = (1..TABLE_SLOTS)
@@ -181,7 +224,14 @@ impl<'a, N: Family> Next<'a, N> {
             .find(|i| !self.before.tables.contains_key(i) && !self.pool.tables.contains_key(i));
         match free {
             Some(number) => {
-                self.pool.tables.insert(number, Held { content, lines });
+                self.pool.tables.insert(
+                    number,
+                    Held {
+                        content,
+                        lines,
+                        fresh,
+                    },
+                );
                 self.builds.push(number);
                 number
             }

@@ -44,7 +44,7 @@ pub(super) trait Half: Address {
 }
 
 impl Half for u32 {
-    const LOOSE: u32 = 12;
+    const LOOSE: u32 = 14;
 
     fn of(sets: &RuleSets) -> &Known<Self> {
         &sets.v4

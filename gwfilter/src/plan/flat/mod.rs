@@ -3,6 +3,7 @@
 //! Both families begin alike: the prefixes become the addresses at which the value changes, in ascending order ([`changes`]).
 
 mod read;
+mod renew;
 mod v4;
 mod v6;
 
@@ -12,6 +13,7 @@ use gwfilter_common::flat::{self, Line};
 use super::ranges::{self, Prefix};
 use crate::table::Address;
 pub use read::{changes4, changes6};
+pub(crate) use renew::renew4;
 pub use v4::build as build4;
 pub(crate) use v4::build_from as build4_from;
 pub use v6::build as build6;

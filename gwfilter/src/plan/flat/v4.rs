@@ -58,6 +58,35 @@ pub(crate) fn build_from(changes: &[(u32, u32)]) -> Result<Lines, FlatError> {
     Ok(builder.lines)
 }
 
+/// The bits of an address within one of the stretches of [`renew`], for a table of so many lines.
+pub(crate) const fn stretch_bits(_lines: usize) -> u32 {
+    LOW_BITS
+}
+
+/// The same table with other runs in some stretches, given by number with where they begin in it and their leaves, the first at 0. What stood
+/// for them stays as waste; a table that is mostly that is to be built anew.
+///
+/// # Errors
+/// [`FlatError`].
+pub(crate) fn renew(old: &Lines, stretches: &[(u32, Vec<(u32, u32)>)]) -> Result<Lines, FlatError> {
+    let mut lines = Lines::with_capacity(old.len() + stretches.len());
+    lines.extend_from_slice(old);
+    let mut builder = Builder {
+        lines,
+        quarters: None,
+    };
+    for (front, runs) in stretches {
+        let word = match runs.as_slice() {
+            [(_, only)] => *only,
+            runs => builder.block(runs)?,
+        };
+        if let Some(line) = builder.lines.get_mut((front >> 4) as usize) {
+            set(line, (front & 15) as usize, word);
+        }
+    }
+    Ok(builder.lines)
+}
+
 struct Builder {
     lines: Lines,
     /// The next free quarter of a line that is used in part.
