@@ -82,21 +82,21 @@ impl Shelf {
     pub(super) fn note(&mut self, counters: &Counters) {
         // Our own plain types; there is nothing in them that JSON does not have.
         let text = serde_json::to_vec(counters).unwrap_or_default();
-        let outcome = self.write(&self.counters(), &text);
+        let outcome = self.write(&self.counters(), |bytes| bytes.extend_from_slice(&text));
         self.tell(outcome);
     }
 
     /// Notes what is draining.
     pub(super) fn keep(&self, draining: &Draining) -> Result<(), String> {
-        self.write(&self.draining(), &draining.encode())
+        self.write(&self.draining(), |text| draining.append(text))
     }
 
-    fn write(&self, name: &str, text: &[u8]) -> Result<(), String> {
+    fn write(&self, name: &str, text: impl FnOnce(&mut Vec<u8>)) -> Result<(), String> {
         let maps = self.maps.ok_or("the maps of counters have no number")?;
         let stamp = stamp(maps).ok_or("the boot id cannot be read")?;
         let mut bytes = serde_json::to_vec(&stamp).unwrap_or_default();
         bytes.push(b'\n');
-        bytes.extend_from_slice(text);
+        text(&mut bytes);
         disk::write_for_this_boot(&self.dir, name, &bytes).map_err(|e| chain(&e))
     }
 

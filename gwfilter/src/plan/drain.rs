@@ -12,15 +12,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct as _;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::ranges::{self, Range};
 use super::zones::Zones;
 use crate::gateway::model::TupleKey;
 
 /// What is refused at a tuple, and what of it may still have connections. As text it is always [`Flat`].
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(from = "Flat", into = "Flat")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(from = "Flat")]
 pub(super) enum Group {
     /// Of a family that is not known, as it was read back.
     Read(Flat),
@@ -45,13 +46,34 @@ impl From<Flat> for Group {
     }
 }
 
-impl From<Group> for Flat {
-    fn from(group: Group) -> Self {
-        match group {
-            Group::Read(flat) => flat,
-            Group::V4(zones) => zones.flat(),
-            Group::V6(zones) => zones.flat(),
+/// There may be millions of ranges: they are written as they are found.
+impl Serialize for Group {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut fields = to.serialize_struct("Flat", 2)?;
+        match self {
+            Self::Read(flat) => {
+                fields.serialize_field("refused", &flat.refused)?;
+                fields.serialize_field("draining", &flat.draining)?;
+            }
+            Self::V4(zones) => {
+                fields.serialize_field("refused", &List(|| zones.refused()))?;
+                fields.serialize_field("draining", &List(|| zones.draining()))?;
+            }
+            Self::V6(zones) => {
+                fields.serialize_field("refused", &List(|| zones.refused()))?;
+                fields.serialize_field("draining", &List(|| zones.draining()))?;
+            }
         }
+        fields.end()
+    }
+}
+
+/// A list that is not there as a whole.
+struct List<F>(F);
+
+impl<I: Iterator<Item: Serialize>, F: Fn() -> I> Serialize for List<F> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq((self.0)())
     }
 }
 

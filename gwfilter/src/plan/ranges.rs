@@ -9,9 +9,22 @@ use crate::table::{Address, Net};
 
 /// Addresses `first..=last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "(u128, u128)", into = "(u128, u128)")]
 pub(crate) struct Range {
     pub(crate) first: u128,
     pub(crate) last: u128,
+}
+
+impl From<(u128, u128)> for Range {
+    fn from((first, last): (u128, u128)) -> Self {
+        Self { first, last }
+    }
+}
+
+impl From<Range> for (u128, u128) {
+    fn from(Range { first, last }: Range) -> Self {
+        (first, last)
+    }
 }
 
 impl Range {

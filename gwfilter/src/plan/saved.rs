@@ -34,8 +34,18 @@ impl Draining {
     /// As text.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        self.append(&mut text);
+        text
+    }
+
+    /// As text behind what is there.
+    pub fn append(&self, text: &mut Vec<u8>) {
+        let before = text.len();
         // Our own plain types; there is nothing in them that JSON does not have.
-        serde_json::to_vec(&self.0.memory).unwrap_or_default()
+        if serde_json::to_writer(&mut *text, &self.0.memory).is_err() {
+            text.truncate(before);
+        }
     }
 }
 

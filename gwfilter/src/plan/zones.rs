@@ -212,19 +212,24 @@ impl<N: Prefix> Zones<N> {
 }
 
 impl<N: Net> Zones<N> {
+    /// What is refused, in ascending order, joined over cuts.
+    pub(super) fn refused(&self) -> impl Iterator<Item = Range> + '_ {
+        let all = self.zones.iter().flat_map(|zone| zone.refused.iter());
+        let all = all.map(|&(low, high)| (Range::new(low, high), ()));
+        joined(all).map(|(range, ())| range)
+    }
+
+    /// What drains, and until when.
+    pub(super) fn draining(&self) -> impl Iterator<Item = (Range, u64)> + '_ {
+        joined(self.zones.iter().flat_map(Zone::draining))
+    }
+
     /// As two lists.
     pub(super) fn flat(&self) -> Flat {
-        let refused = ranges::join(self.zones.iter().flat_map(Zone::ranges));
-        let mut draining: Vec<(Range, u64)> = Vec::new();
-        for (range, until) in self.zones.iter().flat_map(Zone::draining) {
-            match draining.last_mut() {
-                Some((last, same)) if *same == until && last.last.checked_add(1) == Some(range.first) => {
-                    last.last = range.last;
-                }
-                _ => draining.push((range, until)),
-            }
+        Flat {
+            refused: self.refused().collect(),
+            draining: self.draining().collect(),
         }
-        Flat { refused, draining }
     }
 
     /// Whether anything drains.
@@ -256,6 +261,20 @@ impl<N: Net> Zones<N> {
         };
         self.zones.iter().filter_map(deadline).min()
     }
+}
+
+/// Neighbours that say the same are one.
+fn joined<T: PartialEq>(ranges: impl Iterator<Item = (Range, T)>) -> impl Iterator<Item = (Range, T)> {
+    let mut ranges = ranges.peekable();
+    std::iter::from_fn(move || {
+        let (mut range, tag) = ranges.next()?;
+        while let Some((more, _)) =
+            ranges.next_if(|(next, other)| *other == tag && range.last.checked_add(1) == Some(next.first))
+        {
+            range.last = more.last;
+        }
+        Some((range, tag))
+    })
 }
 
 /// What of a shard is refused, without what is never dropped.
