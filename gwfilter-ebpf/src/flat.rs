@@ -3,7 +3,7 @@
 
 use aya_ebpf::btf_maps::ArrayOfMaps;
 use aya_ebpf::macros::btf_map;
-use gwfilter_common::abi::{FLAT_TABLE, TABLE_SLOTS};
+use gwfilter_common::abi::{TABLE_SLOTS, WIDE_TABLE, table_index};
 use gwfilter_common::decide::Source;
 use gwfilter_common::flat::{self, Flat, v4, v6};
 
@@ -22,7 +22,7 @@ const NONE: u64 = u64::MAX;
 /// An IPv4 address in a flat table, by its number.
 #[inline(always)]
 pub(crate) fn source4(table: u32, addr: [u8; 4]) -> Source {
-    told(gwf_flat4(table & !FLAT_TABLE, u32::from_be_bytes(addr)))
+    told(gwf_flat4(table, u32::from_be_bytes(addr)))
 }
 
 /// An IPv6 address in a flat table, by its number.
@@ -33,17 +33,28 @@ pub(crate) fn source6(table: u32, addr: [u8; 16]) -> Source {
         u64::from_be_bytes([a, b, c, d, e, f, g, h]),
         u64::from_be_bytes([i, j, k, l, m, n, o, p]),
     );
-    told(gwf_flat6(table & !FLAT_TABLE, upper, lower))
+    told(gwf_flat6(table, upper, lower))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn gwf_flat4(index: u32, address: u32) -> u64 {
-    word(GWF_FLAT4.get(index).map(|lines| v4::find(lines, address)))
+extern "C" fn gwf_flat4(table: u32, address: u32) -> u64 {
+    let lines = GWF_FLAT4.get(table_index(table));
+    word(lines.map(|lines| {
+        if table & WIDE_TABLE == 0 {
+            v4::find(lines, address)
+        } else {
+            v4::find_wide(lines, address)
+        }
+    }))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn gwf_flat6(index: u32, upper: u64, lower: u64) -> u64 {
-    word(GWF_FLAT6.get(index).map(|lines| v6::find(lines, upper, lower)))
+extern "C" fn gwf_flat6(table: u32, upper: u64, lower: u64) -> u64 {
+    word(
+        GWF_FLAT6
+            .get(table_index(table))
+            .map(|lines| v6::find(lines, upper, lower)),
+    )
 }
 
 #[inline(always)]

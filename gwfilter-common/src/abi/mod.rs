@@ -23,7 +23,7 @@ pub use proxy::{MAX_CELLS, MAX_CLASSES, Proxy, SYN_ENTRIES, SynEntry, SynKey};
 use crate::wire::Family;
 
 /// The number both sides must share; the object carries it in the global [`ABI_GLOBAL`].
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Array-of-maps of length 1 whose element is the root table.
 pub const ROOT_MAP: &str = "GWF_ROOT";
@@ -100,6 +100,9 @@ pub const LOG_RATE_GLOBAL: &str = "GWF_LOG_RATE";
 /// Global: resets to peers a second and CPU.
 pub const RST_RATE_GLOBAL: &str = "GWF_RST_RATE";
 
+/// Global: 1 where the kernel has `bpf_ktime_get_coarse_ns` (since Linux 5.11), which is the time of the last tick without asking the clock.
+pub const COARSE_CLOCK_GLOBAL: &str = "GWF_COARSE_CLOCK";
+
 /// No packet is logged.
 pub const PACKET_LOG_OFF: u32 = 0;
 /// Packets that are dropped, or would be, are logged.
@@ -109,8 +112,10 @@ pub const PACKET_LOG_ALL: u32 = 2;
 
 /// Tables of one kind that can exist at a time, two generations together.
 pub const TABLE_SLOTS: u32 = 512;
-/// Set in the number of a source table that is flat; the other bits are its index.
+/// Set in the number of a source table that is flat; the bits below [`WIDE_TABLE`] are its index.
 pub const FLAT_TABLE: u32 = 1 << 15;
+/// Set beside [`FLAT_TABLE`] in the number of an IPv4 table that is wide ([`crate::flat::v4`]).
+pub const WIDE_TABLE: u32 = 1 << 14;
 /// Blocks of counters: [`NO_LISTENER`] and one for each listener.
 pub const MAX_LISTENERS: u32 = 512;
 /// The block of packets that no listener can be named for: fragments and IP packets whose ports cannot be known, of
@@ -260,8 +265,15 @@ const _: () = {
     assert!(size_of::<LogLimit>() == 24);
     assert!(BITMAP_SLOTS as usize * 512 == 65_536);
     assert!(BUCKETS.is_power_of_two());
-    assert!(TABLE_SLOTS <= FLAT_TABLE);
+    assert!(TABLE_SLOTS <= WIDE_TABLE && WIDE_TABLE < FLAT_TABLE);
 };
+
+/// The index in its array-of-maps of the table with this number.
+#[inline(always)]
+#[must_use]
+pub const fn table_index(number: u32) -> u32 {
+    number & !(FLAT_TABLE | WIDE_TABLE)
+}
 
 /// The bucket at which the search for a destination starts (before masking with `BUCKETS - 1`). Both sides use it.
 #[inline(always)]

@@ -1,4 +1,4 @@
-//! Source tables whose cost does not grow with the number of prefixes: exact longest-prefix match in two or three memory accesses for
+//! Source tables whose cost does not grow with the number of prefixes: exact longest-prefix match in one to three memory accesses for
 //! IPv4, in a few more for IPv6.
 //!
 //! A flat table is one array of [`Line`]s of 64 bytes, the unit in which memory comes. The user side builds it whole from the disjoint stretches
@@ -17,12 +17,12 @@ use crate::abi::{Leaf, Slot};
 pub type Line = Slot;
 
 /// Bits of a leaf's word.
-pub const LEAF_BITS: u32 = 20;
+pub const LEAF_BITS: u32 = 18;
 /// Marks a word that points on.
 pub const POINTER: u32 = 1 << 31;
 
 const RULE_BITS: u32 = 12;
-const REASON_BITS: u32 = 5;
+const REASON_BITS: u32 = 4;
 const LEAF_MASK: u32 = (1 << LEAF_BITS) - 1;
 
 /// The lines of a table.
@@ -54,8 +54,8 @@ pub enum Flat {
     Value(u32),
 }
 
-/// A leaf in [`LEAF_BITS`] bits: rule, reason, verdict from the lowest bit on. `None` if it does not fit, or would be 0, which means something
-/// else: `abi` has no such leaf.
+/// A leaf in [`LEAF_BITS`] bits: rule, reason, verdict from the lowest bit on. `None` if it does not fit, or would be all zeros or all ones,
+/// which mean something else: the planner has no such leaf.
 #[must_use]
 pub const fn pack(leaf: &Leaf) -> Option<u32> {
     if leaf.rule >> RULE_BITS != 0 || leaf.reason >> REASON_BITS != 0 || leaf.verdict > 3 {
@@ -63,7 +63,10 @@ pub const fn pack(leaf: &Leaf) -> Option<u32> {
     }
     let word =
         leaf.rule | (leaf.reason as u32) << RULE_BITS | (leaf.verdict as u32) << (RULE_BITS + REASON_BITS);
-    if word == 0 { None } else { Some(word) }
+    if word == 0 || word == LEAF_MASK {
+        return None;
+    }
+    Some(word)
 }
 
 /// The leaf in a word; `None` for 0.
@@ -109,7 +112,7 @@ mod tests {
     #[test]
     fn a_leaf_survives_packing_and_what_does_not_fit_is_refused() {
         for verdict in 0..4_u8 {
-            for reason in 0..32_u8 {
+            for reason in 0..16_u8 {
                 for rule in [0, 1, 7, abi::MAX_RULES - 1] {
                     let leaf = Leaf {
                         verdict,
@@ -119,10 +122,12 @@ mod tests {
                     };
                     match pack(&leaf) {
                         Some(word) => {
-                            assert!(word < POINTER && word != 0);
+                            assert!(word < LEAF_MASK && word != 0);
                             assert_eq!(unpack(word), Some(leaf));
                         }
-                        None => assert_eq!((verdict, reason, rule), (0, 0, 0)),
+                        None => assert!(
+                            [(0, 0, 0), (3, 15, abi::MAX_RULES - 1)].contains(&(verdict, reason, rule))
+                        ),
                     }
                 }
             }
@@ -134,7 +139,7 @@ mod tests {
             rule,
         };
         assert_eq!(pack(&leaf(4, 2, 0)), None);
-        assert_eq!(pack(&leaf(1, 32, 0)), None);
+        assert_eq!(pack(&leaf(1, 16, 0)), None);
         assert_eq!(pack(&leaf(1, 2, abi::MAX_RULES)), None);
         assert_eq!(unpack(0), None);
     }

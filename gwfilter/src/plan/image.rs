@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gwfilter_common::abi::{CONTROL_PAUSED, FLAT_TABLE, FOREVER, Leaf, Slot};
+use gwfilter_common::abi::{CONTROL_PAUSED, FLAT_TABLE, FOREVER, Leaf, Slot, WIDE_TABLE, table_index};
 use gwfilter_common::decide::{RootTable, Source, Tables};
 use gwfilter_common::flat::{Flat, unpack, v4, v6};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -99,8 +99,14 @@ impl Tables for Image {
     fn source4(&self, table: u32, addr: [u8; 4]) -> Source {
         let address = u32::from_be_bytes(addr);
         if table & FLAT_TABLE != 0 {
-            let lines = self.flat4.get(&(table & !FLAT_TABLE));
-            return flat_source(lines.map(|lines| v4::find(lines.as_slice(), address)));
+            let lines = self.flat4.get(&table_index(table)).map(|lines| lines.as_slice());
+            return flat_source(lines.map(|lines| {
+                if table & WIDE_TABLE == 0 {
+                    v4::find(lines, address)
+                } else {
+                    v4::find_wide(lines, address)
+                }
+            }));
         }
         source(self.source4.get(&table), address.into())
     }
@@ -108,7 +114,7 @@ impl Tables for Image {
     fn source6(&self, table: u32, addr: [u8; 16]) -> Source {
         let address = u128::from_be_bytes(addr);
         if table & FLAT_TABLE != 0 {
-            let lines = self.flat6.get(&(table & !FLAT_TABLE));
+            let lines = self.flat6.get(&table_index(table));
             let (upper, lower) = flat::halves(address);
             return flat_source(lines.map(|lines| v6::find(lines.as_slice(), upper, lower)));
         }

@@ -1,12 +1,13 @@
 //! Which table is at which index of which array-of-maps.
 //!
-//! A table has a *number*: its index, with [`FLAT_TABLE`] where it is a flat one. Large source tables are; small ones are tries, which take less
+//! A table has a *number*: its index, with [`FLAT_TABLE`] where it is a flat one and [`WIDE_TABLE`] where it is a wide one. Large source tables are; small ones are tries, which take less
 //! memory than the 4 MiB that a flat IPv4 table begins with.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gwfilter_common::abi::{FLAT_TABLE, Leaf, TABLE_SLOTS};
+use gwfilter_common::abi::{FLAT_TABLE, Leaf, TABLE_SLOTS, WIDE_TABLE, table_index};
+use gwfilter_common::flat::v4::is_wide;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::flat::{self, FlatError, Lines};
@@ -39,6 +40,8 @@ pub(super) trait Family: Prefix {
     ) -> Result<Option<Lines>, FlatError> {
         Ok(None)
     }
+    /// The bits of the number of a flat table with these lines.
+    fn bits(lines: &Lines) -> u32;
     fn build(kind: Kind, index: u32, entries: Entries<Self>) -> Op;
 }
 
@@ -64,6 +67,14 @@ impl Family for Ipv4Net {
         flat::renew4(lines, shards)
     }
 
+    fn bits(lines: &Lines) -> u32 {
+        if is_wide(lines.len()) {
+            FLAT_TABLE | WIDE_TABLE
+        } else {
+            FLAT_TABLE
+        }
+    }
+
     fn build(kind: Kind, index: u32, entries: Entries<Self>) -> Op {
         Op::Build4 { kind, index, entries }
     }
@@ -78,6 +89,10 @@ impl Family for Ipv6Net {
 
     fn flat_leaves(leaves: &Leaves<Self>) -> Result<Lines, FlatError> {
         flat::build6_from(&flat::changes_of(leaves.joined())?)
+    }
+
+    fn bits(_: &Lines) -> u32 {
+        FLAT_TABLE
     }
 
     fn build(kind: Kind, index: u32, entries: Entries<Self>) -> Op {
@@ -218,10 +233,21 @@ impl<'a, N: Family> Next<'a, N> {
     /// The number of a table that is not there.
     fn put(&mut self, content: Content<N>, lines: Option<Lines>, fresh: usize) -> u32 {
         let lines = lines.map(Arc::new);
-        let bit = if lines.is_some() { FLAT_TABLE } else { 0 };
+        let bits = lines.as_deref().map_or(0, N::bits);
+        let taken = |index: u32| {
+            let numbers = if bits == 0 {
+                [index; 2]
+            } else {
+                // Of one array-of-maps.
+                [index | FLAT_TABLE, index | FLAT_TABLE | WIDE_TABLE]
+            };
+            let taken =
+                |number| self.before.tables.contains_key(number) || self.pool.tables.contains_key(number);
+            numbers.iter().any(taken)
+        };
         let free = (1..TABLE_SLOTS)
-            .map(|index| index | bit)
-            .find(|i| !self.before.tables.contains_key(i) && !self.pool.tables.contains_key(i));
+            .find(|index| !taken(*index))
+            .map(|index| index | bits);
         match free {
             Some(number) => {
                 self.pool.tables.insert(
@@ -258,7 +284,7 @@ impl<'a, N: Family> Next<'a, N> {
             });
         }
         let builds = self.builds.iter().filter_map(|number| {
-            let index = number & !FLAT_TABLE;
+            let index = table_index(*number);
             let held = self.pool.tables.get(number)?.clone();
             match (held.lines, held.content) {
                 (Some(lines), _) => Some(Op::BuildFlat {
@@ -282,7 +308,7 @@ impl<'a, N: Family> Next<'a, N> {
                 } else {
                     N::FLAT
                 },
-                index: number & !FLAT_TABLE,
+                index: table_index(*number),
             })
             .collect();
         Ok(Finished {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use aya::maps::{Array, ArrayOfMaps, MapData};
 use gwfilter::plan::flat;
-use gwfilter_common::abi::{self, FLAT_TABLE, Leaf, Proxy, Tuple};
+use gwfilter_common::abi::{self, FLAT_TABLE, Leaf, Proxy, Tuple, WIDE_TABLE};
 use gwfilter_common::decide::{Action, Scope, decide};
 use gwfilter_common::flat::{Flat, Line, pack, unpack, v4, v6};
 use gwfilter_common::packet::Packet;
@@ -38,16 +38,23 @@ fn put(object: &mut Object, name: &str, index: u32, lines: &[Line]) {
     outer.set(index, &array, 0).unwrap();
 }
 
-/// Fills the kernel's maps with `image`, all source tables flat. Leaves that the planner never writes have no flat form: they go, from the
+/// The forms of an IPv4 table.
+type Build4 = fn(&[(Ipv4Net, Leaf)]) -> Result<flat::Lines, flat::FlatError>;
+const FORMS: [(u32, Build4); 2] = [
+    (FLAT_TABLE, flat::narrow4),
+    (FLAT_TABLE | WIDE_TABLE, flat::wide4),
+];
+
+/// Fills the kernel's maps with `image`, all source tables flat, those of IPv4 in this form. Leaves that the planner never writes have no flat form: they go, from the
 /// image too.
-fn fill(object: &mut Object, image: &mut Image) {
+fn fill(object: &mut Object, image: &mut Image, (bits, build4): (u32, Build4)) {
     for table in image.source4.values_mut() {
         table.retain(|(.., leaf)| pack(leaf).is_some());
     }
     for table in image.source6.values_mut() {
         table.retain(|(.., leaf)| pack(leaf).is_some());
     }
-    let flat = |number: u32| if number == 0 { 0 } else { number | FLAT_TABLE };
+    let flat = |number: u32| if number == 0 { 0 } else { number | bits };
     let mut root = image.root.clone().unwrap();
     let (buckets, proxies) = (abi::BUCKETS_START as usize, abi::PROXY_START as usize);
     for slot in &mut root[buckets..proxies] {
@@ -80,7 +87,7 @@ fn fill(object: &mut Object, image: &mut Image) {
             .iter()
             .map(|(addr, len, leaf)| (net(*addr, *len), *leaf))
             .collect();
-        put(object, abi::FLAT4_MAP, *index, &flat::build4(&entries).unwrap());
+        put(object, abi::FLAT4_MAP, *index, &build4(&entries).unwrap());
     }
     for (index, table) in &image.source6 {
         let net = |addr: [u8; 16], len: u32| Ipv6Net::new(addr.into(), u8::try_from(len).unwrap()).unwrap();
@@ -101,31 +108,34 @@ fn fill(object: &mut Object, image: &mut Image) {
 
 #[test]
 fn each_case_with_flat_tables_then_as_the_host_says_with_tries() {
-    let mut image = cases::image(0);
-    let mut object = Object::load(abi::PACKET_LOG_OFF, 0).unwrap();
-    fill(&mut object, &mut image);
-    for hook in Hook::all() {
-        let (mut drops, mut expected) = (0, Expected::default());
-        for case in cases::cases().iter().filter(|case| hook.takes(&case.frame)) {
-            let want = Want::from(decide(&SliceReader(&case.frame), &image, &()));
-            let action = object.run(hook, &case.frame).unwrap();
-            assert_eq!(action, want.action, "{hook:?} {}", case.name);
-            drops += usize::from(action == Action::Drop);
-            expected.add(want);
+    for form in FORMS {
+        let mut image = cases::image(0);
+        let mut object = Object::load(abi::PACKET_LOG_OFF, 0).unwrap();
+        fill(&mut object, &mut image, form);
+        for hook in Hook::all() {
+            let (mut drops, mut expected) = (0, Expected::default());
+            for case in cases::cases().iter().filter(|case| hook.takes(&case.frame)) {
+                let want = Want::from(decide(&SliceReader(&case.frame), &image, &()));
+                let action = object.run(hook, &case.frame).unwrap();
+                assert_eq!(action, want.action, "{hook:?} {}", case.name);
+                drops += usize::from(action == Action::Drop);
+                expected.add(want);
+            }
+            assert!(drops > 300, "{drops}");
+            expected.assert_counted(&mut object, Scan::Whole, hook.program());
         }
-        assert!(drops > 300, "{drops}");
-        expected.assert_counted(&mut object, Scan::Whole, hook.program());
     }
 }
 
 #[test]
 fn segments_to_proxy_tuples_with_flat_classes_then_as_the_host_says_with_tries() {
-    for (mut image, steps) in [
-        (proxied::image(0), proxied::steps()),
-        (matrix::image(0, 0), streams::classes()),
+    let [narrow, wide] = FORMS;
+    for (mut image, steps, form) in [
+        (proxied::image(0), proxied::steps(), wide),
+        (matrix::image(0, 0), streams::classes(), narrow),
     ] {
         let mut object = Object::load(abi::PACKET_LOG_OFF, 0).unwrap();
-        fill(&mut object, &mut image);
+        fill(&mut object, &mut image, form);
         let connections = Connections::default();
         let mut refused = 0;
         for step in steps {
@@ -249,39 +259,50 @@ fn thousands_of_nested_prefixes_then_each_edge_is_judged_as_by_a_trie() {
             .map(|((net, len), leaf)| (net, len, leaf))
             .collect(),
     );
-    let mut object = Object::load(abi::PACKET_LOG_OFF, 0).unwrap();
-    fill(&mut object, &mut image);
-    let (mut drops, mut expected) = (0, Expected::default());
-    for (n, from) in edges.iter().enumerate() {
-        let frame = frame(*from, n % 3 == 0);
-        let want = Want::from(decide(&SliceReader(&frame), &image, &()));
-        assert_eq!(
-            object.run(Hook::Xdp, &frame).unwrap(),
-            want.action,
-            "{from} {want:?}"
-        );
-        drops += usize::from(want.action == Action::Drop);
-        expected.add(want);
+    for form in FORMS {
+        let mut object = Object::load(abi::PACKET_LOG_OFF, 0).unwrap();
+        fill(&mut object, &mut image, form);
+        let (mut drops, mut expected) = (0, Expected::default());
+        for (n, from) in edges.iter().enumerate() {
+            let frame = frame(*from, n % 3 == 0);
+            let want = Want::from(decide(&SliceReader(&frame), &image, &()));
+            assert_eq!(
+                object.run(Hook::Xdp, &frame).unwrap(),
+                want.action,
+                "{from} {want:?}"
+            );
+            drops += usize::from(want.action == Action::Drop);
+            expected.add(want);
+        }
+        assert!(drops > edges.len() / 5, "{drops} of {}", edges.len());
+        expected.assert_counted(&mut object, Scan::Whole, "edges");
     }
-    assert!(drops > edges.len() / 5, "{drops} of {}", edges.len());
-    expected.assert_counted(&mut object, Scan::Whole, "edges");
 }
 
 #[test]
 fn lines_of_any_content_then_the_kernel_reads_them_as_the_host_does() {
     let mut random = Random(13);
     let mut object = Object::load(abi::PACKET_LOG_OFF, 0).unwrap();
-    object.fill(&image((1 | FLAT_TABLE, 1 | FLAT_TABLE))).unwrap();
     let (mut damaged, mut found) = (0, 0);
-    for round in 0..16 {
+    for round in 0..32 {
+        let wide = round >= 16;
+        let bits = if wide { FLAT_TABLE | WIDE_TABLE } else { FLAT_TABLE };
+        object.fill(&image((1 | bits, 1 | FLAT_TABLE))).unwrap();
         let mut word = || {
             u64::try_from(random.below(1 << 32)).unwrap() << 32
                 | u64::try_from(random.below(1 << 32)).unwrap()
         };
         // Short tables: most places that words name are beyond their end; levels of a root are few and short, or not.
-        let mut lines: Vec<Line> = (0..1 + round * 7)
+        let mut lines: Vec<Line> = (0..1 + round % 16 * 7)
             .map(|_| std::array::from_fn(|_| word()))
             .collect();
+        if wide {
+            // Every second line of a front is crowded.
+            lines
+                .iter_mut()
+                .step_by(2)
+                .for_each(|line| line[7] |= 0xffff_ffff << 32);
+        }
         if round % 2 == 0 {
             let few = (lines.len() as u64).max(2) / 2;
             lines[0] = std::array::from_fn(|level| {
@@ -292,12 +313,17 @@ fn lines_of_any_content_then_the_kernel_reads_them_as_the_host_does() {
         put(&mut object, abi::FLAT6_MAP, 1, &lines);
         for _ in 0..50 {
             let addr = u128::from(word()) << 64 | u128::from(word());
-            let four = u32::try_from(addr >> 96).unwrap() % (u32::try_from(lines.len()).unwrap() << 17);
+            let reach = if wide { 15 } else { 17 };
+            let four = u32::try_from(addr >> 96).unwrap() % (u32::try_from(lines.len()).unwrap() << reach);
             let (upper, lower) = flat::halves(addr);
             for (from, says) in [
                 (
                     IpAddr::from(std::net::Ipv4Addr::from_bits(four)),
-                    v4::find(lines.as_slice(), four),
+                    if wide {
+                        v4::find_wide(lines.as_slice(), four)
+                    } else {
+                        v4::find(lines.as_slice(), four)
+                    },
                 ),
                 (
                     IpAddr::from(std::net::Ipv6Addr::from_bits(addr)),

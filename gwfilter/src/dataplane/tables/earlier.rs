@@ -7,7 +7,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, MapError};
 use gwfilter_common::abi::{
     BUCKETS_START, FLAT_TABLE, Leaf, PROXY_START, Proxy, Slot, TUPLE_NEW_ONLY, TUPLE_PROXY, Tuple,
-    VERDICT_DROP, VERDICT_DROP_NEW,
+    VERDICT_DROP, VERDICT_DROP_NEW, table_index,
 };
 use gwfilter_common::flat::{Line, unpack};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -160,7 +160,7 @@ fn place(six: bool, kind: Kind, number: u32) -> Option<Place> {
         (Kind::Source4, true) => Kind::Source6,
         (kind, _) => kind,
     };
-    (number != 0).then_some(Place::Table(kind, number & !FLAT_TABLE))
+    (number != 0).then_some(Place::Table(kind, table_index(number)))
 }
 
 fn opened(shelf: &Shelf, place: Place) -> Result<Option<Map>, TablesError> {

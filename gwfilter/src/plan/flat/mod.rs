@@ -14,8 +14,8 @@ use super::ranges::{self, Prefix};
 use crate::table::Address;
 pub use read::{changes4, changes6};
 pub(crate) use renew::renew4;
-pub use v4::build as build4;
 pub(crate) use v4::build_from as build4_from;
+pub use v4::{build as build4, build_narrow as narrow4, build_wide as wide4};
 pub use v6::build as build6;
 pub(crate) use v6::build_from as build6_from;
 

@@ -1,6 +1,9 @@
 //! A flat table read as a whole: what it says of every address, in ascending order. Whatever stands in the table, this ends.
 
-use gwfilter_common::flat::v4::{DIRECT, DIRECT_LINES, FRONT_LINES, INDEX, LINE, LOW_BITS, QUARTER};
+use gwfilter_common::flat::v4::{
+    CROWDED, DIRECT, DIRECT_LINES, FRONT_LINES, INDEX, LINE, LOW_BITS, QUARTER, WIDE_BITS, WIDE_LINES,
+    is_wide,
+};
 use gwfilter_common::flat::v6::{LEAF_KEYS, VALUES};
 use gwfilter_common::flat::{LEAF_BITS, Line, POINTER};
 
@@ -13,42 +16,65 @@ const IS_ROOT: u32 = 1 << 30;
 #[must_use]
 pub fn changes4(lines: &[Line]) -> Vec<(u128, u32)> {
     let mut out = Changes::default();
-    for front in 0..FRONT_LINES * 16 {
-        let base = front << LOW_BITS;
-        let word = at(lines, front >> 4, front & 15);
-        if word & POINTER == 0 {
-            out.put(base.into(), word);
-            continue;
+    if !is_wide(lines.len()) {
+        for front in 0..FRONT_LINES * 16 {
+            let word = at(lines, front >> 4, front & 15);
+            block4(lines, front << LOW_BITS, word, &mut out);
         }
-        let place = word & PLACE;
-        let mut run = |line: u32, first: u32, count: u32| {
-            for number in first..first + count {
-                let word = at(lines, line, number);
-                out.put((base | word >> LEAF_BITS).into(), word & LEAF);
+        return out.0;
+    }
+    for front in 0..WIDE_LINES {
+        let base = front << WIDE_BITS;
+        if at(lines, front, 15) == CROWDED {
+            for quarter in 0..1 << (WIDE_BITS - LOW_BITS) {
+                block4(
+                    lines,
+                    base | quarter << LOW_BITS,
+                    at(lines, front, quarter),
+                    &mut out,
+                );
             }
-        };
-        match word >> 29 & 3 {
-            QUARTER => run(place >> 2, (place & 3) * 4, 4),
-            LINE => run(place, 0, 16),
-            INDEX => {
-                for child in 0..16 {
-                    let begins = at(lines, place, child);
-                    if begins & LEAF != 0 {
-                        break;
-                    }
-                    run(place + 1 + child, 0, 16);
-                }
-            }
-            _ => {
-                debug_assert_eq!(word >> 29 & 3, DIRECT, "two bits");
-                for low in 0..DIRECT_LINES * 16 {
-                    let word = at(lines, place + (low >> 4), low & 15);
-                    out.put((base | low).into(), word & LEAF);
-                }
-            }
+        } else {
+            runs4(lines, base, (front, 0, 16), &mut out);
         }
     }
     out.0
+}
+
+/// Some of the runs in a line: its number, the first, how many.
+fn runs4(lines: &[Line], base: u32, (line, first, count): (u32, u32, u32), out: &mut Changes) {
+    for number in first..first + count {
+        let word = at(lines, line, number);
+        out.put((base | word >> LEAF_BITS).into(), word & LEAF);
+    }
+}
+
+/// The /20 at `base`, from its word.
+fn block4(lines: &[Line], base: u32, word: u32, out: &mut Changes) {
+    if word & POINTER == 0 {
+        return out.put(base.into(), word);
+    }
+    let place = word & PLACE;
+    match word >> 29 & 3 {
+        QUARTER => runs4(lines, base, (place >> 2, (place & 3) * 4, 4), out),
+        LINE => runs4(lines, base, (place, 0, 16), out),
+        INDEX => {
+            for child in 0..16 {
+                let begins = at(lines, place, child);
+                if begins & LEAF != 0 {
+                    break;
+                }
+                runs4(lines, base, (place + 1 + child, 0, 16), out);
+            }
+        }
+        _ => {
+            debug_assert_eq!(word >> 29 & 3, DIRECT, "two bits");
+            for low in 0..DIRECT_LINES * 16 {
+                let word = at(lines, place + (low >> 4), low & 15);
+                out.put((base | low).into(), word & LEAF);
+            }
+        }
+    }
 }
 
 /// As [`changes4`].

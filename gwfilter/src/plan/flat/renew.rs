@@ -101,7 +101,7 @@ mod tests {
     use ipnet::Ipv4Net;
     use proptest::prelude::*;
 
-    use super::super::{build4, changes4};
+    use super::super::{changes4, narrow4, wide4};
     use super::*;
 
     fn leaf(rule: u32) -> Leaf {
@@ -160,29 +160,31 @@ mod tests {
             first in prop::collection::btree_map(net(), 0..3_u32, 0..400),
             steps in prop::collection::vec(prop::collection::vec((net(), prop::option::of(0..3_u32)), 1..6), 1..6),
         ) {
-            let mut nets = first;
-            let build = |all: &[Piece]| {
-                let mut entries = Vec::new();
-                for (low, high, leaf) in all {
-                    crate::table::cut(*low, *high, |net| entries.push((net, *leaf)));
-                }
-                build4(&entries).unwrap()
-            };
-            let mut before = pieces(&nets);
-            let mut lines = build(&before);
-            for step in steps {
-                for (net, rule) in step {
-                    match rule {
-                        Some(rule) => drop(nets.insert(net, rule)),
-                        None => drop(nets.remove(&net)),
+            for build4 in [narrow4, wide4] {
+                let mut nets = first.clone();
+                let build = |all: &[Piece]| {
+                    let mut entries = Vec::new();
+                    for (low, high, leaf) in all {
+                        crate::table::cut(*low, *high, |net| entries.push((net, *leaf)));
                     }
+                    build4(&entries).unwrap()
+                };
+                let mut before = pieces(&nets);
+                let mut lines = build(&before);
+                for step in &steps {
+                    for (net, rule) in step.clone() {
+                        match rule {
+                            Some(rule) => drop(nets.insert(net, rule)),
+                            None => drop(nets.remove(&net)),
+                        }
+                    }
+                    let after = pieces(&nets);
+                    let shards = [false, true].map(|upper| (half(&before, upper), half(&after, upper)));
+                    let shards = shards.iter().map(|(a, b)| (a.iter().copied(), b.iter().copied()));
+                    lines = renew4(&lines, shards).unwrap().unwrap();
+                    prop_assert_eq!(changes4(&lines), changes4(&build(&after)));
+                    before = after;
                 }
-                let after = pieces(&nets);
-                let shards = [false, true].map(|upper| (half(&before, upper), half(&after, upper)));
-                let shards = shards.iter().map(|(a, b)| (a.iter().copied(), b.iter().copied()));
-                lines = renew4(&lines, shards).unwrap().unwrap();
-                prop_assert_eq!(changes4(&lines), changes4(&build(&after)));
-                before = after;
             }
         }
     }
