@@ -8,6 +8,12 @@ pub trait PacketRead {
 
     /// Bytes of the whole frame, those that [`read`](Self::read) cannot reach included.
     fn frame_len(&self) -> u32;
+
+    /// Whether the frame has so many bytes.
+    #[inline(always)]
+    fn holds(&self, bytes: u32) -> bool {
+        bytes <= self.frame_len()
+    }
 }
 
 /// A frame in memory.

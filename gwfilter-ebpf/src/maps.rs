@@ -1,9 +1,10 @@
 //! The maps of [`gwfilter_common::abi`] and, over them, the [`Tables`] that the decision asks.
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray};
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::ProgramArray;
 use gwfilter_common::abi::{
@@ -51,6 +52,10 @@ pub(crate) static GWF_RSTLIM: PerCpuArray<LogLimit, 1> = PerCpuArray::new();
 pub(crate) static GWF_NEXT: ProgramArray = ProgramArray::with_max_entries(NEXT_LEN, 0);
 #[btf_map]
 static GWF_CONTROL: Array<u64, { CONTROL_LEN as usize }> = Array::new();
+
+/// [`gwfilter_common::abi::COARSE_CLOCK_GLOBAL`].
+#[unsafe(no_mangle)]
+static GWF_COARSE_CLOCK: Global<u32> = Global::new(0);
 
 /// The maps of this object.
 pub(crate) struct Maps;
@@ -106,7 +111,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn clock_ns(&self) -> u64 {
-        monotonic_ns()
+        // The global is read-only, so the verifier sees only one of them.
+        if GWF_COARSE_CLOCK.load() == 0 {
+            return monotonic_ns();
+        }
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_coarse_ns() }
     }
 }
 

@@ -44,6 +44,90 @@ impl Interface for TcReader<'_> {
     }
 }
 
+/// Where the linear part of a frame begins and ends.
+pub(crate) trait Linear {
+    /// The two addresses.
+    fn linear(&self) -> (usize, usize);
+}
+
+impl Linear for XdpReader<'_> {
+    #[inline(always)]
+    fn linear(&self) -> (usize, usize) {
+        bounds(self.0)
+    }
+}
+
+impl Linear for XdpFragsReader<'_> {
+    #[inline(always)]
+    fn linear(&self) -> (usize, usize) {
+        bounds(self.0)
+    }
+}
+
+impl Linear for TcReader<'_> {
+    #[inline(always)]
+    fn linear(&self) -> (usize, usize) {
+        let skb = self.0.skb.skb;
+        // SAFETY: the context is this program's.
+        unsafe {
+            (
+                (&raw const (*skb).data).read_volatile() as usize,
+                (&raw const (*skb).data_end).read_volatile() as usize,
+            )
+        }
+    }
+}
+
+#[inline(always)]
+fn bounds(ctx: &XdpContext) -> (usize, usize) {
+    // SAFETY: the context is this program's.
+    unsafe {
+        (
+            (&raw const (*ctx.ctx).data).read_volatile() as usize,
+            (&raw const (*ctx.ctx).data_end).read_volatile() as usize,
+        )
+    }
+}
+
+/// A frame of which the first `N` bytes are known to be readable, so that reading there is a load and nothing more.
+pub(crate) struct Head<'a, R, const N: usize> {
+    at: usize,
+    frame: &'a R,
+}
+
+impl<'a, R: Linear, const N: usize> Head<'a, R, N> {
+    /// Nothing if the linear part is shorter.
+    #[inline(always)]
+    pub(crate) fn of(frame: &'a R) -> Option<Self> {
+        let (at, end) = frame.linear();
+        if at + N > end {
+            return None;
+        }
+        Some(Self { at, frame })
+    }
+}
+
+impl<R: PacketRead, const N: usize> PacketRead for Head<'_, R, N> {
+    #[inline(always)]
+    fn read<const M: usize>(&self, off: u32) -> Option<[u8; M]> {
+        if off as usize + M > N {
+            return self.frame.read(off);
+        }
+        // SAFETY: within the bytes that `of` found readable; the verifier checks the same.
+        Some(unsafe { words(self.at + off as usize) })
+    }
+
+    #[inline(always)]
+    fn frame_len(&self) -> u32 {
+        self.frame.frame_len()
+    }
+
+    #[inline(always)]
+    fn holds(&self, bytes: u32) -> bool {
+        self.frame.holds(bytes)
+    }
+}
+
 /// `N` bytes at `data + off` if they end before `data_end`.
 ///
 /// The bounds are loaded anew for each read: a pointer that lived on would carry, in the verifier's eyes, what was proven of it on the
@@ -198,6 +282,12 @@ impl PacketRead for XdpFragsReader<'_> {
     fn frame_len(&self) -> u32 {
         // SAFETY: the context is this program's.
         unsafe { bpf_xdp_get_buff_len(self.0.ctx) as u32 }
+    }
+
+    /// Only what goes on in further buffers is worth a call.
+    #[inline(always)]
+    fn holds(&self, bytes: u32) -> bool {
+        bytes <= (self.0.data_end() - self.0.data()) as u32 || bytes <= self.frame_len()
     }
 }
 

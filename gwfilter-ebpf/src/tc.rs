@@ -4,23 +4,29 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use gwfilter_common::abi::{NEXT_HEADER, NEXT_REFUSE};
-use gwfilter_common::decide::{Action, Decision, Scope, decide_in, passes};
+use gwfilter_common::decide::{
+    Action, Decision, PLAIN4_LEN, PLAIN6_LEN, Scope, decide_found, decide_in, family, lookup, plain4, plain6,
+};
 use gwfilter_common::logline::HOOK_TC;
+use gwfilter_common::read::PacketRead;
 use gwfilter_common::reason::Reason;
+use gwfilter_common::wire::{Family, Transport};
 
 use crate::count::count;
 use crate::maps::{GWF_NEXT, Maps};
 use crate::packet_log;
-use crate::reader::TcReader;
+use crate::reader::{Head, TcReader};
 
 /// For interfaces without XDP.
 #[classifier]
+#[inline(always)]
 fn gwf_tc(ctx: TcContext) -> i32 {
     run(&ctx, Scope::All)
 }
 
 /// For interfaces where XDP judges what it can.
 #[classifier]
+#[inline(always)]
 fn gwf_tc_proxy(ctx: TcContext) -> i32 {
     run(&ctx, Scope::BesideXdp)
 }
@@ -28,10 +34,45 @@ fn gwf_tc_proxy(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn run(ctx: &TcContext, scope: Scope) -> i32 {
     let packet = TcReader(ctx);
-    if passes(&packet, &Maps, scope) {
-        return TC_ACT_UNSPEC;
+    // One call for each family, so that each has offsets of its own.
+    match family(&packet) {
+        Some(Family::V4) => {
+            if let Some(head) = Head::<_, { PLAIN4_LEN }>::of(&packet)
+                && let Some(at) = plain4(&head)
+            {
+                return plain(ctx, &packet, &head, &at, scope);
+            }
+        }
+        Some(Family::V6) => {
+            if let Some(head) = Head::<_, { PLAIN6_LEN }>::of(&packet)
+                && let Some(at) = plain6(&head)
+            {
+                return plain(ctx, &packet, &head, &at, scope);
+            }
+        }
+        None => {}
     }
-    let decision = decide_in(&packet, &Maps, scope);
+    carry_out(ctx, &packet, &decide_in(&packet, &Maps, scope))
+}
+
+/// What is for no gateway leaves at once, and what is data in the middle of a stream.
+#[inline(always)]
+fn plain(
+    ctx: &TcContext,
+    packet: &TcReader<'_>,
+    head: &impl PacketRead,
+    at: &Transport,
+    scope: Scope,
+) -> i32 {
+    match lookup(head, &Maps, at) {
+        Err(Reason::NotAGateway) => TC_ACT_UNSPEC,
+        Err(reason) => finish(ctx, packet, &Decision::unfound(reason, scope)),
+        Ok(found) => carry_out(ctx, packet, &decide_found(head, &Maps, at, &found, scope)),
+    }
+}
+
+#[inline(always)]
+fn carry_out(ctx: &TcContext, packet: &TcReader<'_>, decision: &Decision) -> i32 {
     if decision.action == Action::Look {
         // SAFETY: the context is this program's.
         unsafe { GWF_NEXT.tail_call(ctx, NEXT_HEADER) };
@@ -39,12 +80,12 @@ fn run(ctx: &TcContext, scope: Scope) -> i32 {
         let lost = Decision {
             action: Action::Pass,
             reason: Reason::TableMissing,
-            ..decision
+            ..*decision
         };
         count(&lost);
         return TC_ACT_UNSPEC;
     }
-    finish(ctx, &packet, &decision)
+    finish(ctx, packet, decision)
 }
 
 /// A map is not as it should be: nothing can be told, so nothing is judged.

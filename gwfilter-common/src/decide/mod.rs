@@ -3,16 +3,16 @@
 //! Every path that is not a proven refusal ends in pass. The order is that of the cost on a card whose packets are mostly for no
 //! gateway: ports, bitmap, tuple; only then the rest of the packet, the never-drop sources and the source table.
 
+mod plain;
 pub mod proxy;
-mod quick;
 
 use crate::abi::{self, Header, Leaf, Slot, SynEntry, SynKey, Tuple};
 use crate::read::PacketRead;
 use crate::reason::Reason;
 use crate::wire::l4::Tcp;
 use crate::wire::{self, Family, Located, Transport, ipv4, ipv6, l4};
+pub use plain::{PLAIN4_LEN, PLAIN6_LEN, family, plain4, plain6};
 pub use proxy::Look;
-pub use quick::passes;
 
 /// What happens to the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub trait Tables {
     fn never6(&self, table: u32, addr: [u8; 16]) -> Option<bool>;
     /// A word of [`abi::CONTROL_MAP`]; `None`: it cannot be read.
     fn control(&self, element: u32) -> Option<u64>;
-    /// Nanoseconds of `CLOCK_MONOTONIC`, which the words of [`Self::control`] are moments of.
+    /// Nanoseconds of `CLOCK_MONOTONIC`, which the words of [`Self::control`] are moments of; as of the last tick, some milliseconds ago at most.
     fn clock_ns(&self) -> u64;
 }
 
@@ -167,6 +167,17 @@ impl Decision {
     const fn unattributed(reason: Reason) -> Self {
         Self::pass(reason, abi::NO_LISTENER)
     }
+
+    /// For a destination that [`lookup`] does not find. What cannot be attributed is counted by one hook.
+    #[inline(always)]
+    #[must_use]
+    pub fn unfound(reason: Reason, scope: Scope) -> Self {
+        if scope == Scope::BesideXdp {
+            Self::untouched()
+        } else {
+            Self::unattributed(reason)
+        }
+    }
 }
 
 /// Decides one frame: what XDP and TC do together.
@@ -182,31 +193,46 @@ pub fn decide<R: PacketRead, T: Tables, S: Streams>(packet: &R, tables: &T, stre
 /// Decides one frame as far as that goes without looking into its payload, and no further than `scope`.
 #[inline(always)]
 pub fn decide_in<R: PacketRead, T: Tables>(packet: &R, tables: &T, scope: Scope) -> Decision {
-    let (at, ports) = match transport(packet) {
-        Ok(found) => found,
+    match transport(packet) {
+        Ok(at) => decide_at(packet, tables, &at, scope),
         // What cannot be attributed is counted by one hook.
-        Err(_) if scope == Scope::BesideXdp => return Decision::untouched(),
-        Err(decision) => return decision,
-    };
-    let found = match lookup(packet, tables, &at, ports.1) {
-        Ok(found) => found,
-        Err(_) if scope == Scope::BesideXdp => return Decision::untouched(),
-        Err(decision) => return decision,
-    };
+        Err(_) if scope == Scope::BesideXdp => Decision::untouched(),
+        Err(decision) => decision,
+    }
+}
+
+/// [`decide_in`] from the transport header on.
+#[inline(always)]
+pub fn decide_at<R: PacketRead, T: Tables>(packet: &R, tables: &T, at: &Transport, scope: Scope) -> Decision {
+    match lookup(packet, tables, at) {
+        Ok(found) => decide_found(packet, tables, at, &found, scope),
+        Err(reason) => Decision::unfound(reason, scope),
+    }
+}
+
+/// [`decide_at`] from the destination on.
+#[inline(always)]
+pub fn decide_found<R: PacketRead, T: Tables>(
+    packet: &R,
+    tables: &T,
+    at: &Transport,
+    found: &Found<T::Root<'_>>,
+    scope: Scope,
+) -> Decision {
     if !scope.takes(found.tuple.flags) {
         return Decision::untouched();
     }
-    let tcp = match judgeable(packet, &at, &found.tuple) {
+    let tcp = match judgeable(packet, at, &found.tuple) {
         Ok(tcp) => tcp,
         Err(decision) => return decision,
     };
     if scope != Scope::Xdp && found.tuple.flags & abi::TUPLE_PROXY != 0 {
-        return proxy::glance(packet, &at, &found.tuple, tcp);
+        return proxy::glance(packet, at, &found.tuple, tcp);
     }
     let Some(source) = at.source(packet) else {
         return Decision::pass(Reason::Unparseable, found.tuple.listener);
     };
-    judge(tables, &at, found.header_flags, &found.tuple, source, tcp.flags)
+    judge(tables, at, found.header_flags, &found.tuple, source, tcp.flags)
 }
 
 /// Decides a frame that [`decide_in`] wants to be looked at. The kernel takes the same steps, one function for each.
@@ -221,52 +247,49 @@ pub fn decide_header<R: PacketRead, T: Tables, S: Streams>(packet: &R, tables: &
 }
 
 /// A destination that is judged, and what is needed to judge it.
-struct Found<Root> {
+pub struct Found<Root> {
     root: Root,
     header_flags: u32,
     tuple: Tuple,
 }
 
 #[inline(always)]
-fn transport<R: PacketRead>(packet: &R) -> Result<(Transport, (u16, u16)), Decision> {
-    let at = match wire::locate(packet) {
-        Located::Transport(at) => at,
-        Located::Other => return Err(Decision::untouched()),
-        Located::Unclear(reason) => return Err(Decision::unattributed(reason)),
-    };
-    match at.ports(packet) {
-        Some(ports) => Ok((at, ports)),
-        None => Err(Decision::unattributed(Reason::Unparseable)),
+fn transport<R: PacketRead>(packet: &R) -> Result<Transport, Decision> {
+    match wire::locate(packet) {
+        Located::Transport(at) => Ok(at),
+        Located::Other => Err(Decision::untouched()),
+        Located::Unclear(reason) => Err(Decision::unattributed(reason)),
     }
 }
 
-/// The tuple of a packet to `port`.
+/// The tuple of a packet, or why there is none: [`Reason::NotAGateway`] nearly always.
+///
+/// # Errors
+/// Nothing can be told of the destination.
 #[inline(always)]
-fn lookup<'a, R: PacketRead, T: Tables>(
+pub fn lookup<'a, R: PacketRead, T: Tables>(
     packet: &R,
     tables: &'a T,
     at: &Transport,
-    port: u16,
-) -> Result<Found<T::Root<'a>>, Decision> {
-    let missing = || Decision::unattributed(Reason::TableMissing);
-    let root = tables.root().ok_or_else(missing)?;
+) -> Result<Found<T::Root<'a>>, Reason> {
+    let (_, port) = at.ports(packet).ok_or(Reason::Unparseable)?;
+    let root = tables.root().ok_or(Reason::TableMissing)?;
     let (slot, word, mask) = abi::port_bit(port);
-    let bits = root.slot(slot).and_then(|s| s.get(word)).ok_or_else(missing)?;
+    let bits = root
+        .slot(slot)
+        .and_then(|s| s.get(word))
+        .ok_or(Reason::TableMissing)?;
     if bits & mask == 0 {
-        return Err(Decision::untouched());
+        return Err(Reason::NotAGateway);
     }
-    let Some(destination) = at.destination_words(packet) else {
-        return Err(Decision::unattributed(Reason::Unparseable));
-    };
-    let header = root.slot(0).map(Header::from_slot).ok_or_else(missing)?;
+    let destination = at.destination_words(packet).ok_or(Reason::Unparseable)?;
+    let header = root.slot(0).map(Header::from_slot).ok_or(Reason::TableMissing)?;
     if header.abi_version != abi::ABI_VERSION {
-        return Err(missing());
+        return Err(Reason::TableMissing);
     }
-    let Some(tuple) = find(&root, header.seed, at, destination, port) else {
-        return Err(Decision::untouched());
-    };
+    let tuple = find(&root, header.seed, at, destination, port).ok_or(Reason::NotAGateway)?;
     if tuple.listener == abi::NO_LISTENER || tuple.listener >= abi::MAX_LISTENERS {
-        return Err(missing());
+        return Err(Reason::TableMissing);
     }
     Ok(Found {
         root,

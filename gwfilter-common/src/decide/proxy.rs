@@ -128,13 +128,16 @@ pub fn begin<R: PacketRead, T: Tables, S: Streams>(
     streams: &S,
     look: &mut Look,
 ) -> Option<Decision> {
-    let (at, (source_port, destination_port)) = match transport(packet) {
-        Ok(found) => found,
+    let at = match transport(packet) {
+        Ok(at) => at,
         Err(decision) => return Some(decision),
     };
-    let found = match lookup(packet, tables, &at, destination_port) {
+    let Some((source_port, destination_port)) = at.ports(packet) else {
+        return Some(Decision::unattributed(Reason::Unparseable));
+    };
+    let found = match lookup(packet, tables, &at) {
         Ok(found) => found,
-        Err(decision) => return Some(decision),
+        Err(reason) => return Some(Decision::unattributed(reason)),
     };
     // Another generation may have come into force since it was glanced at.
     if found.tuple.flags & abi::TUPLE_PROXY == 0 {

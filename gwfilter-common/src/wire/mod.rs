@@ -176,7 +176,7 @@ impl Transport {
     /// in it points to another destination or source. The answer is of the TCP header (nothing for UDP).
     #[inline(always)]
     pub fn judgeable<R: PacketRead>(&self, packet: &R) -> Option<l4::Tcp> {
-        if self.unclear || self.end > packet.frame_len() {
+        if self.unclear || !packet.holds(self.end) {
             return None;
         }
         let tcp = match self.protocol {

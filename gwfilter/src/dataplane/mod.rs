@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
 use gwfilter_common::abi::{
-    LOG_RATE_GLOBAL, PACKET_LOG_ALL, PACKET_LOG_DROPS, PACKET_LOG_GLOBAL, PACKET_LOG_OFF,
+    COARSE_CLOCK_GLOBAL, LOG_RATE_GLOBAL, PACKET_LOG_ALL, PACKET_LOG_DROPS, PACKET_LOG_GLOBAL, PACKET_LOG_OFF,
 };
 
 use attach::{AttachError, Attached, BesideError, Kit, StepError};
@@ -129,10 +129,12 @@ impl Dataplane {
             PacketLog::Drops => PACKET_LOG_DROPS,
             PacketLog::All => PACKET_LOG_ALL,
         };
+        let coarse_clock = object::coarse_clock();
         let mut loader = EbpfLoader::new();
         loader
             .override_global(PACKET_LOG_GLOBAL, &which, true)
-            .override_global(LOG_RATE_GLOBAL, &LINES_PER_SECOND, true);
+            .override_global(LOG_RATE_GLOBAL, &LINES_PER_SECOND, true)
+            .override_global(COARSE_CLOCK_GLOBAL, &coarse_clock, true);
         kept::adopt_streams(&mut loader, &pins)?;
         let adopted = kept::adopt(&mut loader, &pins, known)?;
         let mut ebpf = loader

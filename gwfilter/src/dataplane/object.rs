@@ -1,6 +1,7 @@
 //! The eBPF object this binary carries, and whether it speaks our ABI.
 
 use aya::include_bytes_aligned;
+use aya::util::KernelVersion;
 use gwfilter_common::abi::{ABI_GLOBAL, ABI_VERSION};
 use object::{Object, ObjectSection, ObjectSymbol};
 
@@ -34,6 +35,14 @@ pub enum ObjectError {
 /// There is none, or it is of another ABI.
 pub fn embedded() -> Result<&'static [u8], ObjectError> {
     check(EMBEDDED).map(|()| EMBEDDED)
+}
+
+/// What [`gwfilter_common::abi::COARSE_CLOCK_GLOBAL`] is to be on this kernel.
+#[must_use]
+pub fn coarse_clock() -> u32 {
+    KernelVersion::current()
+        .is_ok_and(|version| version >= KernelVersion::new(5, 11, 0))
+        .into()
 }
 
 fn check(bytes: &[u8]) -> Result<(), ObjectError> {

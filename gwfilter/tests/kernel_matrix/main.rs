@@ -64,9 +64,11 @@ enum Verdict {
 fn verify(packet_log: u32, name: &str) -> Result<Verdict> {
     let path = std::env::var_os("GWFILTER_BPF_OBJECT")
         .map_or_else(xtask::paths::ebpf_object, std::path::PathBuf::from);
+    let coarse_clock = gwfilter::dataplane::object::coarse_clock();
     let mut ebpf = EbpfLoader::new()
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global(abi::PACKET_LOG_GLOBAL, &packet_log, true)
+        .override_global(abi::COARSE_CLOCK_GLOBAL, &coarse_clock, true)
         .load_file(&path)
         .with_context(|| format!("load {}; run `cargo xtask build-ebpf`", path.display()))?;
     let program = ebpf.program_mut(name).context("no such program")?;

@@ -9,9 +9,18 @@ use crate::Expected;
 use crate::object::{Hook, Object, Scan};
 
 #[expect(clippy::unwrap_used, reason = "Linux has this clock")]
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
+fn ns(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock).unwrap();
     u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap()
+}
+
+fn monotonic_ns() -> u64 {
+    ns(ClockId::CLOCK_MONOTONIC)
+}
+
+/// As of the last tick, which is what programs go by where the kernel tells them.
+fn tick_ns() -> u64 {
+    ns(ClockId::CLOCK_MONOTONIC_COARSE)
 }
 
 #[test]
@@ -19,7 +28,7 @@ fn each_state_of_lease_and_pause_then_the_action_and_counters_of_its_row() {
     let mut object = Object::load(abi::PACKET_LOG_OFF, 0).unwrap();
     object.fill(&control::image()).unwrap();
     for row in control::ROWS {
-        object.control((row.words)(monotonic_ns())).unwrap();
+        object.control((row.words)(tick_ns())).unwrap();
         for hook in Hook::all() {
             for (step, pod) in control::steps() {
                 let mut expected = Expected::default();
@@ -46,7 +55,7 @@ fn each_state_behind_the_proxy_protocol_then_the_action_and_counters_of_its_row(
         let mut object = Object::load(abi::PACKET_LOG_OFF, 0).unwrap();
         object.fill(&image).unwrap();
         for row in control::ROWS {
-            object.control((row.words)(monotonic_ns())).unwrap();
+            object.control((row.words)(tick_ns())).unwrap();
             for hook in [Hook::Tc, Hook::TcProxy] {
                 for step in control::header_steps() {
                     let mut expected = Expected::default();
@@ -71,7 +80,7 @@ fn a_lease_that_runs_out_then_the_kernel_passes_by_its_own_clock() {
         object.control([ends, abi::FOREVER, 0]).unwrap();
         let mut drops = 0;
         loop {
-            let before = monotonic_ns();
+            let before = tick_ns();
             let action = object.run(hook, &denied.frame).unwrap();
             let after = monotonic_ns();
             match action {

@@ -10,6 +10,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions};
+use gwfilter::dataplane::object::coarse_clock;
 use gwfilter_common::abi::{self, Leaf, LogLimit, Slot, SynEntry, SynKey, Tally};
 use gwfilter_common::decide::Action;
 use gwfilter_common::testing::{Image, Trie};
@@ -111,10 +112,12 @@ impl Object {
     fn load_all(packet_log: u32, log_rate: u32, resets: u32) -> Result<Self> {
         xtask::rights::require_root()?;
         let path = path()?;
+        let coarse_clock = coarse_clock();
         let mut ebpf = EbpfLoader::new()
             .override_global(abi::PACKET_LOG_GLOBAL, &packet_log, true)
             .override_global(abi::LOG_RATE_GLOBAL, &log_rate, true)
             .override_global(abi::RST_RATE_GLOBAL, &resets, true)
+            .override_global(abi::COARSE_CLOCK_GLOBAL, &coarse_clock, true)
             .load_file(&path)
             .with_context(|| format!("load {}", path.display()))?;
         let all = [Hook::XdpFrags, Hook::Xdp, Hook::Tc, Hook::TcProxy];
