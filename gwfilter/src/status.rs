@@ -103,12 +103,21 @@ impl Control {
             ("off", _) => format!("{what}: off"),
             _ => format!("{what}: EXPIRED, nothing is refused there until it is renewed"),
         };
-        paused.into_iter().chain([
-            lease("lease", self.lease, self.lease_seconds),
-            lease("lease of pods' addresses", self.pod_lease, self.pod_lease_seconds),
-        ])
+        // Refusals at pods' addresses take both.
+        let pods = if self.lease == "expired" && self.pod_lease != "expired" {
+            format!("{OF_PODS}: of no use until that of all destinations is renewed")
+        } else {
+            lease(OF_PODS, self.pod_lease, self.pod_lease_seconds)
+        };
+        paused
+            .into_iter()
+            .chain([lease(OF_ALL, self.lease, self.lease_seconds), pods])
     }
 }
+
+/// What the lines of the two leases begin with.
+const OF_ALL: &str = "lease of all destinations";
+const OF_PODS: &str = "lease of pods' addresses";
 
 /// The whole answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -119,6 +128,8 @@ pub struct Status {
     pub attached: Vec<Attached>,
     /// Lease and pause; `null` where nothing is pinned.
     pub control: Option<Control>,
+    /// The generation that the kernel judges by; `null` where nothing is pinned, or it cannot be told.
+    pub generation: Option<u64>,
     /// What the last agent left; `null` where it left nothing that can be read.
     pub last: Option<Left>,
 }
@@ -163,10 +174,20 @@ impl Status {
             return text;
         };
         let age = now.saturating_sub(last.written_at);
-        line(format!(
-            "generation: {} from {}, as of {age}s ago",
-            last.generation, last.from
-        ));
+        line(match self.generation {
+            Some(now) if now != last.generation => format!(
+                "generation: {now} is in force; what follows is of {} from {}, as of {age}s ago",
+                last.generation, last.from
+            ),
+            None if self.attached.is_empty() => format!(
+                "generation: none is in force; the last was {} from {}, as of {age}s ago",
+                last.generation, last.from
+            ),
+            _ => format!(
+                "generation: {} from {}, as of {age}s ago",
+                last.generation, last.from
+            ),
+        });
         if last.observe {
             line("observe: packets are judged and counted, none is dropped".to_owned());
         }
@@ -185,11 +206,7 @@ impl Status {
             line("gateways: none is known here, so every packet passes".to_owned());
         }
         for gateway in &last.gateways {
-            let how = match (gateway.enforced, gateway.why.is_empty()) {
-                (true, true) => "enforced",
-                (true, false) => "enforced in part",
-                (false, _) => "not enforced",
-            };
+            let how = self.how(gateway, last.observe);
             line(format!(
                 "gateway {}: {how}, client address {}",
                 gateway.name, gateway.client_address
@@ -199,6 +216,36 @@ impl Status {
             }
         }
         text
+    }
+
+    /// What the kernel does of what the agent has written down of a gateway.
+    fn how(&self, gateway: &GatewayState, observe: bool) -> String {
+        let agent_says = match (gateway.enforced, gateway.why.is_empty()) {
+            (true, true) => "enforced",
+            (true, false) => "enforced in part",
+            (false, _) => return "not enforced".to_owned(),
+        };
+        let control = self.control.as_ref();
+        let expired = |lease: fn(&Control) -> &'static str| control.is_some_and(|c| lease(c) == "expired");
+        if self.attached.is_empty() {
+            return format!("was {agent_says}, nothing is attached now");
+        }
+        if expired(|c| c.lease) {
+            return format!("was {agent_says}, until the lease ran out");
+        }
+        if observe {
+            return "counted only".to_owned();
+        }
+        if control.is_some_and(|c| c.paused) {
+            return format!("counted only, {agent_says} when the pause ends");
+        }
+        let left = if self.agent == "running" { "" } else { "left " };
+        let pods = if expired(|c| c.pod_lease) {
+            " but for pods' addresses"
+        } else {
+            ""
+        };
+        format!("{left}{agent_says}{pods}")
     }
 }
 
@@ -215,6 +262,7 @@ mod tests {
                 hook: "xdp",
             }],
             control: None,
+            generation: Some(7),
             last: Some(Left {
                 written_at: 100,
                 from: "the cluster".to_owned(),
@@ -246,18 +294,28 @@ mod tests {
         };
         assert_eq!(
             lines(61 * second, u64::MAX, 0),
-            ["lease: runs for 60s more", "lease of pods' addresses: off"]
+            [
+                "lease of all destinations: runs for 60s more",
+                "lease of pods' addresses: off"
+            ]
         );
         let expired = "EXPIRED, nothing is refused there until it is renewed";
         assert_eq!(
             lines(second, 0, u64::MAX),
             [
                 "PAUSED: what is refused is counted and passes, until `gwfilter resume`".to_owned(),
-                format!("lease: {expired}"),
+                format!("lease of all destinations: {expired}"),
                 format!("lease of pods' addresses: {expired}"),
             ]
         );
         assert!(lines(0, 0, 3 * second)[0].ends_with("for 2s more"));
+        for pods in [61 * second, u64::MAX] {
+            let of_pods = &lines(0, pods, 0)[1];
+            assert!(
+                of_pods.ends_with("of no use until that of all destinations is renewed"),
+                "{of_pods}"
+            );
+        }
     }
 
     #[track_caller]
@@ -282,7 +340,33 @@ mod tests {
                 let last = status.last.as_mut().unwrap();
                 last.not_ready = Some("it is of no interest any more".to_owned());
             },
-            &[dead, attached, generation, gateway],
+            &[
+                dead,
+                attached,
+                generation,
+                "gateway ns/gw: left enforced, client address packet-source",
+            ],
+        );
+        check(
+            |status| {
+                status.agent = "not-running";
+                status.attached.clear();
+                status.generation = None;
+            },
+            &[
+                "agent: not running; nothing is enforced on this node",
+                "generation: none is in force; the last was 7 from the cluster, as of 42s ago",
+                "gateway ns/gw: was enforced, nothing is attached now, client address packet-source",
+            ],
+        );
+        check(
+            |status| status.generation = Some(8),
+            &[
+                "agent: running",
+                attached,
+                "generation: 8 is in force; what follows is of 7 from the cluster, as of 42s ago",
+                gateway,
+            ],
         );
         check(
             |status| {
@@ -321,6 +405,55 @@ mod tests {
                 "  code: text",
             ],
         );
+    }
+
+    #[test]
+    fn what_the_kernel_does_then_the_word_for_what_the_agent_had_enforced() {
+        let (over, runs) = (0, 5_000_000_000_000);
+        for (agent, [lease, pod_lease, paused], observe, word) in [
+            ("running", [runs, runs, over], false, "enforced"),
+            ("not-running", [runs, runs, over], false, "left enforced"),
+            (
+                "running",
+                [runs, over, over],
+                false,
+                "enforced but for pods' addresses",
+            ),
+            (
+                "running",
+                [over, runs, over],
+                false,
+                "was enforced, until the lease ran out",
+            ),
+            (
+                "not-running",
+                [over, over, runs],
+                true,
+                "was enforced, until the lease ran out",
+            ),
+            (
+                "running",
+                [runs, runs, runs],
+                false,
+                "counted only, enforced when the pause ends",
+            ),
+            ("running", [runs, runs, over], true, "counted only"),
+        ] {
+            let words = Words {
+                lease,
+                pod_lease,
+                paused,
+            };
+            let status = Status {
+                agent,
+                control: Some(Control::of(words, 1)),
+                ..status()
+            };
+            let mut gateway = status.last.as_ref().unwrap().gateways[0].clone();
+            assert_eq!(status.how(&gateway, observe), word);
+            gateway.enforced = false;
+            assert_eq!(status.how(&gateway, observe), "not enforced");
+        }
     }
 
     #[test]

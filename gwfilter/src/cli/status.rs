@@ -10,6 +10,7 @@ use super::{Output, written};
 use crate::agent;
 use crate::dataplane::control::{Control, now_ns};
 use crate::dataplane::pins::{self, interface_name};
+use crate::dataplane::tables;
 use crate::status::{self, Attached, Left, Status};
 
 /// Arguments of `gwfilter status`.
@@ -43,6 +44,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
             })
             .collect(),
         control: control().context(context)?,
+        generation: tables::in_force(&pins::roots().context(context)?),
         last: last(&args.state_dir),
     };
     let now = SystemTime::now()

@@ -415,6 +415,22 @@ pub fn controls() -> Result<Vec<PathBuf>, PinsError> {
     Ok(paths)
 }
 
+/// Where root tables of this network namespace are pinned, for every version of gwfilter.
+///
+/// # Errors
+/// The pins cannot be listed.
+pub fn roots() -> Result<Vec<PathBuf>, PinsError> {
+    let mut paths = Vec::new();
+    for dir in directories()? {
+        let names = entries(&dir)?;
+        let roots = names
+            .iter()
+            .filter(|name| name.starts_with(TABLES) && name.ends_with("-root"));
+        paths.extend(roots.map(|name| dir.join(name)));
+    }
+    Ok(paths)
+}
+
 /// Whether an agent runs in this network namespace: whether it holds the lock.
 ///
 /// # Errors

@@ -17,8 +17,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use gwfilter_common::abi::{
-    COUNT_MAP, FLAT4_MAP, FLAT6_MAP, LOGLIM_MAP, Leaf, LogLimit, NEVER4_MAP, NEVER6_MAP, REASONS, ROOT_LEN,
-    ROOT_MAP, RULES_MAP, SRC4_MAP, SRC6_MAP, Slot, Tally,
+    ABI_VERSION, COUNT_MAP, FLAT4_MAP, FLAT6_MAP, Header, LOGLIM_MAP, Leaf, LogLimit, NEVER4_MAP, NEVER6_MAP,
+    REASONS, ROOT_LEN, ROOT_MAP, RULES_MAP, SRC4_MAP, SRC6_MAP, Slot, Tally,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -192,6 +192,18 @@ impl Written {
         let tables = self.four.keys().chain(self.six.keys()).chain(self.flat.keys());
         root.chain(tables.map(|(kind, index)| Place::Table(*kind, *index)))
     }
+}
+
+/// The number of the generation whose root table is pinned at the one of `roots`. `None` where that cannot be told: it cannot be read, is
+/// of another ABI, or there is not just one, as while one agent takes over from another.
+#[must_use]
+pub fn in_force(roots: &[PathBuf]) -> Option<u64> {
+    let [path] = roots else {
+        return None;
+    };
+    let root = Root::try_from(Map::Array(MapData::from_pin(path).ok()?)).ok()?;
+    let header = Header::from_slot(&root.get(&0, 0).ok()?);
+    (header.abi_version == ABI_VERSION).then_some(header.generation)
 }
 
 impl std::fmt::Debug for Tables {
