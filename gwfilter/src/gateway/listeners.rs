@@ -193,11 +193,14 @@ impl Builder {
         }
         let label = port.label();
         let mut receivers: Vec<(&Member<'_>, u16)> = Vec::new();
+        let mut nameless = None;
         for member in &candidate.members {
             match resolve(port, member) {
                 Resolved::Port(target) => receivers.push((member, target)),
                 // A pod without a port of that name is no endpoint of this Service port.
-                Resolved::Absent => {}
+                Resolved::Absent => {
+                    nameless = nameless.or(member.pod.filter(|_| member.local && member.receives))
+                }
                 Resolved::Unknown => {
                     let text = format!(
                         "port {label} leads to a port that each pod names for itself, and no pod is known: put the \
@@ -215,6 +218,22 @@ impl Builder {
                 }
             }
         }
+        let mut nobody_here = false;
+        if let (Some(pod), TargetPort::Name(name), false) =
+            (nameless, &port.target, receivers.iter().any(|(m, _)| m.local))
+        {
+            let text = format!(
+                "port {label} leads to the port named {name} of each pod, and no container of Pod {} has a port of that name and \
+                 protocol: the pod receives nothing there, and nothing is judged; either: give the container's port that name; \
+                 or: write the number as targetPort",
+                pod.meta.name
+            );
+            self.remarks.push(Why {
+                code: "named-target-port",
+                text,
+            });
+            nobody_here = true;
+        }
         // A port that leads to Istio's own listeners, in whichever pod, has no RBAC.
         if receivers.iter().any(|(_, target)| NEVER.contains(target)) {
             return;
@@ -224,7 +243,10 @@ impl Builder {
                 self.receiver(world, candidate, member, *target, port.protocol);
             }
         }
-        self.front_tuples(candidate, service, port, &receivers);
+        // Under Local it would only say that no pod is ready; under Cluster, what is rewritten has to be known.
+        if !(nobody_here && service.local_policy) {
+            self.front_tuples(candidate, service, port, &receivers);
+        }
         for (member, target) in receivers {
             if member.local {
                 self.direct_tuples(member, target, port.protocol, &label);

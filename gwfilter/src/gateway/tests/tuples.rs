@@ -364,6 +364,22 @@ fn named_target_port_then_each_pod_resolves_it() {
         (all_keys(&gateway), remarks(&gateway)),
         (set(&[]), vec!["named-target-port"])
     );
+    // A ready pod that has no port of that name receives nothing there: that is said, and not that no pod is ready.
+    let nameless = with(
+        POD,
+        "args: [proxy, router]",
+        "ports: [{name: other, containerPort: 8080}]",
+    );
+    let gateway = one(find_in(&format!("{service}{NODE}{nameless}{GATEWAY}")));
+    assert_eq!(
+        (all_keys(&gateway), remarks(&gateway)),
+        (set(&[]), vec!["named-target-port"])
+    );
+    let text = &gateway.remarks[0].text;
+    assert!(
+        text.contains("the port named web") && text.contains("no container of Pod "),
+        "{text}"
+    );
 }
 
 #[test]
