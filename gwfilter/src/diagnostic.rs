@@ -6,6 +6,24 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Before the first of several ways to mend something, in a text.
+const EITHER: &str = "; either: ";
+/// Before each further one.
+const OR: &str = "; or: ";
+
+/// A text as lines: what is the matter, and where there are several ways to mend it, each of them.
+#[must_use]
+pub fn lines(text: &str) -> Vec<String> {
+    let Some((matter, mends)) = text.split_once(EITHER) else {
+        return vec![text.to_owned()];
+    };
+    let words = std::iter::once("either: ").chain(std::iter::repeat("or: "));
+    let mends = words
+        .zip(mends.split(OR))
+        .map(|(word, mend)| format!("{word}{mend}"));
+    std::iter::once(matter.to_owned()).chain(mends).collect()
+}
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Severity {
@@ -29,10 +47,10 @@ impl Severity {
     }
 }
 
-/// The object a diagnostic is about, printed as `Kind ns/name` (or `Kind name`, or a file's path).
+/// The object a diagnostic is about, printed as `Kind ns/name` (or `Kind name`, the path of a file or directory say).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectRef {
-    /// `AuthorizationPolicy`, `Service`, … or `File`.
+    /// `AuthorizationPolicy`, `Service`, … or `File`, `Directory`.
     pub kind: String,
     /// Empty for cluster-scoped objects and files.
     pub namespace: String,

@@ -162,7 +162,7 @@ fn left(notices: &mut Notices, policy: &PolicyReport) {
         .rules
         .iter()
         .filter(|rule| rule.enforced_at != EnforcedAt::Node)
-        .map(|rule| format!("{}: {}", rule.id, rule.why))
+        .map(|rule| format!("{}: {}", rule.id, rule.whole_why()))
         .collect();
     if rules.is_empty() {
         // Another gateway may leave some of it.

@@ -21,8 +21,16 @@ pub struct RuleReport {
     pub id: String,
     /// Where.
     pub enforced_at: EnforcedAt,
-    /// Why, in a platform engineer's words.
-    pub why: String,
+    /// Why, in a platform engineer's words; never empty.
+    pub why: Vec<String>,
+}
+
+impl RuleReport {
+    /// All reasons in one sentence.
+    #[must_use]
+    pub fn whole_why(&self) -> String {
+        self.why.join("; ")
+    }
 }
 
 /// One policy that attaches, or may attach, to the gateway.
@@ -47,6 +55,8 @@ pub struct GatewayReport {
     pub client_address: &'static str,
     /// Whether what its policies certainly refuse is dropped for it on this node.
     pub enforced: bool,
+    /// Whether there is somebody whom they certainly refuse: without, nothing is dropped, whatever is enforced.
+    pub refuses: bool,
     /// Reasons: what is not enforced and how to mend it, each `code: text`.
     pub why: Vec<String>,
     /// `ip:port/proto`.
@@ -60,7 +70,7 @@ pub struct GatewayReport {
 /// What aggregation did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PrefixFigures {
-    /// Addresses and CIDRs as written in the policies that bear on the gateway, with repetitions over listeners.
+    /// Addresses and CIDRs as written in the rules that bear on the gateway, each rule counted once.
     pub written: usize,
     /// Entries of the tables of this gateway after flattening, disjoint and minimal; equal tables counted once.
     pub table: usize,

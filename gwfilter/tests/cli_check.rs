@@ -47,6 +47,101 @@ fn check_given_the_example_then_the_kept_text() {
     );
 }
 
+fn check_text(input: &str) -> String {
+    gwfilter(&["check", "--from", "-"], input.as_bytes()).out
+}
+
+#[test]
+fn check_given_policies_that_drop_nobody_then_the_headline_does_not_say_enforced() {
+    let (objects, _) = ingress()
+        .split_once("---\napiVersion: security.istio.io/v1\n")
+        .map(|(objects, rest)| (objects.to_owned(), rest.to_owned()))
+        .unwrap();
+    let policy = |spec: &str| {
+        format!(
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: istio-system}}\n\
+             spec: {spec}\n"
+        )
+    };
+    let here = "rules: [{from: [{source: {ipBlocks: [\"1.2.3.4\"]}}]}]";
+    let path = "rules: [{to: [{operation: {paths: [\"/x\"]}}]}]";
+    for (policies, headline, sum) in [
+        (
+            String::new(),
+            "nothing to drop: no policy applies",
+            "nothing to drop",
+        ),
+        (
+            policy(&format!("{{action: DENY, {path}}}")),
+            "nothing to drop: no rule refuses anybody by what the node sees",
+            "nothing to drop",
+        ),
+        (
+            policy(&format!("{{action: AUDIT, {here}}}")),
+            "nothing to drop: no rule refuses anybody by what the node sees",
+            "nothing to drop",
+        ),
+        (
+            policy("{action: DENY}"),
+            "nothing to drop: no rule refuses anybody by what the node sees",
+            "nothing to drop",
+        ),
+        (
+            policy(&format!("{{action: DENY, {here}}}")),
+            "enforced",
+            "enforced",
+        ),
+        (policy("{action: ALLOW}"), "enforced", "enforced"),
+        (policy("{}"), "enforced", "enforced"),
+    ] {
+        let text = check_text(&format!("{objects}{policies}"));
+        let first = format!("gateway istio-system/istio-ingressgateway - {headline}\n");
+        assert!(text.starts_with(&first), "{policies}: {text}");
+        assert!(
+            text.contains(&format!("\n1 gateway, {sum}\n")),
+            "{policies}: {text}"
+        );
+    }
+}
+
+#[test]
+fn check_given_a_reason_with_two_ways_to_mend_it_then_it_stays_one_and_each_way_has_a_line() {
+    let text = ingress().replace(
+        "args: [proxy, router]",
+        "args: [proxy, router], env: [{name: PROXY_CONFIG, value: '{\"gatewayTopology\": {\"numTrustedProxies\": 1}}'}]",
+    );
+    let text = check_text(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    for (first, further) in [("  ! ", "      "), ("            - ", "                ")] {
+        let at = lines
+            .iter()
+            .position(|line| line.starts_with(&format!("{first}x-forwarded-for-not-enforced: ")))
+            .unwrap();
+        assert!(
+            lines[at].ends_with("so every policy is left to the gateway"),
+            "{text}"
+        );
+        for (line, begin) in [
+            (lines[at + 1], "either: if no"),
+            (lines[at + 2], "or: if the sign misleads, "),
+        ] {
+            assert!(line.starts_with(&format!("{further}{begin}")), "{line} in {text}");
+        }
+        assert!(!lines[at + 3].starts_with(further), "{text}");
+    }
+}
+
+#[test]
+fn run_without_a_word_outside_of_a_cluster_then_the_error_says_where_policies_may_come_from() {
+    let run = gwfilter(&["run"], b"");
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    assert!(
+        run.err.contains("--from PATH") && run.err.contains("--node NAME"),
+        "{}",
+        run.err
+    );
+}
+
 #[test]
 fn check_given_json_then_exactly_the_public_keys() {
     let (run, json) = check_json(&ingress());
@@ -65,7 +160,10 @@ fn check_given_json_then_exactly_the_public_keys() {
     let gateway = &json["gateways"][0];
     assert_eq!(gateway["name"], "istio-system/istio-ingressgateway");
     assert_eq!(gateway["client_address"], "packet-source");
-    assert_eq!(gateway["enforced"], true);
+    assert_eq!(
+        (&gateway["enforced"], &gateway["refuses"]),
+        (&true.into(), &true.into())
+    );
     assert!(gateway["why"].is_array());
     for tuple in [
         "203.0.113.10:80/tcp",

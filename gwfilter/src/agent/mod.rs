@@ -428,7 +428,7 @@ impl Agent {
                 Event::Changed => self.enforce(),
                 Event::Pins => {
                     if !self.dataplane.pins().present() {
-                        info!("gwfilter was unloaded by somebody else: enforcement is off, the agent ends");
+                        warn!("gwfilter was unloaded by somebody else: enforcement is off, the agent ends");
                         return Ok(());
                     }
                     self.look_at_lease();

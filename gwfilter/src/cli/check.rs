@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Output;
 use super::manifests::Manifests;
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{self, Diagnostic, Severity};
 use crate::explain::{Explainer, Verified};
 use crate::gateway::model::{ClientAddress, Gateway, Protocol};
 use crate::pipeline::Built;
@@ -88,7 +88,8 @@ fn text(built: &Built, verified: Verified, out: &mut impl Write) -> io::Result<(
         one_gateway(gateway, report, out)?;
         writeln!(out)?;
     }
-    let enforced = built.reports.iter().filter(|r| r.enforced).count();
+    let enforced = built.reports.iter().filter(|r| r.enforced && r.refuses).count();
+    let idle = built.reports.iter().filter(|r| r.enforced && !r.refuses).count();
     match built.reports.len() {
         0 => writeln!(
             out,
@@ -97,7 +98,15 @@ fn text(built: &Built, verified: Verified, out: &mut impl Write) -> io::Result<(
         1 => writeln!(
             out,
             "1 gateway, {}",
-            if enforced == 1 { "enforced" } else { "not enforced" }
+            match (enforced, idle) {
+                (1, _) => "enforced",
+                (_, 1) => "nothing to drop",
+                _ => "not enforced",
+            }
+        )?,
+        n if idle > 0 => writeln!(
+            out,
+            "{n} gateways, {enforced} enforced, {idle} with nothing to drop"
         )?,
         n => writeln!(out, "{n} gateways, {enforced} enforced")?,
     }
@@ -121,14 +130,18 @@ fn text(built: &Built, verified: Verified, out: &mut impl Write) -> io::Result<(
         writeln!(out)?;
         for d in found {
             writeln!(out, "{}: {} [{}]", severity.name(), d.object, d.code)?;
-            writeln!(out, "    {}", d.message)?;
+            told(out, "    ", "      ", &d.message)?;
         }
     }
     out.flush()
 }
 
 fn one_gateway(gateway: &Gateway, report: &GatewayReport, out: &mut impl Write) -> io::Result<()> {
-    let state = if report.enforced && report.why.is_empty() {
+    let state = if report.enforced && report.policies.is_empty() {
+        "nothing to drop: no policy applies"
+    } else if report.enforced && !report.refuses {
+        "nothing to drop: no rule refuses anybody by what the node sees"
+    } else if report.enforced && report.why.is_empty() {
         "enforced"
     } else if report.enforced {
         "enforced in part"
@@ -139,7 +152,7 @@ fn one_gateway(gateway: &Gateway, report: &GatewayReport, out: &mut impl Write) 
     };
     writeln!(out, "gateway {} - {state}", report.name)?;
     for why in &report.why {
-        writeln!(out, "  ! {why}")?;
+        told(out, "  ! ", "      ", why)?;
     }
     let agree = match (gateway.client_address, gateway.rewritten.is_empty()) {
         (ClientAddress::PacketSource, true) => {
@@ -204,9 +217,17 @@ fn one_policy(policy: &PolicyReport, out: &mut impl Write) -> io::Result<()> {
             EnforcedAt::Both => "both",
         };
         writeln!(out, "    {at:<8}{}", rule.id)?;
-        for why in rule.why.split("; ").filter(|w| !w.is_empty()) {
-            writeln!(out, "            - {why}")?;
+        for why in &rule.why {
+            told(out, "            - ", "                ", why)?;
         }
+    }
+    Ok(())
+}
+
+/// A reason, and each way to mend it in a line of its own.
+fn told(out: &mut impl Write, first: &str, further: &str, text: &str) -> io::Result<()> {
+    for (number, line) in diagnostic::lines(text).iter().enumerate() {
+        writeln!(out, "{}{line}", if number == 0 { first } else { further })?;
     }
     Ok(())
 }

@@ -192,7 +192,10 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
             kubeconfig: args.kubeconfig,
             node: node
                 .clone()
-                .context("in a cluster, --node (or NODE_NAME) has to say which node this is")?,
+                .context(
+                    "nothing says where the policies come from: --from PATH for manifests; in a cluster, --node NAME (or \
+                     NODE_NAME) has to say which node this is",
+                )?,
             mesh_config_map: args.mesh_configmap,
         }),
     };

@@ -116,7 +116,12 @@ impl Explainer {
             "no rule certainly refuses this source; the gateway decides by what the node cannot see:"
                 .to_owned(),
         );
-        notes.extend(rules.iter().take(RULES).map(|r| format!("{}: {}", r.id, r.why)));
+        notes.extend(
+            rules
+                .iter()
+                .take(RULES)
+                .map(|r| format!("{}: {}", r.id, r.whole_why())),
+        );
         if rules.len() > RULES {
             notes.push(format!(
                 "and {} more rules (see `gwfilter check`)",

@@ -107,8 +107,8 @@ fn conclude(
             if let Some((sign, _)) = signs().find(|(_, certain)| *certain) {
                 let text = format!(
                     "gwfilter.io/client-address says packet-source, which is what this node sees, but {sign}, so the gateway \
-                     sees another address: they do not agree. Take that setting away and restart the gateway's pods, or take \
-                     the annotation away{}",
+                     sees another address: they do not agree; either: take that setting away and restart the gateway's pods; \
+                     or: take the annotation away{}",
                     annotation_off(candidate)
                 );
                 found.mode = ClientAddress::Unknown;
@@ -180,8 +180,8 @@ fn conclude(
                 let sign = format!("{sign}, so the load balancer writes a PROXY header");
                 found.not_enforced = Some(unsupported(candidate, ClientAddress::ProxyHeader, &sign, false));
                 let text = "the load balancer is told to write a PROXY header, but nothing here tells the gateway to \
-                            read it, so it takes the header for a part of the request and refuses that as malformed. Tell it: on the pod template \
-                            proxy.istio.io/config: '{\"gatewayTopology\":{\"proxyProtocol\":{}}}', and restart the pods; or \
+                            read it, so it takes the header for a part of the request and refuses that as malformed; either: tell it, on the pod template \
+                            proxy.istio.io/config: '{\"gatewayTopology\":{\"proxyProtocol\":{}}}', and restart the pods; or: \
                             take the load balancer's annotation away";
                 found.remarks.push(Why {
                     code: "proxy-header-one-sided",
@@ -295,23 +295,27 @@ fn unsupported(candidate: &Candidate<'_>, mode: ClientAddress, sign: &str, state
     if mode == ClientAddress::ProxyHeader {
         let text = format!(
             "the gateway takes the client address from {gateway}, as it seems ({sign}); this node sees {node}: its policies are left to \
-             the gateway. If every pod does, {}; if no PROXY header is written, {}",
+             the gateway; either: if every pod does, {}; or: if no PROXY header is written, {}",
             state_it(candidate, ClientAddress::ProxyHeader),
             state_it(candidate, ClientAddress::PacketSource)
         );
         return Why { code, text };
     }
     let mend = if stated {
-        state_it(candidate, ClientAddress::PacketSource)
+        format!(
+            ". If no proxy in front tells the client address that way, {}",
+            state_it(candidate, ClientAddress::PacketSource)
+        )
     } else {
         format!(
-            "take that setting away and restart the gateway's pods; or if the sign misleads, {}",
+            "; either: if no proxy in front tells the client address that way, take that setting away and restart the gateway's \
+             pods; or: if the sign misleads, {}",
             state_it(candidate, ClientAddress::PacketSource)
         )
     };
     let text = format!(
         "the gateway takes the client address from {gateway} ({sign}); this node sees {node}: they do not agree, so every policy \
-         is left to the gateway. If no proxy in front tells the client address that way, {mend}"
+         is left to the gateway{mend}"
     );
     Why { code, text }
 }

@@ -14,8 +14,8 @@ use crate::gateway::model::{ClientAddress, Gateway, Mesh, Protocol, Tri, TupleKe
 use crate::report::{EnforcedAt, GatewayReport, PolicyReport, PrefixFigures, RuleReport};
 
 const PROBES: &str = "probe-sources-unknown: clients that no ALLOW rule matches are left to the gateway, since the sources of the load \
-                      balancer's health probes are not known and must not be cut off (where no DENY rule drops, they are counted as observed); annotate the Service with gwfilter.io/never-drop: \
-                      \"CIDR,…\" (it may be empty) or with gwfilter.io/client-address";
+                      balancer's health probes are not known and must not be cut off (where no DENY rule drops, they are counted as observed); either: annotate the Service with gwfilter.io/never-drop: \
+                      \"CIDR,…\" (it may be empty); or: with gwfilter.io/client-address, which vouches for them, too";
 const INCOMPLETE: &str = "incomplete-input: clients that no ALLOW rule matches are left to the gateway, since some input could not be read \
                           and may hold another ALLOW rule: correct what the diagnostics name";
 
@@ -28,6 +28,7 @@ pub(super) fn make(
     let found = observe(compiler, listeners);
     let mut diagnostics = Vec::new();
     let mut policies = Vec::new();
+    let mut refuses = false;
     for (at, policy) in compiler.policies.iter().enumerate() {
         let attached = |all: &Vec<Tri>| all.get(at).is_some_and(|t| *t != Tri::False);
         if !compiler.attached.iter().any(attached) {
@@ -51,10 +52,16 @@ pub(super) fn make(
                     "{} is {part}left to gateway {}: {}",
                     rule.id,
                     gateway.id(),
-                    rule.why
+                    rule.whole_why()
                 ),
             ));
         }
+        let admits_nobody = policy.action == Action::Allow && policy.rules.is_empty();
+        let catches = |rule: usize| found.get(&(at, rule)).is_some_and(|found| found.caught);
+        refuses |= counts(policy)
+            && report.rules.iter().enumerate().any(|(rule, told)| {
+                told.enforced_at != EnforcedAt::Gateway && (admits_nobody || catches(rule))
+            });
         policies.push(report);
     }
     let mut tuples: Vec<String> = gateway
@@ -73,6 +80,7 @@ pub(super) fn make(
             && listeners
                 .iter()
                 .any(|l| !l.places.is_empty() && !l.no_rbac && !l.tables.observe),
+        refuses,
         why: reasons(compiler, listeners),
         tuples,
         policies,
@@ -139,20 +147,14 @@ fn figures(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> PrefixF
     };
     let mut figures = PrefixFigures::default();
     let mut tables: Vec<*const ()> = Vec::new();
+    let mut rules: BTreeSet<(usize, usize)> = BTreeSet::new();
     for listener in listeners {
-        let mut rules: BTreeSet<(usize, usize)> = BTreeSet::new();
         for judged in listener
             .places
             .iter()
             .filter_map(|&(_, at)| compiler.judged.get(at))
         {
             rules.extend(judged.rules.iter().map(|r| (r.policy, r.rule)));
-        }
-        for (policy, rule) in rules {
-            if let Some(rule) = compiler.policies.get(policy).and_then(|p| p.rules.get(rule)) {
-                let entries = rule.from.iter().chain(&rule.to).flat_map(|e| &e.fields);
-                figures.written += entries.chain(&rule.when).map(ranges).sum::<usize>();
-            }
         }
         let mut count = |table: *const (), len: usize| {
             if !tables.contains(&table) {
@@ -169,6 +171,12 @@ fn figures(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> PrefixF
         let matrices = [&listener.tables.matrix, &listener.tables.matrix_without_peer];
         for matrix in matrices.into_iter().flatten() {
             count(Arc::as_ptr(matrix).cast(), matrix.entries());
+        }
+    }
+    for (policy, rule) in rules {
+        if let Some(rule) = compiler.policies.get(policy).and_then(|p| p.rules.get(rule)) {
+            let entries = rule.from.iter().chain(&rule.to).flat_map(|e| &e.fields);
+            figures.written += entries.chain(&rule.when).map(ranges).sum::<usize>();
         }
     }
     figures
@@ -392,7 +400,7 @@ fn policy_report(
     policy: &Policy,
     found: &BTreeMap<(usize, usize), Found>,
 ) -> PolicyReport {
-    let report = |index: usize, (enforced_at, why): (EnforcedAt, String)| RuleReport {
+    let report = |index: usize, (enforced_at, why): (EnforcedAt, Vec<String>)| RuleReport {
         id: policy.rule_id(index),
         enforced_at,
         why,
@@ -425,10 +433,11 @@ fn policy_report(
     };
     let rules = if let Some(all) = all {
         (0..policy.rules.len().max(1))
-            .map(|index| report(index, all.clone()))
+            .map(|index| report(index, (all.0, vec![all.1.clone()])))
             .collect()
     } else if policy.rules.is_empty() {
-        let found = without_rules(compiler, at, policy);
+        let (where_to, why) = without_rules(compiler, at, policy);
+        let found = (where_to, vec![why]);
         vec![report(0, if rewritten(gateway) { partly(found) } else { found })]
     } else {
         (0..policy.rules.len())
@@ -461,48 +470,38 @@ fn rewritten(gateway: &Gateway) -> bool {
 }
 
 /// What is dropped at the node is dropped at some destinations only.
-fn partly((at, why): (EnforcedAt, String)) -> (EnforcedAt, String) {
+fn partly((at, mut why): (EnforcedAt, Vec<String>)) -> (EnforcedAt, Vec<String>) {
     if at == EnforcedAt::Gateway {
         return (at, why);
     }
-    (
-        EnforcedAt::Both,
-        format!(
-            "{why}; what comes by the Service's load-balancer, external and node addresses is left to the gateway (externalTrafficPolicy: Cluster)"
-        ),
-    )
+    why.push(
+        "what comes by the Service's load-balancer, external and node addresses is left to the gateway (externalTrafficPolicy: Cluster)"
+            .to_owned(),
+    );
+    (EnforcedAt::Both, why)
 }
 
-fn verdict(policy: &Policy, found: Option<&Found>) -> (EnforcedAt, String) {
+fn verdict(policy: &Policy, found: Option<&Found>) -> (EnforcedAt, Vec<String>) {
+    let one = |at, why: &str| (at, vec![why.to_owned()]);
     let Some(found) = found else {
-        return (
+        return one(
             EnforcedAt::Gateway,
-            "no destination of this gateway is judged on this node".to_owned(),
+            "no destination of this gateway is judged on this node",
         );
     };
     let deny = policy.action == Action::Deny;
-    let reasons = || {
-        found
-            .why
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("; ")
-    };
+    let reasons = || found.why.iter().cloned().collect();
     match (found.caught, found.missed) {
-        (true, false) if deny => (
+        (true, false) if deny => one(EnforcedAt::Node, "it depends on client addresses and ports alone"),
+        (true, false) => one(
             EnforcedAt::Node,
-            "it depends on client addresses and ports alone".to_owned(),
+            "clients that no ALLOW rule matches are dropped at the node",
         ),
-        (true, false) => (
+        (false, false) if deny => one(
             EnforcedAt::Node,
-            "clients that no ALLOW rule matches are dropped at the node".to_owned(),
+            "it matches nobody here that is not dropped already",
         ),
-        (false, false) if deny => (
-            EnforcedAt::Node,
-            "it matches nobody here that is not dropped already".to_owned(),
-        ),
-        (false, false) => (EnforcedAt::Node, "it refuses nobody here".to_owned()),
+        (false, false) => one(EnforcedAt::Node, "it refuses nobody here"),
         (true, true) => (EnforcedAt::Both, reasons()),
         (false, true) => (EnforcedAt::Gateway, reasons()),
     }

@@ -342,7 +342,7 @@ fn more_combinations_than_cells_then_the_listener_is_left_to_the_gateway_with_th
         );
         let rule = &compiled.report.policies[0].rules[0];
         assert_eq!(rule.enforced_at, EnforcedAt::Gateway);
-        assert!(rule.why.contains("too-many-classes"), "{}", rule.why);
+        assert!(rule.whole_why().contains("too-many-classes"), "{:?}", rule.why);
     }
 }
 
