@@ -33,8 +33,10 @@ struct Source {
     was_read: bool,
     /// Addresses of pods that another pod may have by now.
     stale: BTreeSet<IpAddr>,
-    /// A watch, and what it speaks of; `None`: a file.
+    /// A watch, and what it speaks of; `None`: a file or directory.
     watches: Option<Subject>,
+    /// A directory, whose files are sources of their own.
+    directory: bool,
 }
 
 impl Index {
@@ -70,6 +72,12 @@ impl Index {
     /// Notes that a source is a watch and what it speaks of (again after the index was read back from the disk). Until it has said something, that counts as not read.
     pub fn declare(&mut self, source: &str, subject: Subject) {
         self.sources.entry(source.to_owned()).or_default().watches = Some(subject);
+    }
+
+    /// Notes that a source is a directory that was read: it has no objects itself, and is no gap in what is known if it vanishes.
+    pub fn directory(&mut self, source: &str) {
+        self.reset(source, Vec::new(), Vec::new());
+        self.sources.entry(source.to_owned()).or_default().directory = true;
     }
 
     /// Notes that a source cannot be read now. What it said last stays.
@@ -272,7 +280,8 @@ impl Source {
                 snapshot.unread.input = true;
                 "it has no last good version, so default-deny is not enforced"
             };
-            let (file, text) = (ObjectRef::new("File", "", name), format!("{why}; {stays}"));
+            let kind = if self.directory { "Directory" } else { "File" };
+            let (file, text) = (ObjectRef::new(kind, "", name), format!("{why}; {stays}"));
             snapshot
                 .diagnostics
                 .push(Diagnostic::error("unreadable-input", file, text));

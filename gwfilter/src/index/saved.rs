@@ -255,6 +255,7 @@ fn source(read: Read) -> Source {
         was_read,
         stale,
         watches: None,
+        directory: false,
     }
 }
 

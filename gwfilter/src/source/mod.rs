@@ -164,8 +164,7 @@ impl Input {
 
     fn feed(&mut self, index: &mut Index, changes: Vec<Change>) {
         if self.files.is_directory() {
-            // The directory is a source without objects: it was read, so that it is no gap in what is known if it vanishes.
-            index.reset(&self.name, Vec::new(), Vec::new());
+            index.directory(&self.name);
         }
         for Change { name, news } in changes {
             self.unreadable.remove(&name);
@@ -234,6 +233,8 @@ metadata: {name: p, namespace: a}
         fs::rename(&from, dir.path().join("away")).unwrap();
         assert!(input.poll(&mut index));
         assert_eq!(state(&index), (1, true, 1), "as it was, with a finding");
+        let of = index.snapshot().diagnostics[0].object.clone();
+        assert_eq!(of.to_string(), format!("Directory {}", from.display()));
         assert!(!input.poll(&mut index), "no news");
 
         fs::rename(dir.path().join("away"), &from).unwrap();
