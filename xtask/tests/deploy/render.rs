@@ -41,7 +41,6 @@ fn chart_with_its_default_values_then_the_kustomize_base() {
 fn chart_with_the_value_of_an_overlay_then_that_overlay() {
     for (overlay, value) in [
         ("observe", "mode=observe"),
-        ("podmonitor", "podMonitor.enabled=true"),
         ("gke", "priorityQuota=true"),
         ("seccomp", "seccompLocalhostProfile=gwfilter.json"),
     ] {

@@ -64,9 +64,6 @@ fn manifests_then_the_server_takes_them_without_a_warning() {
         let (done, said) = dry_run(&cluster, folder);
         assert!(done && !said.contains("Warning"), "{folder}: {said}");
     }
-    // Why it is an overlay.
-    let (done, said) = dry_run(&cluster, "overlays/podmonitor");
-    assert!(!done && said.contains("PodMonitor"), "{said}");
 
     let (done, said) = created_dry(&cluster, &pod("gwfilter-system"));
     assert!(done && !said.contains("Warning"), "{said}");
