@@ -15,7 +15,9 @@ pub fn until<T>(within: Duration, question: impl FnMut() -> Option<T>) -> Option
 /// A slow machine's factor on every wait; `cargo xtask test vm` sets it for processors that are emulated.
 pub const PATIENCE: &str = "GWFILTER_PATIENCE";
 
-fn patience() -> u32 {
+/// What [`PATIENCE`] says, and 1 where it says nothing.
+#[must_use]
+pub fn patience() -> u32 {
     let told = std::env::var(PATIENCE).ok().and_then(|text| text.parse().ok());
     told.unwrap_or(1)
 }

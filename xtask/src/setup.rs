@@ -33,6 +33,8 @@ pub(crate) enum Part {
     Envoy,
     /// Load balancers that write PROXY headers, and the Envoys.
     Proxy,
+    /// What the commands of the book take for granted.
+    Book,
     /// What else drops packets on Linux, for the bench.
     Peers,
     /// An emulator, and what unpacks other kernels for it.
@@ -45,12 +47,13 @@ pub(crate) enum Part {
 
 impl Part {
     /// All of them, in the order they are set up.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Ebpf,
         Self::Lab,
         Self::Lints,
         Self::Envoy,
         Self::Proxy,
+        Self::Book,
         Self::Peers,
         Self::Vm,
         Self::Fuzz,
@@ -87,6 +90,7 @@ pub(crate) fn ensure(parts: &[Part], voice: Voice) -> Result<()> {
             Part::Lints => setup.lints(),
             Part::Envoy => setup.envoy(),
             Part::Proxy => setup.proxy(),
+            Part::Book => setup.book(),
             Part::Peers => setup.peers(),
             Part::Vm => setup.vm(),
             Part::Fuzz => setup.fuzz(),
@@ -190,6 +194,11 @@ impl Setup {
         }
         self.program("openssl", "openssl", "makes the lab's certificates")?;
         self.program("curl", "curl", "the lab's TLS client")
+    }
+
+    fn book(&mut self) -> Result<()> {
+        self.program("curl", "curl", "the book's client")?;
+        self.program("python3", "python3", "the web server of a quickstart")
     }
 
     fn peers(&mut self) -> Result<()> {
