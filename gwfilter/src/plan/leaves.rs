@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gwfilter_common::abi::{Leaf, VERDICT_DROP, VERDICT_DROP_NEW, VERDICT_PASS};
+use gwfilter_common::flat::pack;
 use gwfilter_common::reason::Reason;
 
 use super::drain::Flat;
+use super::flat::FlatError;
 use super::names::Indices;
 use super::ranges::{self, Prefix, Range};
 use super::zones::Zones;
@@ -85,6 +87,48 @@ impl<N: Prefix> Leaves<N> {
             }
             Some((low, high, leaf))
         })
+    }
+
+    /// Calls `put` with each address at which what it says changes, and the word of a flat table from there on; the first is the lowest.
+    ///
+    /// # Errors
+    /// [`FlatError::Leaf`].
+    pub(super) fn changes(&self, mut put: impl FnMut(N::Address, u32)) -> Result<(), FlatError> {
+        let word = |leaf: &Leaf| pack(leaf).ok_or(FlatError::Leaf);
+        let words: Vec<u32> = self.leaves.iter().map(word).collect::<Result<_, _>>()?;
+        let mut last = None;
+        let mut say = |at: N::Address, word: u32| {
+            if last != Some(word) {
+                put(at, word);
+                last = Some(word);
+            }
+        };
+        // What is not told of yet begins here; `None` past the highest address.
+        let mut next = Some(N::Address::MIN);
+        let mut piece = |low: N::Address, high: N::Address, word: u32| {
+            if let Some(gap) = next.filter(|gap| *gap < low) {
+                say(gap, 0);
+            }
+            say(low, word);
+            next = high.next();
+        };
+        for (at, shard) in self.table.shards().iter().enumerate() {
+            if let Some(mixed) = self.mixed.get(&at) {
+                for (low, high, leaf) in mixed {
+                    piece(*low, *high, word(leaf)?);
+                }
+                continue;
+            }
+            for &(low, high, number) in shard.pieces() {
+                if let Some(word) = words.get(number as usize) {
+                    piece(low, high, *word);
+                }
+            }
+        }
+        if let Some(gap) = next {
+            say(gap, 0);
+        }
+        Ok(())
     }
 
     /// What it says in a shard.

@@ -53,7 +53,9 @@ impl Family for Ipv4Net {
     }
 
     fn flat_leaves(leaves: &Leaves<Self>) -> Result<Lines, FlatError> {
-        flat::build4_from(&flat::changes_of(leaves.joined())?)
+        let mut changes = Vec::new();
+        leaves.changes(|at, word| changes.push((at, word)))?;
+        flat::build4_from(&changes)
     }
 
     fn renew(
@@ -88,7 +90,9 @@ impl Family for Ipv6Net {
     }
 
     fn flat_leaves(leaves: &Leaves<Self>) -> Result<Lines, FlatError> {
-        flat::build6_from(&flat::changes_of(leaves.joined())?)
+        let mut tree = flat::Tree6::default();
+        leaves.changes(|at, word| tree.change(at, word))?;
+        tree.finish()
     }
 
     fn bits(_: &Lines) -> u32 {

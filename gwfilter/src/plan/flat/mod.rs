@@ -11,13 +11,12 @@ use gwfilter_common::abi::Leaf;
 use gwfilter_common::flat::{self, Line};
 
 use super::ranges::{self, Prefix};
-use crate::table::Address;
 pub use read::{changes4, changes6};
 pub(crate) use renew::renew4;
 pub(crate) use v4::build_from as build4_from;
 pub use v4::{build as build4, build_narrow as narrow4, build_wide as wide4};
+pub(crate) use v6::Tree as Tree6;
 pub use v6::build as build6;
-pub(crate) use v6::build_from as build6_from;
 
 /// Lines that one table may have: 1 GiB.
 const MAX_LINES: usize = 1 << 24;
@@ -59,28 +58,6 @@ pub(crate) fn changes<N: Prefix>(entries: &[(N, Leaf)]) -> Result<Vec<(u128, u32
     if N::BITS == 32 {
         all.retain(|(at, _)| *at <= u128::from(u32::MAX));
     }
-    Ok(all)
-}
-
-/// The same from disjoint stretches in ascending order.
-///
-/// # Errors
-/// [`FlatError::Leaf`].
-pub(crate) fn changes_of<A: Address>(
-    stretches: impl Iterator<Item = (A, A, Leaf)>,
-) -> Result<Vec<(A, u32)>, FlatError> {
-    let mut all: Vec<(A, u32)> = vec![(A::MIN, 0)];
-    let mut put = |at: A, value: u32| match all.last_mut() {
-        Some(last) if last.0 == at => last.1 = value,
-        _ => all.push((at, value)),
-    };
-    for (low, high, leaf) in stretches {
-        put(low, flat::pack(&leaf).ok_or(FlatError::Leaf)?);
-        if let Some(next) = high.next() {
-            put(next, 0);
-        }
-    }
-    all.dedup_by_key(|(_, value)| *value);
     Ok(all)
 }
 

@@ -15,61 +15,91 @@ type Change = (u64, u32);
 /// # Errors
 /// [`FlatError`].
 pub fn build(entries: &[(Ipv6Net, Leaf)]) -> Result<Lines, FlatError> {
-    build_from(&changes(entries)?)
-}
-
-/// The table of these changes.
-///
-/// # Errors
-/// [`FlatError`].
-pub(crate) fn build_from(changes: &[(u128, u32)]) -> Result<Lines, FlatError> {
-    // The root of the tree over upper halves.
-    let mut lines: Lines = vec![[0; 8]];
-    let mut upper: Vec<Change> = Vec::with_capacity(changes.len());
-    let mut value = 0;
-    for group in changes.chunk_by(|(a, _), (b, _)| half(*a) == half(*b)) {
-        let Some(&(first, to)) = group.first() else {
-            continue;
-        };
-        let high = half(first);
-        let starts = low(first) == 0;
-        let before = value;
-        value = group.last().map_or(value, |(_, last)| *last);
-        if starts && group.len() == 1 {
-            push(&mut upper, high, to);
-            continue;
-        }
-        // This /64 is divided: what it begins with, and the changes in it.
-        let mut lower: Vec<Change> = Vec::with_capacity(group.len() + 1);
-        if !starts {
-            lower.push((0, before));
-        }
-        lower.extend(group.iter().map(|(at, to)| (low(*at), *to)));
-        let place = if lower.len() <= LEAF_KEYS as usize {
-            let place = end(&lines)?;
-            lines.push(leaf(&lower));
-            pointer(false, place)
-        } else {
-            let root = end(&lines)?;
-            lines.push([0; 8]);
-            tree(&mut lines, root, &lower)?;
-            pointer(true, root)
-        };
-        push(&mut upper, high, place.ok_or(FlatError::TooLarge)?);
-        if let Some(next) = high.checked_add(1) {
-            push(&mut upper, next, value);
-        }
+    let mut tree = Tree::default();
+    for (at, value) in changes(entries)? {
+        tree.change(at, value);
     }
-    tree(&mut lines, 0, &upper)?;
-    Ok(lines)
+    tree.finish()
 }
 
-const fn half(address: u128) -> u64 {
-    halves(address).0
+/// A table in the making.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    /// The first is the root of the tree over upper halves.
+    lines: Lines,
+    upper: Vec<Change>,
+    /// The changes in the /64 at hand, the first at its beginning.
+    lower: Vec<Change>,
+    high: u64,
+    value: u32,
+    failure: Option<FlatError>,
 }
 
-const fn low(address: u128) -> u64 {
-    halves(address).1
+impl Tree {
+    /// From `at` on the value is another: told in ascending order.
+    pub(crate) fn change(&mut self, at: u128, value: u32) {
+        let (high, low) = halves(at);
+        if high != self.high || self.lower.is_empty() {
+            self.close();
+            self.high = high;
+            if low != 0 {
+                self.lower.push((0, self.value));
+            }
+        }
+        self.lower.push((low, value));
+        self.value = value;
+    }
+
+    /// The table.
+    ///
+    /// # Errors
+    /// [`FlatError`].
+    pub(crate) fn finish(mut self) -> Result<Lines, FlatError> {
+        self.close();
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        if self.lines.is_empty() {
+            self.lines.push([0; 8]);
+        }
+        tree(&mut self.lines, 0, &self.upper)?;
+        Ok(self.lines)
+    }
+
+    /// The /64 at hand is told.
+    fn close(&mut self) {
+        match self.lower.as_slice() {
+            [] => {}
+            [(_, value)] => push(&mut self.upper, self.high, *value),
+            _ => match self.divided() {
+                Ok(place) => {
+                    push(&mut self.upper, self.high, place);
+                    if let Some(next) = self.high.checked_add(1) {
+                        push(&mut self.upper, next, self.value);
+                    }
+                }
+                Err(failure) => self.failure = Some(failure),
+            },
+        }
+        self.lower.clear();
+    }
+
+    /// Writes what a divided /64 holds; what points to it.
+    fn divided(&mut self) -> Result<u32, FlatError> {
+        if self.lines.is_empty() {
+            // The root of the tree over upper halves.
+            self.lines.push([0; 8]);
+        }
+        let place = end(&self.lines)?;
+        let small = self.lower.len() <= LEAF_KEYS as usize;
+        if small {
+            self.lines.push(leaf(&self.lower));
+        } else {
+            self.lines.push([0; 8]);
+            tree(&mut self.lines, place, &self.lower)?;
+        }
+        pointer(!small, place).ok_or(FlatError::TooLarge)
+    }
 }
 
 /// The change at a key replaces one that was put there as the end of the /64 before.
