@@ -490,7 +490,7 @@ fn explain_given_proxy_headers_then_client_peer_and_destination_decide_together(
     assert_eq!(rules(1)["enforced_at"], json!("node"), "{report:#}");
     assert_eq!(rules(0)["enforced_at"], json!("both"), "{report:#}");
     assert!(
-        rules(0)["why"].as_str().unwrap().contains("rewritten on the way"),
+        rules(0)["why"].to_string().contains("rewritten on the way"),
         "{report:#}"
     );
 }

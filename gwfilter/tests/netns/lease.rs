@@ -104,7 +104,7 @@ fn let_in_during_a_lapse_then_spared_for_a_drain_window_when_refusals_begin_agai
     );
     lab.refused(Client::A, vip());
     noted(&lab, "the end of the window", |text| {
-        text.contains(r#""refused":[{"#) && !text.contains(r#""draining":[["#)
+        text.contains(r#""refused":[["#) && !text.contains(r#""draining":[["#)
     });
     lab.agent.signal(Signal::SIGSTOP).expect("sent");
     opens(&lab, Client::A, LEASE + SOON);

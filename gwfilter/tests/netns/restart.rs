@@ -90,7 +90,7 @@ fn gwfilter_taken_off_in_between_then_everything_drains_anew() {
     let mut lab = Lab::with("DENY", "ipBlocks", &A, &flags);
     lab.refused(Client::A, vip());
     noted(&lab, "the end of the window", |text| {
-        text.contains(r#""refused":[{"#) && !text.contains(r#""draining":[["#)
+        text.contains(r#""refused":[["#) && !text.contains(r#""draining":[["#)
     });
     unload(&lab.site);
     lab.agent.wait_exit(SOON).expect("it sees that");
@@ -106,7 +106,7 @@ fn a_pause_in_between_then_who_came_in_is_not_cut_off() {
     let mut lab = Lab::with("DENY", "ipBlocks", &A, &flags);
     lab.refused(Client::A, vip());
     noted(&lab, "the end of the window", |text| {
-        text.contains(r#""refused":[{"#) && !text.contains(r#""draining":[["#)
+        text.contains(r#""refused":[["#) && !text.contains(r#""draining":[["#)
     });
     kill(&mut lab);
     let gwfilter = crate::lab::binary().display().to_string();
