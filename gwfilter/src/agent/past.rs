@@ -75,7 +75,15 @@ impl Shelf {
 
     /// What was refused and what was draining when `maps` were written last.
     pub(super) fn read_draining(&self, maps: CounterMaps) -> Option<Past> {
-        Past::decode(&read(&self.dir.join(self.draining()), maps)?)
+        let path = self.dir.join(self.draining());
+        let past = Past::decode(&read(&path, maps)?);
+        if past.is_none() {
+            warn!(
+                file = %path.display(),
+                "what an earlier agent noted as draining cannot be read: everything that is refused drains anew"
+            );
+        }
+        past
     }
 
     /// Notes who has which counter.

@@ -7,18 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::table::{Address, Net};
 
-/// Addresses `first..=last`.
+/// Addresses `first..=last`. As text a pair; an object of the two, as earlier agents wrote it, is read too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(from = "(u128, u128)", into = "(u128, u128)")]
+#[serde(into = "(u128, u128)")]
 pub(crate) struct Range {
     pub(crate) first: u128,
     pub(crate) last: u128,
-}
-
-impl From<(u128, u128)> for Range {
-    fn from((first, last): (u128, u128)) -> Self {
-        Self { first, last }
-    }
 }
 
 impl From<Range> for (u128, u128) {

@@ -226,6 +226,14 @@ fn text_that_is_damaged_then_not_believed() {
     };
     let decode = |refused: &str| Past::decode(text(refused).as_bytes()).is_some();
     assert!(decode(r#"[1,2],[3,3]"#));
+    // As earlier agents wrote it.
+    let older = r#"{"first":1,"last":2},{"first":3,"last":340282366920938463463374607431768211455}"#;
+    let newer = "[1,2],[3,340282366920938463463374607431768211455]";
+    assert!(decode(older));
+    assert_eq!(
+        Past::decode(text(older).as_bytes()),
+        Past::decode(text(newer).as_bytes())
+    );
     for wrong in [r#"[2,1]"#, r#"[1,3],[3,4]"#, r#"[5,5],[1,1]"#] {
         assert!(!decode(wrong), "{wrong}");
     }
