@@ -175,12 +175,12 @@ impl Status {
         };
         let age = now.saturating_sub(last.written_at);
         line(match self.generation {
-            Some(now) if now != last.generation => format!(
-                "generation: {now} is in force; what follows is of {} from {}, as of {age}s ago",
+            _ if self.attached.is_empty() && !running => format!(
+                "generation: none is in force; the last was {} from {}, as of {age}s ago",
                 last.generation, last.from
             ),
-            None if self.attached.is_empty() => format!(
-                "generation: none is in force; the last was {} from {}, as of {age}s ago",
+            Some(now) if now != last.generation => format!(
+                "generation: {now} is in force; what follows is of {} from {}, as of {age}s ago",
                 last.generation, last.from
             ),
             _ => format!(
@@ -352,6 +352,19 @@ mod tests {
                 status.agent = "not-running";
                 status.attached.clear();
                 status.generation = None;
+            },
+            &[
+                "agent: not running; nothing is enforced on this node",
+                "generation: none is in force; the last was 7 from the cluster, as of 42s ago",
+                "gateway ns/gw: was enforced, nothing is attached now, client address packet-source",
+            ],
+        );
+        check(
+            |status| {
+                // The root table is pinned still.
+                status.agent = "not-running";
+                status.attached.clear();
+                status.generation = Some(8);
             },
             &[
                 "agent: not running; nothing is enforced on this node",

@@ -64,6 +64,12 @@ pub(super) fn make(
             });
         policies.push(report);
     }
+    // Whatever can be said of its rules: a table that refuses somebody does.
+    refuses |= listeners.iter().map(|l| &l.tables).any(|tables| {
+        let four = tables.table4.as_ref().is_some_and(|table| !table.is_empty());
+        let six = tables.table6.as_ref().is_some_and(|table| !table.is_empty());
+        !tables.observe && (four || six)
+    });
     let mut tuples: Vec<String> = gateway
         .listeners
         .iter()
