@@ -11,7 +11,7 @@ const REASONS: &[(&str, &str)] = &[
     ),
     (
         "lpm-1m-v4",
-        "a source that nobody asked for lately costs one or two accesses to memory, each some 100 ns with the walk of page tables in a virtual machine (a byte array or DIR-24-8, with one access, take 97 to 123), and the rest of a verdict 33; tried: a front of /20s (two to three accesses: 0.25), wide lines that hold 16 runs of a /18 (this)",
+        "a source that nobody asked for lately costs one or two accesses to memory, each some 100 ns with the walk of page tables in a virtual machine (DIR-24-8, with one access, takes 123), and the rest of a verdict 33; tried: a front of /20s (two to three accesses: 0.25), wide lines that hold 16 runs of a /18 (this)",
     ),
     (
         "lpm-1m-v6",
