@@ -1,5 +1,6 @@
 //! `gwfilter check`: what would be enforced here, what is left to the gateway, and why.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use anyhow::Context;
@@ -7,6 +8,7 @@ use serde::Serialize;
 
 use super::Output;
 use super::manifests::Manifests;
+use super::style::Palette;
 use crate::diagnostic::{self, Diagnostic, Severity};
 use crate::explain::{Explainer, Verified};
 use crate::gateway::model::{ClientAddress, Gateway, Protocol};
@@ -28,13 +30,13 @@ pub struct Args {
 /// # Errors
 /// Input that cannot be used at all, a generation that does not fit the maps, or tables and evaluator that differ: the
 /// caller prints the chain and exits with 2.
-pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
+pub fn run(args: &Args, palette: Palette, out: &mut impl Write) -> anyhow::Result<u8> {
     let explainer =
         Explainer::new(args.manifests.build()?).context("the manifests ask for more than a node can hold")?;
     let verified = explainer.verify_boundaries()?;
     let built = explainer.built();
     let print = match args.output {
-        Output::Text => text(built, verified, out),
+        Output::Text => text(built, verified, palette, out),
         Output::Json => json(built, out),
     };
     super::written(print)?;
@@ -83,9 +85,9 @@ fn json(built: &Built, out: &mut impl Write) -> io::Result<()> {
     out.flush()
 }
 
-fn text(built: &Built, verified: Verified, out: &mut impl Write) -> io::Result<()> {
+fn text(built: &Built, verified: Verified, p: Palette, out: &mut impl Write) -> io::Result<()> {
     for (gateway, report) in built.gateways.iter().zip(&built.reports) {
-        one_gateway(gateway, report, out)?;
+        one_gateway(gateway, report, p, out)?;
         writeln!(out)?;
     }
     let enforced = built.reports.iter().filter(|r| r.enforced && r.refuses).count();
@@ -129,30 +131,41 @@ fn text(built: &Built, verified: Verified, out: &mut impl Write) -> io::Result<(
         }
         writeln!(out)?;
         for d in found {
-            writeln!(out, "{}: {} [{}]", severity.name(), d.object, d.code)?;
-            told(out, "    ", "      ", &d.message)?;
+            let name = match severity {
+                Severity::Error => p.bad(severity.name()),
+                Severity::Warning => p.warn(severity.name()),
+                Severity::Info => p.strong(severity.name()),
+            };
+            let code = format!("[{}]", d.code);
+            writeln!(out, "{name}: {} {}", d.object, p.dim(code))?;
+            told(out, format_args!("    "), "      ", &d.message)?;
         }
     }
     out.flush()
 }
 
-fn one_gateway(gateway: &Gateway, report: &GatewayReport, out: &mut impl Write) -> io::Result<()> {
+fn one_gateway(
+    gateway: &Gateway,
+    report: &GatewayReport,
+    p: Palette,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let state = if report.enforced && report.policies.is_empty() {
-        "nothing to drop: no policy applies"
+        p.dim("nothing to drop: no policy applies")
     } else if report.enforced && !report.refuses {
-        "nothing to drop: no rule refuses anybody by what the node sees"
+        p.dim("nothing to drop: no rule refuses anybody by what the node sees")
     } else if report.enforced && report.why.is_empty() {
-        "enforced"
+        p.good("enforced")
     } else if report.enforced {
-        "enforced in part"
+        p.warn("enforced in part")
     } else if gateway.not_enforced.is_none() && gateway.observe.is_some() {
-        "observed only: nothing is dropped"
+        p.warn("observed only: nothing is dropped")
     } else {
-        "NOT enforced: nothing is dropped"
+        p.bad("NOT enforced: nothing is dropped")
     };
-    writeln!(out, "gateway {} - {state}", report.name)?;
+    writeln!(out, "gateway {} - {state}", p.strong(&report.name))?;
     for why in &report.why {
-        told(out, "  ! ", "      ", why)?;
+        told(out, format_args!("  {} ", p.warn("!")), "      ", why)?;
     }
     let agree = match (gateway.client_address, gateway.rewritten.is_empty()) {
         (ClientAddress::PacketSource, true) => {
@@ -187,7 +200,7 @@ fn one_gateway(gateway: &Gateway, report: &GatewayReport, out: &mut impl Write) 
         writeln!(out, "  policies: none applies")?;
     }
     for policy in &report.policies {
-        one_policy(policy, out)?;
+        one_policy(policy, p, out)?;
     }
     let figures = &report.prefixes;
     if figures.written + figures.table > 0 {
@@ -200,34 +213,42 @@ fn one_gateway(gateway: &Gateway, report: &GatewayReport, out: &mut impl Write) 
     Ok(())
 }
 
-fn one_policy(policy: &PolicyReport, out: &mut impl Write) -> io::Result<()> {
+fn one_policy(policy: &PolicyReport, p: Palette, out: &mut impl Write) -> io::Result<()> {
     let dry = if policy.dry_run {
         ", dry-run: counts for nothing"
     } else {
         ""
     };
-    writeln!(out, "  policy {} ({}{dry})", policy.name, policy.action)?;
+    writeln!(
+        out,
+        "  policy {} ({}{dry})",
+        p.strong(&policy.name),
+        policy.action
+    )?;
     if policy.rules.is_empty() {
         writeln!(out, "    no rules")?;
     }
     for rule in &policy.rules {
         let at = match rule.enforced_at {
-            EnforcedAt::Node => "node",
-            EnforcedAt::Gateway => "gateway",
-            EnforcedAt::Both => "both",
+            EnforcedAt::Node => p.good("node"),
+            EnforcedAt::Gateway => p.warn("gateway"),
+            EnforcedAt::Both => p.warn("both"),
         };
         writeln!(out, "    {at:<8}{}", rule.id)?;
         for why in &rule.why {
-            told(out, "            - ", "                ", why)?;
+            told(out, format_args!("            - "), "                ", why)?;
         }
     }
     Ok(())
 }
 
 /// A reason, and each way to mend it in a line of its own.
-fn told(out: &mut impl Write, first: &str, further: &str, text: &str) -> io::Result<()> {
+fn told(out: &mut impl Write, first: fmt::Arguments<'_>, further: &str, text: &str) -> io::Result<()> {
     for (number, line) in diagnostic::lines(text).iter().enumerate() {
-        writeln!(out, "{}{line}", if number == 0 { first } else { further })?;
+        match number {
+            0 => writeln!(out, "{first}{line}")?,
+            _ => writeln!(out, "{further}{line}")?,
+        }
     }
     Ok(())
 }

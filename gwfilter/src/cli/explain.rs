@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use super::manifests::Manifests;
+use super::style::Palette;
 use super::{Output, address};
 use crate::diagnostic::Severity;
 use crate::explain::{Answer, ExplainError, Explainer, Query};
@@ -47,7 +48,7 @@ pub struct Args {
 /// # Errors
 /// Input that cannot be used at all, or an answer on which tables and evaluator differ: the caller prints the
 /// chain and exits with 2.
-pub fn run(args: &Args, out: &mut impl Write, err: &mut impl Write) -> anyhow::Result<u8> {
+pub fn run(args: &Args, palette: Palette, out: &mut impl Write, err: &mut impl Write) -> anyhow::Result<u8> {
     if args.manifests.from.from == Origin::Stdin
         && args.queries.as_ref().is_some_and(|q| q.as_os_str() == "-")
     {
@@ -75,7 +76,7 @@ pub fn run(args: &Args, out: &mut impl Write, err: &mut impl Write) -> anyhow::R
             let query = Query::new(source, dest, protocol, args.proxy_source.zip(args.proxy_dest))?;
             let answer = explainer.answer(&query)?;
             let print = match args.output {
-                Output::Text => text(&query, &answer, out),
+                Output::Text => text(&query, &answer, palette, out),
                 Output::Json => line(&answer, out).and_then(|()| out.flush()),
             };
             super::written(print)?;
@@ -137,8 +138,12 @@ fn line(value: &impl serde::Serialize, out: &mut impl Write) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-fn text(query: &Query, answer: &Answer, out: &mut impl Write) -> io::Result<()> {
-    let word = if answer.verdict == "drop" { "DROP" } else { "pass" };
+fn text(query: &Query, answer: &Answer, p: Palette, out: &mut impl Write) -> io::Result<()> {
+    let word = if answer.verdict == "drop" {
+        p.bad("DROP")
+    } else {
+        p.good("pass")
+    };
     writeln!(out, "{word}: {} ({})", headline(answer), answer.reason)?;
     writeln!(out, "  packet          {} -> {}", query.source, query.key())?;
     if let Some((client, destination)) = query.proxy {

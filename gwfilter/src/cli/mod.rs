@@ -8,6 +8,7 @@ mod manifests;
 pub mod pause;
 pub mod run;
 pub mod status;
+pub mod style;
 pub mod unload;
 
 use std::io::Write;
@@ -16,11 +17,15 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::source::Origin;
+use style::Color;
 
 /// Drops at this node's network card what the Istio ingress gateway would refuse by client address.
 #[derive(Debug, Parser)]
 #[command(name = "gwfilter", version, max_term_width = 110)]
 struct Cli {
+    /// Whether output is coloured; JSON never is
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    color: Color,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -123,10 +128,14 @@ fn written(result: std::io::Result<()>) -> anyhow::Result<bool> {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    let (palette, loud) = (cli.color.out(&out), cli.color.err(&err));
     let (outcome, failure) = match cli.verb {
-        Verb::Check(args) => (check::run(&args, &mut out).map(ExitCode::from), ExitCode::from(2)),
+        Verb::Check(args) => (
+            check::run(&args, palette, &mut out).map(ExitCode::from),
+            ExitCode::from(2),
+        ),
         Verb::Explain(args) => (
-            explain::run(&args, &mut out, &mut err).map(ExitCode::from),
+            explain::run(&args, palette, &mut out, &mut err).map(ExitCode::from),
             ExitCode::from(2),
         ),
         Verb::Run(args) => (run::run(args).map(ExitCode::from), ExitCode::FAILURE),
@@ -149,7 +158,7 @@ pub fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         // Standard error may be closed; there is nobody else to tell.
-        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        let _ = writeln!(std::io::stderr(), "{} {error:#}", loud.bad("error:"));
         failure
     })
 }

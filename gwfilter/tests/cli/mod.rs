@@ -30,8 +30,16 @@ fn panic_with(text: &str) -> Value {
 
 /// Runs `gwfilter` with this standard input.
 pub(crate) fn gwfilter(args: &[&str], input: &[u8]) -> Run {
+    gwfilter_with(args, &[], input)
+}
+
+/// The same with these variables, and none of those that the tests were started with and that ask for colour.
+pub(crate) fn gwfilter_with(args: &[&str], variables: &[(&str, &str)], input: &[u8]) -> Run {
     let mut child = Command::new(env!("CARGO_BIN_EXE_gwfilter"))
         .args(args)
+        .env_remove("NO_COLOR")
+        .env_remove("CLICOLOR_FORCE")
+        .envs(variables.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
