@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod client;
 pub mod control;
 pub mod dataplane;
 pub mod desired;
@@ -17,6 +18,7 @@ pub mod manifest;
 pub mod node;
 pub mod notice;
 pub mod object;
+pub mod params;
 pub mod pipeline;
 pub mod placement;
 pub mod plan;

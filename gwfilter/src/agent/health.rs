@@ -224,6 +224,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::agent::api::Shared;
 
     fn board(health: &Health) -> Board {
         Board {
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!(ask(Method::GET).await, 404);
         let health = Health::new(None);
         let ask = async |method: Method| board(&health).metrics(&method, None).await.0.as_u16();
-        health.open(Metrics::open(Some("/nowhere".into()), None).0);
+        health.open(Metrics::open(Some("/nowhere".into()), None, &Shared::new(None).0));
         assert_eq!(ask(Method::GET).await, 401);
         assert_eq!(ask(Method::POST).await, 405);
     }

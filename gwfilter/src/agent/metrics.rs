@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use ::kube::Client;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 use tracing::warn;
 
+use super::api::Shared;
 use super::{Agent, disk};
 use crate::control::Span;
 use crate::dataplane::control::now_ns;
@@ -22,11 +20,6 @@ use crate::telemetry::metrics::{Figures, render};
 
 /// The path, on this server and in the right that a reader needs.
 pub(super) const PATH: &str = "/metrics";
-/// How long the loop may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A question to the loop.
-pub(super) type Ask = oneshot::Sender<Figures>;
 
 /// Who decides who may.
 #[derive(Debug)]
@@ -41,7 +34,7 @@ enum Door {
 #[derive(Debug)]
 pub(super) struct Metrics {
     door: Door,
-    ask: mpsc::Sender<Ask>,
+    shared: Arc<Shared>,
     /// What failed last, so that it is told once.
     failure: Mutex<Option<String>>,
 }
@@ -50,23 +43,18 @@ pub(super) struct Metrics {
 pub(super) type Answer = (StatusCode, String);
 
 impl Metrics {
-    /// Served if there is somebody to decide who may: a file with a token, or a cluster. The receiver is the loop's.
-    pub(super) fn open(
-        file: Option<PathBuf>,
-        client: Option<&Client>,
-    ) -> (Option<Self>, mpsc::Receiver<Ask>) {
-        let (ask, asked) = mpsc::channel(1);
+    /// Served if there is somebody to decide who may: a file with a token, or a cluster.
+    pub(super) fn open(file: Option<PathBuf>, client: Option<&Client>, shared: &Arc<Shared>) -> Option<Self> {
         let door = match (file, client) {
             (Some(file), _) => Some(Door::File(file)),
             (None, Some(client)) => Some(Door::Cluster(Guard::new(client.clone()))),
             (None, None) => None,
         };
-        let metrics = door.map(|door| Self {
+        door.map(|door| Self {
             door,
-            ask,
+            shared: Arc::clone(shared),
             failure: Mutex::default(),
-        });
-        (metrics, asked)
+        })
     }
 
     pub(super) async fn answer(&self, authorization: Option<&HeaderValue>) -> Answer {
@@ -88,8 +76,8 @@ impl Metrics {
             }
         }
         self.tell(None);
-        match self.figures().await.as_ref().map(render) {
-            Some(Ok(text)) => (StatusCode::OK, text),
+        match self.shared.figures().await.as_ref().map(render) {
+            Ok(Ok(text)) => (StatusCode::OK, text),
             _ => said(StatusCode::SERVICE_UNAVAILABLE, "the agent does not answer"),
         }
     }
@@ -109,16 +97,6 @@ impl Metrics {
                 Ok(if same { Verdict::Granted } else { Verdict::Unknown })
             }
         }
-    }
-
-    async fn figures(&self) -> Option<Figures> {
-        let (ask, answer) = oneshot::channel();
-        timeout(PATIENCE, async {
-            self.ask.send(ask).await.ok()?;
-            answer.await.ok()
-        })
-        .await
-        .ok()?
     }
 
     fn tell(&self, failure: Option<String>) {
@@ -182,6 +160,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::agent::api::Call;
 
     fn header(text: &str) -> HeaderValue {
         HeaderValue::from_str(text).unwrap()
@@ -205,11 +184,11 @@ mod tests {
     async fn a_file_with_a_token_then_only_who_knows_it_gets_an_answer() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");
-        let (metrics, mut asked) = Metrics::open(Some(file.clone()), None);
-        let metrics = metrics.unwrap();
+        let (shared, mut asked) = Shared::new(None);
+        let metrics = Metrics::open(Some(file.clone()), None, &shared).unwrap();
         tokio::spawn(async move {
-            while let Some(ask) = asked.recv().await {
-                let _ = ask.send(Figures::default());
+            while let Some(Call::Figures(answer)) = asked.recv().await {
+                let _ = answer.send(Figures::default());
             }
         });
         let status = async |text: Option<&str>| {
@@ -237,6 +216,6 @@ mod tests {
 
     #[test]
     fn neither_a_file_nor_a_cluster_then_not_served() {
-        assert!(Metrics::open(None, None).0.is_none());
+        assert!(Metrics::open(None, None, &Shared::new(None).0).is_none());
     }
 }

@@ -3,9 +3,11 @@
 //! One thread and one loop, so nothing is locked and the order of things is the order of this code. What is wanted is decided by the
 //! pure modules; this one only sees to it that they are asked at the right time and that what failed is tried again.
 
+mod api;
 mod aside;
 mod disk;
 mod enforce;
+mod error;
 mod exit;
 mod feed;
 mod health;
@@ -17,14 +19,13 @@ mod metrics;
 mod numbers;
 mod past;
 mod pulse;
+mod state;
 mod tell;
 mod told;
 mod vouch;
 mod watch;
 
 use std::collections::BTreeSet;
-use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use aya_log::EbpfLogger;
@@ -34,32 +35,33 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
+pub use api::socket;
 pub use aside::{RUN_DIR, Settings as AsideSettings};
 pub use enforce::EnforceError;
+pub use error::AgentError;
 pub use exit::OnExit;
 pub use feed::From;
 pub use interfaces::InterfacesError;
 pub use lease::Settings as LeaseSettings;
+pub use state::{StateError, status};
 
 use crate::dataplane::attach::AttachError;
 use crate::dataplane::choice::XdpMode;
 use crate::dataplane::control::now_ns;
-use crate::dataplane::netlink::{Netlink, NetlinkError};
+use crate::dataplane::netlink::Netlink;
 use crate::dataplane::pins::{self, PinsError};
-use crate::dataplane::tables::TablesError;
-use crate::dataplane::{Dataplane, DataplaneError, PacketLog};
+use crate::dataplane::{Dataplane, PacketLog};
 use crate::gateway;
 use crate::index::Index;
-use crate::kube;
 use crate::node::NodeFacts;
 use crate::notice;
 use crate::pipeline::{self, Refuse};
 use crate::plan::{self, Past};
-use crate::source;
 use crate::telemetry::counters::Book;
 use crate::telemetry::packet::Sink;
 use crate::telemetry::{LogFormat, chain};
 
+use api::{Api, Call, Shared};
 use aside::Aside;
 use enforce::Enforcer;
 use exit::Cause;
@@ -116,38 +118,6 @@ pub struct Settings {
     pub aside: AsideSettings,
 }
 
-/// Why the agent ended.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// The runtime.
-    #[error("cannot start the event loop")]
-    Runtime(#[source] io::Error),
-    /// Reading the manifests for the first time.
-    #[error("no manifests: --from needs a file, a directory or - that can be read")]
-    Source(#[from] source::SourceError),
-    /// The cluster's address and credentials.
-    #[error("cannot watch a cluster")]
-    Kube(#[from] kube::ConfigError),
-    /// Rights, object, maps, pins.
-    #[error("cannot set up enforcement")]
-    Dataplane(#[from] DataplaneError),
-    /// Devices and addresses.
-    #[error("cannot learn this machine's interfaces and addresses")]
-    Netlink(#[from] NetlinkError),
-    /// Lease and pause.
-    #[error("the lease cannot be written; nothing was attached")]
-    Lease(#[from] TablesError),
-    /// The first generation.
-    #[error("the first tables cannot be made; nothing was attached")]
-    Enforce(#[from] EnforceError),
-    /// The first interfaces.
-    #[error("no interface is served")]
-    Interfaces(#[from] InterfacesError),
-    /// Taking enforcement off.
-    #[error("enforcement could not be taken off")]
-    Detach(#[source] PinsError),
-}
-
 /// What the loop waits for.
 #[derive(Debug)]
 enum Event {
@@ -173,8 +143,8 @@ enum Event {
     Aside,
     /// Whether the view of the policies holds was asked.
     Beat(Beat),
-    /// Somebody who may wants to know the figures.
-    Metrics(metrics::Ask),
+    /// Somebody who may asks.
+    Call(Call),
     /// A signal to end.
     Signal(Cause),
 }
@@ -198,13 +168,15 @@ pub fn run(settings: Settings) -> Result<(), AgentError> {
 struct Wires {
     network: mpsc::Receiver<()>,
     pulse: Pulse,
-    metrics: mpsc::Receiver<metrics::Ask>,
+    calls: mpsc::Receiver<Call>,
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
 struct Agent {
+    /// Closed before the lock of the dataplane is let go: what lies there then is the next agent's.
+    api: Api,
     settings: Settings,
     index: Index,
     feed: Feed,
@@ -337,12 +309,14 @@ impl Agent {
         }
         info!(from = %settings.from, pins = %dataplane.pins().dir().display(), "agent runs");
         let server = feed.client().zip(settings.node.as_deref());
-        let (metrics, asked) = Metrics::open(settings.aside.metrics_token_file.clone(), feed.client());
+        let (shared, calls) = Shared::new(settings.aside.state_dir.clone());
+        let metrics = Metrics::open(settings.aside.metrics_token_file.clone(), feed.client(), &shared);
         health.open(metrics);
+        let api = Api::open(&shared);
         let wires = Wires {
             network,
             pulse: Pulse::start(settings.lease.period(), server),
-            metrics: asked,
+            calls,
             interrupt,
             terminate,
             hangup,
@@ -350,6 +324,7 @@ impl Agent {
         let mut aside = Aside::start(&settings.aside, settings.node.as_deref(), feed.client());
         aside.changed();
         let mut agent = Self {
+            api,
             settings,
             index,
             feed,
@@ -419,7 +394,7 @@ impl Agent {
                 _ = packets.tick(), if self.packet_log.is_some() => Event::Packets,
                 () = at(aside_at) => Event::Aside,
                 beat = wires.pulse.next() => Event::Beat(beat),
-                Some(ask) = wires.metrics.recv() => Event::Metrics(ask),
+                Some(call) = wires.calls.recv() => Event::Call(call),
                 _ = wires.interrupt.recv() => Event::Signal(Cause::Interrupt),
                 _ = wires.terminate.recv() => Event::Signal(Cause::Terminate),
                 _ = wires.hangup.recv() => Event::Signal(Cause::Hangup),
@@ -458,8 +433,7 @@ impl Agent {
                 Event::Packets => self.tell_packets(),
                 Event::Aside => self.catch_up(),
                 Event::Beat(beat) => self.beat(beat),
-                // Who asked and went away has nothing to be told.
-                Event::Metrics(ask) => drop(ask.send(self.figures())),
+                Event::Call(call) => self.take(call),
                 Event::Signal(cause) => {
                     self.tell_packets();
                     self.tell_counters();
@@ -519,6 +493,7 @@ impl Agent {
         let good = (self.enforcer.failure().is_none() && self.feed.is_news()).then_some(&self.index);
         let draining = (self.shelf.clone(), self.enforcer.draining());
         self.aside.finish(good, &left, draining).await;
+        drop(self.api);
         let (keeps, why) = exit::keeps(self.settings.on_exit, cause, own);
         if keeps {
             info!(
@@ -553,12 +528,6 @@ impl Agent {
         self.dataplane.close();
         Ok(())
     }
-}
-
-/// What an agent left in a directory for `gwfilter status`, if there is something that can be trusted.
-#[must_use]
-pub fn left(dir: &Path) -> Option<Vec<u8>> {
-    disk::read(&dir.join(aside::status_file())).ok().flatten()
 }
 
 /// Waits for a moment, or for ever.

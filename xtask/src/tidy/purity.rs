@@ -3,11 +3,12 @@
 use super::{Finding, Source};
 
 /// What of `gwfilter/src` may do I/O; all else is pure, new modules too.
-const EDGE: [&str; 8] = [
+const EDGE: [&str; 9] = [
     "source",
     "kube",
     "dataplane",
     "agent",
+    "client",
     "telemetry",
     "cli",
     "main.rs",

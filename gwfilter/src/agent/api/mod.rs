@@ -1,0 +1,114 @@
+//! The agent's HTTP API: what it knows, for who may know it. `GET` only; it changes nothing.
+//!
+//! `route` has the routes, `local` the unix socket, `serve` one connection and its limits, `reply` what an answer is.
+//! A connection never touches the agent: it puts a [`Call`] to the event loop and waits for the answer.
+//!
+//! A new route is a variant of `Route` in `route.rs` with its path and an arm in `Route::answer`, which takes its parameters out of `Params`,
+//! ends with `params.end()?`, and gives `Reply::json`, `Reply::text` or `Reply::lines`. What only the loop knows is a variant of [`Call`]
+//! with a `oneshot::Sender` for the answer, an arm in `Agent::take`, and `shared.ask(Call::…)` in the route.
+
+mod local;
+mod reply;
+mod route;
+mod serve;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::{Agent, RUN_DIR, aside};
+use crate::telemetry::metrics::Figures;
+use local::Socket;
+use reply::Reply;
+
+/// How long the loop may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Endless answers at a time, all doors together.
+const STREAMS: usize = 8;
+/// Questions that wait for the loop.
+const CALLS: usize = 4;
+
+/// A question to the loop. Who asked and went away has nothing to be told.
+#[derive(Debug)]
+pub(super) enum Call {
+    /// The figures of `/metrics`.
+    Figures(oneshot::Sender<Figures>),
+}
+
+/// What all doors and routes share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    calls: mpsc::Sender<Call>,
+    /// `--state-dir`, or where the status is without one.
+    state_dir: PathBuf,
+    streams: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// The receiver is the loop's.
+    pub(super) fn new(state_dir: Option<PathBuf>) -> (Arc<Self>, mpsc::Receiver<Call>) {
+        let (calls, asked) = mpsc::channel(CALLS);
+        let shared = Self {
+            calls,
+            state_dir: state_dir.unwrap_or_else(|| RUN_DIR.into()),
+            streams: Arc::new(Semaphore::new(STREAMS)),
+        };
+        (Arc::new(shared), asked)
+    }
+
+    /// Asks the loop.
+    ///
+    /// # Errors
+    /// It does not answer in time: what to tell who asked.
+    pub(super) async fn ask<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> Result<T, Reply> {
+        let (sender, answer) = oneshot::channel();
+        let asked = timeout(PATIENCE, async {
+            self.calls.send(call(sender)).await.ok()?;
+            answer.await.ok()
+        });
+        asked.await.ok().flatten().ok_or_else(silent)
+    }
+
+    /// The figures of `/metrics`.
+    pub(super) async fn figures(&self) -> Result<Figures, Reply> {
+        self.ask(Call::Figures).await
+    }
+}
+
+fn silent() -> Reply {
+    Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "the agent does not answer")
+}
+
+/// The doors that are open. Closed when this is dropped.
+#[derive(Debug)]
+pub(super) struct Api {
+    _local: Option<Socket>,
+}
+
+impl Api {
+    /// Opens the doors, as tasks of the current runtime. One that cannot be opened is told.
+    pub(super) fn open(shared: &Arc<Shared>) -> Self {
+        Self {
+            _local: local::open(socket(), shared),
+        }
+    }
+}
+
+/// The socket on which the agent of this network namespace answers root.
+#[must_use]
+pub fn socket() -> PathBuf {
+    PathBuf::from(RUN_DIR).join(format!("agent-{}.sock", aside::namespace()))
+}
+
+impl Agent {
+    /// Answers a question.
+    pub(super) fn take(&mut self, call: Call) {
+        match call {
+            Call::Figures(answer) => drop(answer.send(self.figures())),
+        }
+    }
+}
