@@ -22,6 +22,7 @@ use crate::count::count;
 use crate::maps::{GWF_SCRATCH, Maps};
 use crate::packet_log::{self, Ends};
 use crate::reader::{Interface, TcReader};
+use crate::sample::{self, PLAIN, SAMPLED};
 use crate::tc::{action, lost};
 
 /// The bytes that a line of version 1 may have, rounded up for a mask.
@@ -48,17 +49,29 @@ const _: () = assert!(align_of::<Scratch>() <= align_of::<u64>());
 /// Reads both versions.
 #[classifier]
 fn gwf_tc_header(ctx: TcContext) -> i32 {
-    run(&ctx, text)
+    run(&ctx, text, tell::<PLAIN>)
+}
+
+/// The same, with samples.
+#[classifier]
+fn gwf_tc_header_sampled(ctx: TcContext) -> i32 {
+    run(&ctx, text, tell::<SAMPLED>)
 }
 
 /// For kernels without `bpf_loop`: a header of version 1 is left to the gateway.
 #[classifier]
 fn gwf_tc_header_v2only(ctx: TcContext) -> i32 {
-    run(&ctx, unread)
+    run(&ctx, unread, tell::<PLAIN>)
+}
+
+/// The same, with samples.
+#[classifier]
+fn gwf_tc_header_v2only_sampled(ctx: TcContext) -> i32 {
+    run(&ctx, unread, tell::<SAMPLED>)
 }
 
 #[inline(always)]
-fn run(ctx: &TcContext, text: fn(&TcContext, *mut c_void)) -> i32 {
+fn run(ctx: &TcContext, text: fn(&TcContext, *mut c_void), tell: fn(&TcContext, *mut c_void)) -> i32 {
     let Some(scratch) = GWF_SCRATCH.get_ptr_mut(0) else {
         return lost();
     };
@@ -94,10 +107,20 @@ impl Ends for Known<'_> {
 }
 
 #[inline(never)]
-fn tell(ctx: &TcContext, scratch: *mut c_void) {
+fn tell<const SAMPLES: bool>(ctx: &TcContext, scratch: *mut c_void) {
     let scratch = open(scratch);
-    count(&scratch.decision);
-    packet_log::log(&scratch.decision, HOOK_TC, &Known(ctx, &scratch.look));
+    let known = Known(ctx, &scratch.look);
+    if SAMPLES {
+        sample::count_and_take_known(
+            &scratch.decision,
+            HOOK_TC,
+            Ends::ifindex(&known),
+            &scratch.look.flow(),
+        );
+    } else {
+        count(&scratch.decision);
+    }
+    packet_log::log(&scratch.decision, HOOK_TC, &known);
 }
 
 /// The scratch of this CPU.

@@ -1,7 +1,7 @@
 //! gwfilter's kernel side: one decision, `gwfilter_common::decide`, at two hooks.
 //!
 //! Nothing is decided here. [`xdp`], [`tc`] and [`header`] turn a decision into the hook's return value, [`reader`] reads packets,
-//! [`maps`] looks up, [`count`] and [`packet_log`] tell.
+//! [`maps`] looks up, [`count`], [`packet_log`] and [`sample`] tell.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -14,6 +14,7 @@ mod maps;
 mod packet_log;
 mod reader;
 mod reset;
+mod sample;
 mod tc;
 mod xdp;
 

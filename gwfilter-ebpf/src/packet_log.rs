@@ -122,8 +122,9 @@ pub(crate) fn log<P: Ends>(decision: &Decision, hook: u32, packet: &P) {
     write(line);
 }
 
+/// An address as two words.
 #[inline(always)]
-fn words(address: [u8; 16]) -> [u64; 2] {
+pub(crate) fn words(address: [u8; 16]) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
     [
         u64::from_ne_bytes([a, b, c, d, e, f, g, h]),

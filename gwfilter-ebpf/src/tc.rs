@@ -16,23 +16,38 @@ use crate::count::count;
 use crate::maps::{GWF_NEXT, Maps};
 use crate::packet_log;
 use crate::reader::{Head, TcReader};
+use crate::sample::{self, PLAIN, SAMPLED};
 
 /// For interfaces without XDP.
 #[classifier]
 #[inline(always)]
 fn gwf_tc(ctx: TcContext) -> i32 {
-    run(&ctx, Scope::All)
+    run::<PLAIN>(&ctx, Scope::All)
+}
+
+/// The same, with samples.
+#[classifier]
+#[inline(always)]
+fn gwf_tc_sampled(ctx: TcContext) -> i32 {
+    run::<SAMPLED>(&ctx, Scope::All)
 }
 
 /// For interfaces where XDP judges what it can.
 #[classifier]
 #[inline(always)]
 fn gwf_tc_proxy(ctx: TcContext) -> i32 {
-    run(&ctx, Scope::BesideXdp)
+    run::<PLAIN>(&ctx, Scope::BesideXdp)
+}
+
+/// The same, with samples.
+#[classifier]
+#[inline(always)]
+fn gwf_tc_proxy_sampled(ctx: TcContext) -> i32 {
+    run::<SAMPLED>(&ctx, Scope::BesideXdp)
 }
 
 #[inline(always)]
-fn run(ctx: &TcContext, scope: Scope) -> i32 {
+fn run<const SAMPLES: bool>(ctx: &TcContext, scope: Scope) -> i32 {
     let packet = TcReader(ctx);
     // One call for each family, so that each has offsets of its own.
     match family(&packet) {
@@ -40,24 +55,24 @@ fn run(ctx: &TcContext, scope: Scope) -> i32 {
             if let Some(head) = Head::<_, { PLAIN4_LEN }>::of(&packet)
                 && let Some(at) = plain4(&head)
             {
-                return plain(ctx, &packet, &head, &at, scope);
+                return plain::<SAMPLES>(ctx, &packet, &head, &at, scope);
             }
         }
         Some(Family::V6) => {
             if let Some(head) = Head::<_, { PLAIN6_LEN }>::of(&packet)
                 && let Some(at) = plain6(&head)
             {
-                return plain(ctx, &packet, &head, &at, scope);
+                return plain::<SAMPLES>(ctx, &packet, &head, &at, scope);
             }
         }
         None => {}
     }
-    carry_out(ctx, &packet, &decide_in(&packet, &Maps, scope))
+    carry_out::<SAMPLES>(ctx, &packet, &decide_in(&packet, &Maps, scope))
 }
 
 /// What is for no gateway leaves at once, and what is data in the middle of a stream.
 #[inline(always)]
-fn plain(
+fn plain<const SAMPLES: bool>(
     ctx: &TcContext,
     packet: &TcReader<'_>,
     head: &impl PacketRead,
@@ -66,13 +81,13 @@ fn plain(
 ) -> i32 {
     match lookup(head, &Maps, at) {
         Err(Reason::NotAGateway) => TC_ACT_UNSPEC,
-        Err(reason) => finish(ctx, packet, &Decision::unfound(reason, scope)),
-        Ok(found) => carry_out(ctx, packet, &decide_found(head, &Maps, at, &found, scope)),
+        Err(reason) => finish::<SAMPLES>(ctx, packet, &Decision::unfound(reason, scope)),
+        Ok(found) => carry_out::<SAMPLES>(ctx, packet, &decide_found(head, &Maps, at, &found, scope)),
     }
 }
 
 #[inline(always)]
-fn carry_out(ctx: &TcContext, packet: &TcReader<'_>, decision: &Decision) -> i32 {
+fn carry_out<const SAMPLES: bool>(ctx: &TcContext, packet: &TcReader<'_>, decision: &Decision) -> i32 {
     if decision.action == Action::Look {
         // SAFETY: the context is this program's.
         unsafe { GWF_NEXT.tail_call(ctx, NEXT_HEADER) };
@@ -85,7 +100,7 @@ fn carry_out(ctx: &TcContext, packet: &TcReader<'_>, decision: &Decision) -> i32
         count(&lost);
         return TC_ACT_UNSPEC;
     }
-    finish(ctx, packet, decision)
+    finish::<SAMPLES>(ctx, packet, decision)
 }
 
 /// A map is not as it should be: nothing can be told, so nothing is judged.
@@ -95,8 +110,12 @@ pub(crate) const fn lost() -> i32 {
 
 /// Tells of a decision and carries it out.
 #[inline(always)]
-fn finish(ctx: &TcContext, packet: &TcReader<'_>, decision: &Decision) -> i32 {
-    count(decision);
+fn finish<const SAMPLES: bool>(ctx: &TcContext, packet: &TcReader<'_>, decision: &Decision) -> i32 {
+    if SAMPLES {
+        sample::count_and_take(decision, HOOK_TC, packet);
+    } else {
+        count(decision);
+    }
     packet_log::log(decision, HOOK_TC, packet);
     action(ctx, decision, NEXT_REFUSE)
 }

@@ -3,9 +3,11 @@
 /// Names what a kernel lacks, separated by commas; `cargo xtask test vm` sets it for old kernels. Without it everything must work.
 pub const LACKS: &str = "GWFILTER_KERNEL_LACKS";
 
-/// Whether the kernel under test is known to lack this: a program by its name, or `tcx`.
+/// Whether the kernel under test is known to lack this: a program by its name, or `tcx`. The twin of a program that samples needs what that
+/// program needs.
 #[must_use]
 pub fn lacks(what: &str) -> bool {
+    let what = what.strip_suffix("_sampled").unwrap_or(what);
     std::env::var(LACKS).is_ok_and(|list| list.split(',').any(|word| word == what))
 }
 

@@ -17,6 +17,7 @@
 //! All words are in the machine's own order; addresses and trie keys are in network order.
 
 mod proxy;
+pub mod sample;
 
 pub use proxy::{MAX_CELLS, MAX_CLASSES, Proxy, SYN_ENTRIES, SynEntry, SynKey};
 
@@ -459,4 +460,8 @@ mod pod {
     unsafe impl aya::Pod for super::SynKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::SynEntry {}
+    // SAFETY: as above (sizes asserted in `sample`).
+    unsafe impl aya::Pod for super::sample::Sampling {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::sample::Sampler {}
 }

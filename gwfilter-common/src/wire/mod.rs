@@ -155,6 +155,21 @@ impl Transport {
         }
     }
 
+    /// Source address as [`destination_words`](Self::destination_words) gives the destination.
+    #[inline(always)]
+    pub fn source_words<R: PacketRead>(&self, packet: &R) -> Option<[u64; 2]> {
+        match self.family {
+            Family::V4 => {
+                let address = packet.read::<4>(self.l3 + ipv4::SOURCE)?;
+                Some([u64::from_le(u64::from(u32::from_le_bytes(address))), 0])
+            }
+            Family::V6 => Some([
+                u64::from_ne_bytes(packet.read::<8>(self.l3 + ipv6::SOURCE)?),
+                u64::from_ne_bytes(packet.read::<8>(self.l3 + ipv6::SOURCE + 8)?),
+            ]),
+        }
+    }
+
     /// Destination address as the two words that a tuple begins with. As words, because nearly every packet is only compared by it, and the
     /// kernel's compiler would take bytes apart and put them together again.
     #[inline(always)]

@@ -16,7 +16,7 @@ use gwfilter::dataplane::choice::{Device, XdpMode};
 use gwfilter::dataplane::examine::Trouble;
 use gwfilter::dataplane::pins::{self, Hook};
 use gwfilter::dataplane::{Dataplane, PacketLog};
-use gwfilter_common::abi;
+use gwfilter_common::abi::{self, sample};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use xtask::foreign;
@@ -27,7 +27,7 @@ use xtask::netns::{Namespace, veth};
 const BUDGET: &str = include_str!("../../../gwfilter-ebpf/budget.txt");
 
 /// Every program.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 14] = [
     abi::XDP_PROGRAM,
     abi::TC_PROGRAM,
     abi::TC_PROXY_PROGRAM,
@@ -36,6 +36,12 @@ const PROGRAMS: [&str; 8] = [
     abi::TC_HEADER_PROGRAM,
     abi::TC_RESET_PROGRAM,
     abi::TC_REFUSE_PROGRAM,
+    sample::XDP_SAMPLED_PROGRAM,
+    sample::TC_SAMPLED_PROGRAM,
+    sample::TC_PROXY_SAMPLED_PROGRAM,
+    sample::TC_HEADER_V2ONLY_SAMPLED_PROGRAM,
+    sample::XDP_FRAGS_SAMPLED_PROGRAM,
+    sample::TC_HEADER_SAMPLED_PROGRAM,
 ];
 
 /// One at a time: a test that lets the process open nothing would be in the way of another.

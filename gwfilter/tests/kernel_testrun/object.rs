@@ -7,10 +7,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, PerCpuValues, ProgramArray};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, PerCpuValues, ProgramArray, RingBuf};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions};
 use gwfilter::dataplane::object::coarse_clock;
+use gwfilter_common::abi::sample::{SAMPLER_MAP, SAMPLES_MAP, SAMPLING_MAP, Sample, Sampler, Sampling, twin};
 use gwfilter_common::abi::{self, Leaf, LogLimit, Slot, SynEntry, SynKey, Tally};
 use gwfilter_common::decide::Action;
 use gwfilter_common::testing::{Image, Trie};
@@ -82,6 +83,8 @@ pub(crate) enum Scan {
 /// The loaded object.
 pub(crate) struct Object {
     pub(crate) ebpf: Ebpf,
+    /// Those are loaded that sample.
+    twins: bool,
     /// Emptied by the kernel when nobody holds it.
     next: ProgramArray<MapData>,
 }
@@ -101,15 +104,20 @@ pub(crate) fn path() -> Result<PathBuf> {
 impl Object {
     /// Loads the object and its three programs.
     pub(crate) fn load(packet_log: u32, log_rate: u32) -> Result<Self> {
-        Self::load_all(packet_log, log_rate, 1000)
+        Self::load_all(packet_log, log_rate, 1000, false)
+    }
+
+    /// With the twins that sample in place of the plain programs. How much is sampled is [`sampling`](Self::sampling)'s.
+    pub(crate) fn load_twins() -> Result<Self> {
+        Self::load_all(abi::PACKET_LOG_OFF, 0, 1000, true)
     }
 
     /// Without a log, and with this budget of resets to peers.
     pub(crate) fn load_with_rate(resets: u32) -> Result<Self> {
-        Self::load_all(abi::PACKET_LOG_OFF, 0, resets)
+        Self::load_all(abi::PACKET_LOG_OFF, 0, resets, false)
     }
 
-    fn load_all(packet_log: u32, log_rate: u32, resets: u32) -> Result<Self> {
+    fn load_all(packet_log: u32, log_rate: u32, resets: u32, twins: bool) -> Result<Self> {
         xtask::rights::require_root()?;
         let path = path()?;
         let coarse_clock = coarse_clock();
@@ -122,12 +130,13 @@ impl Object {
             .with_context(|| format!("load {}", path.display()))?;
         let all = [Hook::XdpFrags, Hook::Xdp, Hook::Tc, Hook::TcProxy];
         for hook in all.into_iter().filter(|hook| !lacks(hook.program())) {
-            let program = ebpf.program_mut(hook.program()).context(hook.program())?;
+            let name = entry(hook.program(), twins)?;
+            let program = ebpf.program_mut(name).context(name)?;
             match hook {
                 Hook::Tc | Hook::TcProxy => <&mut SchedClassifier>::try_from(program)?.load(),
                 _ => <&mut Xdp>::try_from(program)?.load(),
             }
-            .with_context(|| format!("load {}", hook.program()))?;
+            .with_context(|| format!("load {name}"))?;
         }
         let header = if lacks(abi::TC_HEADER_PROGRAM) {
             abi::TC_HEADER_V2ONLY_PROGRAM
@@ -136,7 +145,7 @@ impl Object {
         };
         let mut next = ProgramArray::try_from(ebpf.take_map(abi::NEXT_MAP).context(abi::NEXT_MAP)?)?;
         let nexts = [
-            (abi::NEXT_HEADER, header),
+            (abi::NEXT_HEADER, entry(header, twins)?),
             (abi::NEXT_RESET, abi::TC_RESET_PROGRAM),
             (abi::NEXT_REFUSE, abi::TC_REFUSE_PROGRAM),
         ];
@@ -151,7 +160,7 @@ impl Object {
             let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
             program.load().with_context(|| format!("load {name}"))?;
         }
-        Ok(Self { ebpf, next })
+        Ok(Self { ebpf, twins, next })
     }
 
     /// From now on, headers of version 1 are not read, as on kernels without `bpf_loop`.
@@ -190,7 +199,8 @@ impl Object {
         ctx: Option<&[u8]>,
         repeat: u32,
     ) -> Result<Action> {
-        let program = self.ebpf.program(hook.program()).context(hook.program())?;
+        let name = self.name(hook);
+        let program = self.ebpf.program(name).context(name)?;
         let options = TestRunOptions {
             data_in: Some(frame),
             ctx_in: ctx,
@@ -201,8 +211,41 @@ impl Object {
             Hook::Tc | Hook::TcProxy => <&SchedClassifier>::try_from(program)?.test_run(options),
             _ => <&Xdp>::try_from(program)?.test_run(options),
         }
-        .with_context(|| format!("TEST_RUN of {} over {} bytes", hook.program(), frame.len()))?;
+        .with_context(|| format!("TEST_RUN of {name} over {} bytes", frame.len()))?;
         hook.action(result.return_value)
+    }
+
+    /// The name of the program that serves a hook.
+    pub(crate) fn name(&self, hook: Hook) -> &'static str {
+        entry(hook.program(), self.twins).unwrap_or(hook.program())
+    }
+
+    /// Says how much is sampled.
+    pub(crate) fn sampling(&mut self, sampling: Sampling) -> Result<()> {
+        let mut map = Array::<_, Sampling>::try_from(self.map(SAMPLING_MAP)?)?;
+        Ok(map.set(0, sampling, 0)?)
+    }
+
+    /// What all CPUs did for verdicts of one kind.
+    pub(crate) fn sampler(&mut self, verdict: u32) -> Result<Sampler> {
+        let map = PerCpuArray::<_, Sampler>::try_from(self.map(SAMPLER_MAP)?)?;
+        let sum = |a: Sampler, b: &Sampler| Sampler {
+            window: a.window.max(b.window),
+            used: a.used + b.used,
+            looked: a.looked + b.looked,
+            lost: a.lost + b.lost,
+        };
+        Ok(map.get(&verdict, 0)?.iter().fold(Sampler::default(), sum))
+    }
+
+    /// The samples that were written since the last call.
+    pub(crate) fn samples(&mut self) -> Result<Vec<Sample>> {
+        let mut ring = RingBuf::try_from(self.map(SAMPLES_MAP)?)?;
+        let mut samples = Vec::new();
+        while let Some(entry) = ring.next() {
+            samples.push(Sample::from_bytes(&entry).context("an entry of another size")?);
+        }
+        Ok(samples)
     }
 
     fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
@@ -309,6 +352,15 @@ impl Object {
             }
         }
         Ok(())
+    }
+}
+
+/// The program, or its twin.
+fn entry(program: &'static str, twins: bool) -> Result<&'static str> {
+    if twins {
+        twin(program).with_context(|| format!("no twin of {program}"))
+    } else {
+        Ok(program)
     }
 }
 

@@ -53,7 +53,7 @@ fn segment_to_a_proxy_tuple_at_xdp_then_untouched() {
 /// Runs every step at both hooks of TC, and compares action by action, then all counters.
 #[track_caller]
 #[expect(clippy::unwrap_used, reason = "a test's own steps")]
-fn run_steps(object: &mut Object, steps: &[Step], want: impl Fn(Want) -> Want) {
+pub(crate) fn run_steps(object: &mut Object, steps: &[Step], want: impl Fn(Want) -> Want) {
     assert!(steps.len() > 100, "{}", steps.len());
     for hook in [Hook::Tc, Hook::TcProxy] {
         let mut expected = Expected::default();
