@@ -34,6 +34,8 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// `--health-listen`.
     pub health_listen: Option<SocketAddr>,
+    /// `--api-listen`.
+    pub api_listen: Option<SocketAddr>,
     /// `--metrics-token-file`.
     pub metrics_token_file: Option<PathBuf>,
     /// `--own-daemonset`, in `POD_NAMESPACE`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -124,9 +124,9 @@ impl Board {
     }
 
     /// The answer to `/metrics`.
-    async fn metrics(&self, method: &Method, authorization: Option<&HeaderValue>) -> (StatusCode, String) {
+    async fn metrics(&self, method: &Method, headers: &HeaderMap) -> (StatusCode, String) {
         match (method, self.metrics.get()) {
-            (&Method::GET, Some(Some(metrics))) => metrics.answer(authorization).await,
+            (&Method::GET, Some(Some(metrics))) => metrics.answer(headers).await,
             (&Method::GET, None) => (StatusCode::SERVICE_UNAVAILABLE, "the agent starts".to_owned()),
             _ => self.answer(method, ""),
         }
@@ -135,7 +135,7 @@ impl Board {
     async fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let (method, path) = (request.method(), request.uri().path());
         let (status, mut text) = if path == metrics::PATH {
-            self.metrics(method, request.headers().get(AUTHORIZATION)).await
+            self.metrics(method, request.headers()).await
         } else {
             self.answer(method, path)
         };
@@ -224,7 +224,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::agent::api::Shared;
+    use crate::agent::api::{Shared, Tokens};
 
     fn board(health: &Health) -> Board {
         Board {
@@ -273,13 +273,26 @@ mod tests {
     #[tokio::test]
     async fn metrics_then_only_where_somebody_decides_who_may_read_them() {
         let health = Health::new(None);
-        let ask = async |method: Method| board(&health).metrics(&method, None).await.0.as_u16();
+        let ask = async |method: Method| {
+            board(&health)
+                .metrics(&method, &HeaderMap::new())
+                .await
+                .0
+                .as_u16()
+        };
         assert_eq!(ask(Method::GET).await, 503);
         health.open(None);
         assert_eq!(ask(Method::GET).await, 404);
         let health = Health::new(None);
-        let ask = async |method: Method| board(&health).metrics(&method, None).await.0.as_u16();
-        health.open(Metrics::open(Some("/nowhere".into()), None, &Shared::new(None).0));
+        let ask = async |method: Method| {
+            board(&health)
+                .metrics(&method, &HeaderMap::new())
+                .await
+                .0
+                .as_u16()
+        };
+        let tokens = Tokens::new(Some("/nowhere".into()), None).map(Arc::new);
+        health.open(Metrics::open(tokens.as_ref(), &Shared::new(None).0));
         assert_eq!(ask(Method::GET).await, 401);
         assert_eq!(ask(Method::POST).await, 405);
     }

@@ -26,6 +26,7 @@ mod vouch;
 mod watch;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya_log::EbpfLogger;
@@ -61,7 +62,7 @@ use crate::telemetry::counters::Book;
 use crate::telemetry::packet::Sink;
 use crate::telemetry::{LogFormat, chain};
 
-use api::{Api, Call, Shared};
+use api::{Api, Call, Shared, Tokens};
 use aside::Aside;
 use enforce::Enforcer;
 use exit::Cause;
@@ -310,9 +311,9 @@ impl Agent {
         info!(from = %settings.from, pins = %dataplane.pins().dir().display(), "agent runs");
         let server = feed.client().zip(settings.node.as_deref());
         let (shared, calls) = Shared::new(settings.aside.state_dir.clone());
-        let metrics = Metrics::open(settings.aside.metrics_token_file.clone(), feed.client(), &shared);
-        health.open(metrics);
-        let api = Api::open(&shared);
+        let tokens = Tokens::new(settings.aside.metrics_token_file.clone(), feed.client()).map(Arc::new);
+        health.open(Metrics::open(tokens.as_ref(), &shared));
+        let api = Api::open(settings.aside.api_listen, tokens.as_ref(), &shared);
         let wires = Wires {
             network,
             pulse: Pulse::start(settings.lease.period(), server),

@@ -25,6 +25,18 @@ pub fn endpoint(s: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// Reads an address to listen at: as [`endpoint`], or with an IPv6 address without brackets, as a pod is told its own.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn listen(s: &str) -> Result<SocketAddr, String> {
+    let bare = || {
+        let (address, port) = s.rsplit_once(':')?;
+        Some(SocketAddr::new(address.parse().ok()?, port.parse().ok()?))
+    };
+    endpoint(s).or_else(|sentence| bare().ok_or(sentence))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +59,21 @@ mod tests {
             "example.org",
         ] {
             assert!(network(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_to_listen_at_need_no_brackets() {
+        for (text, want) in [
+            ("192.0.2.7:9470", "192.0.2.7:9470"),
+            ("[2001:db8::7]:9470", "[2001:db8::7]:9470"),
+            ("2001:db8::7:9470", "[2001:db8::7]:9470"),
+            ("0.0.0.0:9470", "0.0.0.0:9470"),
+        ] {
+            assert_eq!(listen(text).unwrap().to_string(), want);
+        }
+        for text in ["", ":9470", "2001:db8::7:x", "node:9470", "192.0.2.7"] {
+            assert!(listen(text).is_err(), "{text}");
         }
     }
 

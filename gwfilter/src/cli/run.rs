@@ -83,9 +83,13 @@ pub struct Args {
     /// Address to answer /livez, /readyz and, to who has the right, /metrics at
     #[arg(long, value_name = "ADDRESS:PORT")]
     health_listen: Option<SocketAddr>,
+    /// Address to answer the API at over TLS, to who has a token and the right: what `kubectl gwfilter` and Prometheus ask. An IPv6 address
+    /// needs no brackets
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address::listen)]
+    api_listen: Option<SocketAddr>,
     /// File with the bearer token that reads /metrics, for root alone to write; without it, a cluster's API server says whose token may,
     /// and with manifests there are no /metrics
-    #[arg(long, value_name = "FILE", requires = "health_listen")]
+    #[arg(long, value_name = "FILE")]
     metrics_token_file: Option<PathBuf>,
     /// DaemonSet that this agent belongs to, in POD_NAMESPACE; on SIGTERM enforcement goes off if it is gone or no longer selects this node
     #[arg(
@@ -180,6 +184,15 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         args.verify_every >= Duration::from_secs(1),
         "--verify-every: at least 1s"
     );
+    ensure!(
+        args.metrics_token_file.is_none() || args.health_listen.is_some() || args.api_listen.is_some(),
+        "--metrics-token-file: nobody can come with the token; --health-listen or --api-listen says where /metrics are"
+    );
+    ensure!(
+        args.api_listen.is_none() || args.from.is_none() || args.metrics_token_file.is_some(),
+        "--api-listen: without a cluster nobody can say whose token it is; --metrics-token-file FILE opens /metrics there, and the rest is \
+         answered on the socket of this node"
+    );
     let log_format = match args.log_format {
         LogFormatArg::Text => LogFormat::Text,
         LogFormatArg::Json => LogFormat::Json,
@@ -234,6 +247,7 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         aside: AsideSettings {
             state_dir: args.state_dir,
             health_listen: args.health_listen,
+            api_listen: args.api_listen,
             metrics_token_file: args.metrics_token_file,
             own_daemonset: args
                 .own_daemonset

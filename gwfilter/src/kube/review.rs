@@ -1,4 +1,4 @@
-//! Whose bearer token this is, and whether its owner may read the metrics: the API server is asked, and its answer kept for a short time.
+//! Whose token this is, and whether its owner may ask the agent: the API server is asked, and its answer kept for a short time.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -32,6 +32,18 @@ pub enum Verdict {
     /// Its owner may not.
     Forbidden,
 }
+
+/// Whom a token is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// The API server: what a ServiceAccount's token is for unless something else was asked.
+    ApiServer,
+    /// [`GWFILTER`]: good for the agents and for nothing else.
+    Gwfilter,
+}
+
+/// The audience of tokens for the agents.
+pub const GWFILTER: &str = "gwfilter";
 
 /// Why there is no verdict.
 #[derive(Debug, thiserror::Error)]
@@ -90,11 +102,11 @@ impl Guard {
     ///
     /// # Errors
     /// The API server does not say. Then nobody may.
-    pub async fn check(&self, token: &str, path: &str) -> Result<Verdict, ReviewError> {
+    pub async fn check(&self, token: &str, audience: Audience, path: &str) -> Result<Verdict, ReviewError> {
         if token.is_empty() || token.len() > LONGEST {
             return Ok(Verdict::Unknown);
         }
-        let digest = digest(token, path);
+        let digest = digest(token, audience, path);
         if let Some(verdict) = self.remembered(&digest) {
             return Ok(verdict);
         }
@@ -105,7 +117,7 @@ impl Guard {
         if let Some(verdict) = self.remembered(&digest) {
             return Ok(verdict);
         }
-        let verdict = self.ask(token, path).await?;
+        let verdict = self.ask(token, audience, path).await?;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         kept.retain(|_, (until, _)| *until > now);
@@ -122,12 +134,11 @@ impl Guard {
             .map(|(_, verdict)| *verdict)
     }
 
-    async fn ask(&self, token: &str, path: &str) -> Result<Verdict, ReviewError> {
-        let question = json!({
-            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token},
-        });
-        let answer = self.create("authentication.k8s.io", TOKENS, &question).await?;
-        let Some(user) = owner(&answer)? else {
+    async fn ask(&self, token: &str, audience: Audience, path: &str) -> Result<Verdict, ReviewError> {
+        let answer = self
+            .create("authentication.k8s.io", TOKENS, &whose(token, audience))
+            .await?;
+        let Some(user) = owner(&answer, audience)? else {
             return Ok(Verdict::Unknown);
         };
         let question = may_get(&user, path);
@@ -151,19 +162,37 @@ impl Guard {
     }
 }
 
-fn digest(token: &str, path: &str) -> [u8; 32] {
+fn digest(token: &str, audience: Audience, path: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
+    hash.update([u8::from(audience == Audience::Gwfilter)]);
     hash.update(path.as_bytes());
     hash.update([0]);
     hash.update(token.as_bytes());
     hash.finalize().into()
 }
 
-/// The owner in a TokenReview that was answered: `status.user` where `status.authenticated` is true.
-fn owner(answer: &Value) -> Result<Option<Value>, ReviewError> {
+/// The TokenReview of a token.
+fn whose(token: &str, audience: Audience) -> Value {
+    let spec = match audience {
+        Audience::ApiServer => json!({"token": token}),
+        Audience::Gwfilter => json!({"token": token, "audiences": [GWFILTER]}),
+    };
+    json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec})
+}
+
+/// The owner in a TokenReview that was answered: `status.user` where `status.authenticated` is true and, where an audience was asked for, it is
+/// named: an authenticator that knows no audiences leaves it out.
+fn owner(answer: &Value, audience: Audience) -> Result<Option<Value>, ReviewError> {
     let status = answer.get("status").filter(|status| status.is_object());
     let status = status.ok_or(ReviewError::Answer { resource: TOKENS })?;
     if status.get("authenticated").and_then(Value::as_bool) != Some(true) {
+        return Ok(None);
+    }
+    let named = || {
+        let audiences = status.get("audiences").and_then(Value::as_array);
+        audiences.is_some_and(|all| all.iter().any(|one| one.as_str() == Some(GWFILTER)))
+    };
+    if audience == Audience::Gwfilter && !named() {
         return Ok(None);
     }
     // Without a name it is nobody's, whatever else is said.
@@ -208,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_token_review_then_an_owner_only_where_it_is_said() {
-        let owner = |status: Value| owner(&json!({"status": status})).unwrap();
+        let owner = |status: Value| owner(&json!({"status": status}), Audience::ApiServer).unwrap();
         let user = json!({"username": "u", "groups": ["g"]});
         assert_eq!(
             owner(json!({"authenticated": true, "user": user})),
@@ -223,8 +252,29 @@ mod tests {
             None
         );
         for nothing in [json!({}), json!({"status": null}), json!({"status": []})] {
-            super::owner(&nothing).unwrap_err();
+            super::owner(&nothing, Audience::ApiServer).unwrap_err();
             granted(&nothing).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn an_audience_was_asked_for_then_an_owner_only_where_it_is_named() {
+        assert_eq!(
+            whose("t", Audience::Gwfilter)["spec"]["audiences"],
+            json!(["gwfilter"])
+        );
+        assert_eq!(whose("t", Audience::ApiServer)["spec"], json!({"token": "t"}));
+        for (audiences, wanted) in [
+            (json!(["gwfilter"]), true),
+            (json!(["other", "gwfilter"]), true),
+            (json!(["https://kubernetes.default.svc"]), false),
+            (json!([]), false),
+            (json!("gwfilter"), false),
+            (json!(null), false),
+        ] {
+            let status = json!({"authenticated": true, "user": {"username": "u"}, "audiences": audiences});
+            let found = owner(&json!({"status": status}), Audience::Gwfilter).unwrap();
+            assert_eq!(found.is_some(), wanted, "{audiences}");
         }
     }
 

@@ -1,17 +1,21 @@
 //! The agent's HTTP API: what it knows, for who may know it. `GET` only; it changes nothing.
 //!
-//! `route` has the routes, `local` the unix socket, `serve` one connection and its limits, `reply` what an answer is.
+//! `route` has the routes, `local` the unix socket, `remote` the TCP port, `guard` who may, `serve` one connection and its limits, `reply` what an
+//! answer is.
 //! A connection never touches the agent: it puts a [`Call`] to the event loop and waits for the answer.
 //!
 //! A new route is a variant of `Route` in `route.rs` with its path and an arm in `Route::answer`, which takes its parameters out of `Params`,
 //! ends with `params.end()?`, and gives `Reply::json`, `Reply::text` or `Reply::lines`. What only the loop knows is a variant of [`Call`]
 //! with a `oneshot::Sender` for the answer, an arm in `Agent::take`, and `shared.ask(Call::…)` in the route.
 
+mod guard;
 mod local;
+mod remote;
 mod reply;
 mod route;
 mod serve;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +26,11 @@ use tokio::time::timeout;
 
 use super::{Agent, RUN_DIR, aside};
 use crate::telemetry::metrics::Figures;
+pub(super) use guard::Tokens;
 use local::Socket;
+use remote::Port;
 use reply::Reply;
+pub(super) use route::Route;
 
 /// How long the loop may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -87,13 +94,20 @@ fn silent() -> Reply {
 #[derive(Debug)]
 pub(super) struct Api {
     _local: Option<Socket>,
+    _remote: Option<Port>,
 }
 
 impl Api {
     /// Opens the doors, as tasks of the current runtime. One that cannot be opened is told.
-    pub(super) fn open(shared: &Arc<Shared>) -> Self {
+    pub(super) fn open(
+        listen: Option<SocketAddr>,
+        tokens: Option<&Arc<Tokens>>,
+        shared: &Arc<Shared>,
+    ) -> Self {
+        let remote = listen.zip(tokens);
         Self {
             _local: local::open(socket(), shared),
+            _remote: remote.and_then(|(at, tokens)| remote::open(at, Arc::clone(tokens), shared)),
         }
     }
 }

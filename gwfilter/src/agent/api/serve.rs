@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Shared;
+use super::guard::Tokens;
 use super::reply::{Reply, Stream};
 use super::route::Route;
 use crate::params::Params;
@@ -28,6 +29,8 @@ const HEAD: usize = 32 << 10;
 pub(super) enum Door {
     /// Who comes in is root of this node.
     Root,
+    /// Who comes in has a token.
+    Token(Arc<Tokens>),
 }
 
 /// Until when the connection may last; none for an endless answer.
@@ -79,7 +82,7 @@ async fn respond(
     shared: &Arc<Shared>,
     until: &Until,
 ) -> Response<Stream> {
-    let reply = match question(request, door) {
+    let reply = match question(request, door).await {
         Ok((route, params)) => {
             let patience = route.patience();
             set(until, Some(Instant::now() + patience + EACH_WAY));
@@ -100,14 +103,14 @@ async fn respond(
     reply.into_response(Some(place))
 }
 
-fn question(request: &Request<Incoming>, door: &Door) -> Result<(Route, Params), Reply> {
+async fn question(request: &Request<Incoming>, door: &Door) -> Result<(Route, Params), Reply> {
     if request.method() != Method::GET {
         return Err(Reply::refuse(StatusCode::METHOD_NOT_ALLOWED, "GET only"));
     }
     let route = Route::at(request.uri().path())
         .ok_or_else(|| Reply::refuse(StatusCode::NOT_FOUND, "there is no such page"))?;
-    match door {
-        Door::Root => {}
+    if let Door::Token(tokens) = door {
+        tokens.check(request.headers(), route).await?;
     }
     let params = Params::parse(request.uri().query().unwrap_or_default())?;
     Ok((route, params))
