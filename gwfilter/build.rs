@@ -3,15 +3,20 @@
 //! The object is made by `cargo xtask build-ebpf`, at `<target dir>/bpf/gwfilter`; `GWFILTER_BPF_OBJECT` names another one. Where
 //! there is none, an empty file takes its place and `gwfilter run` says so: host crates compile, and their tests run, without
 //! any eBPF toolchain.
+//!
+//! And what `gwfilter version` says of the build. The commit is what `GWFILTER_COMMIT` names (`cargo xtask build`, `image` and `dist` set
+//! it), not what git says here: else each commit would build the crate anew, and a build from an archive of the sources would differ.
 
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
+    tell_of_the_build();
     println!("cargo:rerun-if-env-changed=GWFILTER_BPF_OBJECT");
     let out_dir =
         PathBuf::from(env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo sets OUT_DIR"))?);
@@ -44,6 +49,29 @@ fn main() -> io::Result<()> {
         fs::write(&embedded, b"")?;
     }
     Ok(())
+}
+
+/// Sets what `cli::version` reads with `env!`.
+fn tell_of_the_build() {
+    println!("cargo:rerun-if-env-changed=GWFILTER_COMMIT");
+    let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let rustc = || {
+        let output = Command::new(env::var_os("RUSTC")?)
+            .arg("--version")
+            .output()
+            .ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    for (name, value) in [
+        ("GWFILTER_BUILT_COMMIT", variable("GWFILTER_COMMIT")),
+        ("GWFILTER_BUILT_TARGET", variable("TARGET")),
+        ("GWFILTER_BUILT_RUSTC", rustc()),
+    ] {
+        println!(
+            "cargo:rustc-env={name}={}",
+            value.unwrap_or_else(|| "unknown".to_owned())
+        );
+    }
 }
 
 /// The target directory, from `<target dir>[/<triple>]/<profile>/build/<package>/out`.

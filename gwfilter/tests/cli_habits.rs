@@ -3,6 +3,8 @@
 #![expect(clippy::indexing_slicing, reason = "a wrong index fails the test")]
 
 mod cli;
+#[path = "cli/shell.rs"]
+mod shell;
 
 use std::collections::BTreeSet;
 
@@ -86,6 +88,7 @@ fn error_into_a_pipe_then_plain_unless_it_is_asked_for() {
 }
 
 /// The table of the reference: command and code of each cell that says something.
+#[expect(clippy::unwrap_used, reason = "test helper")]
 fn documented() -> BTreeSet<(String, i32)> {
     let page = std::fs::read_to_string(beside("../../docs/reference/cli.md")).unwrap();
     let (_, section) = page.split_once("## Exit codes").unwrap();
@@ -143,6 +146,10 @@ fn each_documented_exit_code_then_a_run_that_ends_with_it() {
         (&["pause", "--for", "soon"], b"", 2),
         (&["resume", "--for", "1h"], b"", 2),
         (&["unload", "--nothing"], b"", 2),
+        (&["version"], b"", 0),
+        (&["version", "--nothing"], b"", 2),
+        (&["completions", "fish"], b"", 0),
+        (&["completions", "cmd.exe"], b"", 2),
         (&["help"], b"", 0),
         (&["--help"], b"", 0),
         (&["--version"], b"", 0),

@@ -2,19 +2,22 @@
 
 pub mod address;
 pub mod check;
+pub mod completions;
 pub mod duration;
 pub mod explain;
+pub mod man;
 mod manifests;
 pub mod pause;
 pub mod run;
 pub mod status;
 pub mod style;
 pub mod unload;
+pub mod version;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::source::Origin;
 use style::Color;
@@ -61,6 +64,11 @@ const UNLOAD: &str = "\
 Needs root. A running agent sees it and ends. Doing it again removes nothing.
 
 Exit: 0; 1 if something could not be removed.";
+const COMPLETIONS: &str = "\
+Examples:
+  gwfilter completions bash > /etc/bash_completion.d/gwfilter
+  gwfilter completions zsh > /usr/local/share/zsh/site-functions/_gwfilter
+  gwfilter completions fish > ~/.config/fish/completions/gwfilter.fish";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -85,6 +93,14 @@ enum Verb {
     /// Take all enforcement off this node: detach and unpin
     #[command(after_help = UNLOAD)]
     Unload(unload::Args),
+    /// Show what this program is: version, commit, ABI, and the eBPF object that it carries
+    Version(version::Args),
+    /// Print a script that completes commands and flags in a shell
+    #[command(after_help = COMPLETIONS)]
+    Completions(completions::Args),
+    /// Write the manual pages, for whoever packs gwfilter
+    #[command(hide = true)]
+    Man(man::Args),
 }
 
 /// The form of what is printed.
@@ -112,6 +128,12 @@ pub struct From {
 )]
 fn origin(text: &str) -> Result<Origin, std::convert::Infallible> {
     Ok(Origin::from(text))
+}
+
+/// The definition of the command line: what completions, manual pages and the reference are made from.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Whether what was printed could be: false if nobody reads it any more (`| head`), which is no failure.
@@ -155,6 +177,18 @@ pub fn main() -> ExitCode {
             unload::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,
         ),
+        Verb::Version(args) => (
+            version::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
+            ExitCode::FAILURE,
+        ),
+        Verb::Completions(args) => (
+            completions::run(&args, command(), &mut out).map(|()| ExitCode::SUCCESS),
+            ExitCode::FAILURE,
+        ),
+        Verb::Man(args) => (
+            man::run(&args, command()).map(|()| ExitCode::SUCCESS),
+            ExitCode::FAILURE,
+        ),
     };
     outcome.unwrap_or_else(|error| {
         // Standard error may be closed; there is nobody else to tell.
@@ -165,8 +199,6 @@ pub fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

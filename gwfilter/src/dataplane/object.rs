@@ -3,7 +3,8 @@
 use aya::include_bytes_aligned;
 use aya::util::KernelVersion;
 use gwfilter_common::abi::{ABI_GLOBAL, ABI_VERSION};
-use object::{Object, ObjectSection, ObjectSymbol};
+use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
+use sha2::{Digest, Sha256};
 
 static EMBEDDED: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gwfilter.bpf.o"));
 
@@ -43,6 +44,60 @@ pub fn coarse_clock() -> u32 {
     KernelVersion::current()
         .is_ok_and(|version| version >= KernelVersion::new(5, 11, 0))
         .into()
+}
+
+/// What an object is, without loading it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Facts {
+    /// Of the whole file, in hexadecimal.
+    pub sha256: String,
+    /// The version of the map layout that it speaks.
+    pub abi: Option<u32>,
+    /// Its entry points, by name.
+    pub programs: Vec<Program>,
+}
+
+/// An entry point.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Program {
+    /// As the kernel shows it, cut off after 15 bytes there.
+    pub name: String,
+    /// `xdp` or `tc`.
+    pub kind: &'static str,
+}
+
+/// What the object in this binary is; `None` where there is none, or it cannot be read.
+#[must_use]
+pub fn facts() -> Option<Facts> {
+    facts_of(EMBEDDED)
+}
+
+fn facts_of(bytes: &[u8]) -> Option<Facts> {
+    let file = object::File::parse(bytes).ok()?;
+    let program = |symbol: object::Symbol<'_, '_>| {
+        let section = file.section_by_index(symbol.section_index()?).ok()?;
+        let kind = match section.name().ok()? {
+            "xdp" | "xdp.frags" => "xdp",
+            "classifier" => "tc",
+            _ => return None,
+        };
+        let name = symbol.name().ok()?.to_owned();
+        Some(Program { name, kind })
+    };
+    let mut programs: Vec<Program> = file
+        .symbols()
+        .filter(|symbol| symbol.is_global() && symbol.kind() == SymbolKind::Text)
+        .filter_map(program)
+        .collect();
+    programs.sort();
+    Some(Facts {
+        sha256: Sha256::digest(bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+        abi: abi(bytes).ok()?,
+        programs,
+    })
 }
 
 fn check(bytes: &[u8]) -> Result<(), ObjectError> {
@@ -97,6 +152,31 @@ mod tests {
             check(b"\x7fELF, but no more"),
             Err(ObjectError::Unreadable(_))
         ));
+    }
+
+    #[test]
+    fn what_this_binary_carries_then_its_programs_and_their_hooks() {
+        let Some(facts) = facts() else {
+            assert!(
+                matches!(embedded(), Err(ObjectError::NotBuilt)),
+                "an object, and no facts"
+            );
+            return;
+        };
+        assert_eq!(facts.abi, Some(ABI_VERSION));
+        assert_eq!(facts.sha256.len(), 64);
+        for (name, kind) in [("gwf_xdp", "xdp"), ("gwf_xdp_frags", "xdp"), ("gwf_tc", "tc")] {
+            let program = Program {
+                name: name.to_owned(),
+                kind,
+            };
+            assert!(facts.programs.contains(&program), "{facts:?}");
+        }
+        assert!(
+            facts.programs.iter().all(|p| p.name.starts_with("gwf_")),
+            "{facts:?}"
+        );
+        assert_eq!(facts_of(b""), None);
     }
 
     #[test]
