@@ -1,5 +1,9 @@
 //! Why a packet was passed or dropped: one list for the kernel, the counters, the logs and the documentation.
 
+mod words;
+
+pub use words::{Outcome, Words};
+
 /// The outcome of one packet to a gateway destination. The code is the index into a listener's block of counters
 /// ([`crate::abi::REASONS`] wide), so codes are never reused; the kebab-case name is a public contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

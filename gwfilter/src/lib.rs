@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod cli;
 pub mod client;
+pub mod code;
 pub mod control;
 pub mod dataplane;
 pub mod desired;
@@ -23,6 +24,7 @@ pub mod pipeline;
 pub mod placement;
 pub mod plan;
 pub mod policy;
+pub mod reference;
 pub mod report;
 pub mod snapshot;
 pub mod source;

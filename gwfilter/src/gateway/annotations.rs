@@ -8,7 +8,42 @@ use ipnet::IpNet;
 use super::model::ClientAddress;
 
 /// What all annotations of ours begin with.
-pub(super) const PREFIX: &str = "gwfilter.io/";
+pub const PREFIX: &str = "gwfilter.io/";
+
+/// An annotation of ours, for the reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Without the prefix.
+    pub name: &'static str,
+    /// What may stand there.
+    pub values: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+/// Those that [`Annotations::read`] knows.
+pub const KNOWN: [Known; 4] = [
+    Known {
+        name: "client-address",
+        values: "`packet-source`, `proxy-header`, `x-forwarded-for`, `auto` (default)",
+        meaning: "where the client's address stands; `auto`: as the pod's configuration says",
+    },
+    Known {
+        name: "never-drop",
+        values: "addresses and CIDRs, commas between; may be empty",
+        meaning: "sources that are never dropped here; stated, even empty, it vouches for the senders of health probes",
+    },
+    Known {
+        name: "trusted-proxies",
+        values: "addresses and CIDRs, commas between; may be empty",
+        meaning: "the load balancers that write PROXY headers; empty: none is expected",
+    },
+    Known {
+        name: "enforce",
+        values: "`\"true\"` (default), `\"false\"`",
+        meaning: "`\"false\"`: judge and count, drop nothing",
+    },
+];
 
 /// Annotations, read. `None`: not stated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -149,6 +184,19 @@ mod tests {
             Annotations::read(&BTreeMap::from([("other".into(), "x".into())])),
             Annotations::default()
         );
+    }
+
+    #[test]
+    fn annotations_of_the_reference_then_read_and_no_others() {
+        for known in KNOWN {
+            // Some value is right, or the fault is about the value.
+            let faults = ["", "true", "packet-source"].map(|value| read(known.name, value).faults);
+            assert!(faults.iter().any(Vec::is_empty), "{}: {faults:?}", known.name);
+        }
+        let fault = &read("never-dorp", "").faults[0];
+        for known in KNOWN {
+            assert!(fault.contains(known.name), "{fault}");
+        }
     }
 
     #[test]

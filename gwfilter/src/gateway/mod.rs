@@ -22,6 +22,7 @@ use crate::node::NodeFacts;
 use crate::object::{Kind, Refused};
 use crate::snapshot::Snapshot;
 use annotations::Annotations;
+pub use annotations::{KNOWN as ANNOTATIONS, Known as KnownAnnotation, PREFIX as ANNOTATION_PREFIX};
 use candidate::Candidate;
 use model::{ClientAddress, Gateway, Mesh, Why};
 use world::World;
