@@ -7,13 +7,13 @@ use anyhow::{Context as _, Result};
 use xtask::paths;
 
 use crate::build_ebpf;
-use crate::run::{cargo, run, say};
+use crate::run::{COMMIT, cargo, commit, run, say};
 
 /// The verb. Refuses a stub or an object that does not match the sources: such an agent would fail on the node.
 pub(crate) fn main() -> Result<()> {
     build_ebpf::build_if_stale()?;
     build_ebpf::require_fresh()?;
-    run(cargo().args([
+    run(cargo().env(COMMIT, commit()).args([
         "build",
         "--release",
         "--locked",

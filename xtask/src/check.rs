@@ -21,12 +21,13 @@ pub(crate) fn main() -> Result<()> {
 /// A step: its name and what it does.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("format", format),
     ("lock files", lock_files),
     ("clippy, host", clippy_host),
     ("clippy, eBPF", clippy_ebpf),
     ("docs", docs),
+    ("reference", crate::docs::check),
     ("deny", deny),
     ("tidy", tidy::check),
 ];

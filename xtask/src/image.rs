@@ -10,15 +10,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use xtask::oci::{self, File, Image};
+use xtask::archive::Entry;
+use xtask::oci::{self, Image};
 use xtask::paths;
 
 use crate::build_ebpf;
-use crate::run::{cargo, run, say};
+use crate::run::{COMMIT, cargo, commit, run, say};
 use crate::setup::{self, Part, Voice};
 
 /// The name in the manifests, which no registry has.
 const NAME: &str = "localhost/gwfilter";
+
+/// Our own licences.
+pub(crate) const LICENCES: [&str; 3] = ["LICENSE-APACHE", "LICENSE-GPL2", "LICENSE-MIT"];
 
 /// What `image` is asked for.
 #[derive(Debug, clap::Args)]
@@ -69,17 +73,17 @@ pub(crate) fn main(options: &Options) -> Result<()> {
 fn image(reference: &str, agent: Vec<u8>) -> Result<Image> {
     let mut files = BTreeMap::from([(
         "usr/bin/gwfilter".to_owned(),
-        File {
+        Entry::File {
             mode: 0o755,
             bytes: agent,
         },
     )]);
-    for licence in ["LICENSE-APACHE", "LICENSE-GPL2", "LICENSE-MIT"] {
+    for licence in LICENCES {
         let path = paths::root().join(licence);
         let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         files.insert(
             format!("usr/share/doc/gwfilter/{licence}"),
-            File { mode: 0o644, bytes },
+            Entry::File { mode: 0o644, bytes },
         );
     }
     let labels = [
@@ -102,7 +106,7 @@ fn image(reference: &str, agent: Vec<u8>) -> Result<Image> {
 ///
 /// Against glibc, whose archive every C toolchain has; the musl target would have to be fetched. glibc's resolver does not work
 /// statically, which costs nothing: in a pod the API server is an address.
-fn static_binary() -> Result<PathBuf> {
+pub(crate) fn static_binary() -> Result<PathBuf> {
     setup::ensure(&[Part::Ebpf], Voice::Changes)?;
     build_ebpf::build_if_stale()?;
     build_ebpf::require_fresh()?;
@@ -121,6 +125,7 @@ fn static_binary() -> Result<PathBuf> {
     }
     run(cargo()
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env(COMMIT, commit())
         // Debug lines would be most of the image.
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .args([
@@ -198,8 +203,11 @@ mod tests {
     fn image_then_the_agent_is_its_entrypoint_and_may_be_run() {
         let image = image("localhost/gwfilter:1", b"agent".to_vec()).unwrap();
         let path = image.entrypoint.strip_prefix('/').unwrap();
-        assert_eq!(image.files[path].mode, 0o755);
-        assert_eq!(image.files[path].bytes, b"agent");
+        let agent = Entry::File {
+            mode: 0o755,
+            bytes: b"agent".to_vec(),
+        };
+        assert_eq!(image.files[path], agent);
         assert_eq!(image.files.len(), 4, "licences travel with the binary");
     }
 }

@@ -22,7 +22,7 @@
 //! - [`bpf`] loads programs of a few instructions, runs them and sends frames with them.
 //! - [`rights::require_root`] fails with the reason where namespaces cannot be made. Tests call it and fail with it:
 //!   a test that cannot run has not passed.
-//! - [`oci::write`] writes a container image without a container tool.
+//! - [`archive`] makes archives that are the same each time; [`oci::write`] a container image without a container tool.
 //! - [`balancer::Balancer`] is a real haproxy or nginx that writes PROXY headers, [`gateway::Gateway`] a real Envoy that reads them.
 //! - [`kernel::lacks`] is what an old kernel need not do in a test.
 //! - [`envoy::binary`] is where `cargo xtask setup` put Envoy.
@@ -47,6 +47,7 @@
 //!
 //! Errors are [`anyhow::Error`]: whoever meets one here is a person reading a test's or the demo's output.
 
+pub mod archive;
 pub mod balancer;
 pub mod bpf;
 pub mod certificate;

@@ -8,6 +8,8 @@ mod build_ebpf;
 mod build_release;
 mod check;
 mod demo;
+mod dist;
+mod docs;
 mod image;
 mod run;
 mod setup;
@@ -40,6 +42,10 @@ enum Verb {
     Build,
     /// Build a container image of a static agent as an OCI archive, without any container tool.
     Image(image::Options),
+    /// Build what users download: a static program with completions, manual pages and manifests, the chart, a bill of materials, hashes.
+    Dist(dist::Options),
+    /// Write the pages of the reference that are made from the code; --check fails if one is out of date.
+    Docs(docs::Options),
     /// Formatting, clippy for both sides, docs, licences, tidy.
     Check,
     /// Walk through Istio's "Ingress Access Control" with two clients, a node and a gateway in namespaces.
@@ -60,6 +66,8 @@ fn main() -> ExitCode {
         Verb::BuildEbpf => build_ebpf::main(),
         Verb::Build => build_release::main(),
         Verb::Image(options) => image::main(&options),
+        Verb::Dist(options) => dist::main(&options),
+        Verb::Docs(options) => docs::main(options),
         Verb::Check => check::main(),
         Verb::Demo => demo::main(),
         Verb::Bench(options) => bench::main(&options),

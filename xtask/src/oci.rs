@@ -8,29 +8,19 @@
 //!
 //! Source: the OCI image specification 1.1, `image-layout.md`, `manifest.md`, `config.md`, `layer.md`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
-use flate2::{Compression, GzBuilder};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tar::{Builder, EntryType, Header};
+
+use crate::archive::{self, Entry};
 
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-
-/// A file of the image.
-#[derive(Clone, Debug)]
-pub struct File {
-    /// The permission bits.
-    pub mode: u32,
-    /// What is in it.
-    pub bytes: Vec<u8>,
-}
 
 /// An image of one layer.
 #[derive(Clone, Debug)]
@@ -44,7 +34,7 @@ pub struct Image {
     /// The labels `org.opencontainers.image.*`.
     pub labels: BTreeMap<String, String>,
     /// The files by their path from the root, without a leading slash. Their folders are made.
-    pub files: BTreeMap<String, File>,
+    pub files: BTreeMap<String, Entry>,
 }
 
 /// Go's name of a processor that Rust calls `arch`.
@@ -67,10 +57,9 @@ pub fn write(image: &Image, out: impl Write) -> Result<String> {
         .rsplit_once(':')
         .filter(|(_, tag)| !tag.contains('/'))
         .with_context(|| format!("image reference {} has no tag", image.reference))?;
-    let layer = layer(&image.files)?;
-    let mut compressed = GzBuilder::new().write(Vec::new(), Compression::best());
-    compressed.write_all(&layer).context("compressing the layer")?;
-    let compressed = compressed.finish().context("compressing the layer")?;
+    let mut layer = Vec::new();
+    archive::tar(&image.files, &mut layer)?;
+    let compressed = archive::gzip(&layer)?;
 
     let config = bytes(&json!({
         "architecture": image.architecture,
@@ -119,56 +108,9 @@ pub fn write(image: &Image, out: impl Write) -> Result<String> {
     }
     let entries = entries
         .into_iter()
-        .map(|(path, bytes)| (path, File { mode: 0o644, bytes }));
-    tar(&entries.collect(), out)?;
+        .map(|(path, bytes)| (path, Entry::File { mode: 0o644, bytes }));
+    archive::tar(&entries.collect(), out)?;
     Ok(name)
-}
-
-/// The layer, not compressed.
-fn layer(files: &BTreeMap<String, File>) -> Result<Vec<u8>> {
-    let mut layer = Vec::new();
-    tar(files, &mut layer)?;
-    Ok(layer)
-}
-
-/// A tar of the files and the folders above them: each folder once, before what is in it.
-fn tar(files: &BTreeMap<String, File>, out: impl Write) -> Result<()> {
-    let mut tar = Builder::new(out);
-    let mut folders = BTreeSet::new();
-    for (path, file) in files {
-        ensure!(
-            !path.is_empty() && !path.starts_with('/'),
-            "image path {path:?} does not start at the root"
-        );
-        let mut above: Vec<_> = Path::new(path).ancestors().skip(1).collect();
-        above.reverse();
-        for folder in above.into_iter().filter(|folder| !folder.as_os_str().is_empty()) {
-            if folders.insert(folder) {
-                let name = format!("{}/", folder.display());
-                append(&mut tar, &name, EntryType::Directory, 0o755, &[])?;
-            }
-        }
-        append(&mut tar, path, EntryType::Regular, file.mode, &file.bytes)?;
-    }
-    tar.into_inner()
-        .and_then(|mut out| out.flush())
-        .context("ending the tar")
-}
-
-fn append(tar: &mut Builder<impl Write>, path: &str, kind: EntryType, mode: u32, bytes: &[u8]) -> Result<()> {
-    let mut header = Header::new_ustar();
-    header
-        .set_path(path)
-        .with_context(|| format!("image path {path}"))?;
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(bytes.len() as u64);
-    header.set_cksum();
-    tar.append(&header, bytes)
-        .with_context(|| format!("writing {path} into the tar"))
 }
 
 /// `sha256:` and the hash in hex.
@@ -190,10 +132,12 @@ fn bytes(value: &Value) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use tar::EntryType;
+
     use super::*;
 
     fn image() -> Image {
-        let file = |mode, text: &str| File {
+        let file = |mode, text: &str| Entry::File {
             mode,
             bytes: text.as_bytes().to_vec(),
         };
@@ -233,7 +177,8 @@ mod tests {
 
     #[test]
     fn layer_then_each_folder_once_before_its_files_from_1970_and_root() {
-        let layer = layer(&image().files).unwrap();
+        let mut layer = Vec::new();
+        archive::tar(&image().files, &mut layer).unwrap();
         let names: Vec<_> = entries(&layer)
             .into_iter()
             .map(|(path, kind, mode, mtime, uid, _)| {

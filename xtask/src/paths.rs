@@ -43,6 +43,12 @@ pub fn image() -> PathBuf {
     target().join("image/gwfilter.oci.tar")
 }
 
+/// The folder that `cargo xtask dist` writes to.
+#[must_use]
+pub fn dist() -> PathBuf {
+    target().join("dist")
+}
+
 /// Where `setup` keeps the Kubernetes programs and CRDs.
 #[must_use]
 pub fn kube() -> PathBuf {

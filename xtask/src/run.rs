@@ -93,6 +93,23 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// What `gwfilter/build.rs` takes the commit from.
+pub(crate) const COMMIT: &str = "GWFILTER_COMMIT";
+
+/// The commit that is checked out, with `-dirty` behind it where files differ from it; empty outside a checkout.
+pub(crate) fn commit() -> String {
+    let git = |args: &[&str]| {
+        let mut command = Command::new("git");
+        read(command.current_dir(xtask::paths::root()).args(args))
+    };
+    let Ok(head) = git(&["rev-parse", "HEAD"]) else {
+        return String::new();
+    };
+    let clean =
+        git(&["status", "--porcelain", "--untracked-files=no"]).is_ok_and(|changes| changes.is_empty());
+    format!("{}{}", head.trim(), if clean { "" } else { "-dirty" })
+}
+
 /// Whether cargo sets the variable for the program of a package.
 fn tells_of_a_package(variable: &str) -> bool {
     ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"]

@@ -18,7 +18,7 @@ pub(crate) use tally::{Tally, closing_line};
 
 use crate::run::say;
 use crate::setup::{self, Part, Voice};
-use crate::{build_ebpf, check, image, vm};
+use crate::{build_ebpf, check, dist, image, vm};
 use programs::Targets;
 
 /// Tests that belong together by what they need.
@@ -148,6 +148,7 @@ fn run_group(group: Group, options: &Options) -> Result<Tally> {
         Group::Kube => {
             // The tests of `deploy/` run what is in it.
             image::main(&image::Options::default())?;
+            dist::main(&dist::Options::default())?;
             group.run(options)
         }
         Group::Kernel | Group::Oracle | Group::Proxy | Group::Leak | Group::Bench => group.run(options),

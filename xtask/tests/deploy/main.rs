@@ -1,7 +1,7 @@
 //! What is shipped in `deploy/`, held against the tools and the server that users give it to.
 //!
-//! `render` needs kubectl and Helm, `server` a real API server (root), `image` the archive that `cargo xtask image` writes:
-//! `cargo xtask test kube` sees to all three.
+//! `render` needs kubectl and Helm, `server` a real API server (root), `image` the archive that `cargo xtask image` writes, `dist` what
+//! `cargo xtask dist` writes: `cargo xtask test kube` sees to them all.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,6 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod dist;
 mod image;
 mod objects;
 mod render;
