@@ -3,6 +3,7 @@
 //!
 //! Each test has a control plane and a site of its own (`xtask::cluster`, `xtask::site`) and may run beside the others.
 
+mod api;
 mod changes;
 mod events;
 mod faults;

@@ -56,6 +56,7 @@ fn values_then_what_the_agent_is_told() {
         "run",
         "--state-dir=/var/lib/gwfilter",
         "--health-listen=127.0.0.1:9469",
+        "--api-listen=$(POD_IP):9470",
     ];
     for (values, more) in [
         (
@@ -78,6 +79,20 @@ fn values_then_what_the_agent_is_told() {
         assert_eq!(container(&objects)[probe]["httpGet"]["port"], 9999);
     }
     assert!(arguments(&objects).contains(&"--health-listen=127.0.0.1:9999"));
+
+    let objects = chart(&["--set", "apiPort=9998"]);
+    assert!(arguments(&objects).contains(&"--api-listen=$(POD_IP):9998"));
+    assert_eq!(container(&objects)["ports"][0]["containerPort"], 9998);
+    let policy = "NetworkPolicy gwfilter-system/gwfilter";
+    assert_eq!(objects[policy]["spec"]["ingress"][0]["ports"][0]["port"], 9998);
+    let objects = chart(&["--set", "apiPort=0"]);
+    assert!(
+        arguments(&objects)
+            .iter()
+            .all(|word| !word.starts_with("--api-listen"))
+    );
+    assert!(container(&objects).get("ports").is_none());
+    assert!(objects[policy]["spec"]["ingress"].as_array().unwrap().is_empty());
 }
 
 #[test]
@@ -152,7 +167,16 @@ fn version_of_the_workspace_then_that_of_the_image_in_the_base() {
 #[test]
 fn roles_then_reading_by_kind_and_writing_of_events_only() {
     let objects = kustomize("base");
-    let roles = objects.iter().filter(|(name, _)| name.contains("Role "));
+    // For people, who are bound to it by themselves.
+    let plugin = "Role gwfilter-system/gwfilter-plugin";
+    assert!(objects.contains_key(plugin));
+    for (name, binding) in objects.iter().filter(|(name, _)| name.contains("RoleBinding ")) {
+        assert_ne!(binding["roleRef"]["name"], "gwfilter-plugin", "{name}");
+        assert_ne!(binding["roleRef"]["name"], "gwfilter-metrics", "{name}");
+    }
+    let roles = objects
+        .iter()
+        .filter(|(name, _)| name.contains("Role ") && *name != plugin);
     let mut rules = 0;
     for (name, role) in roles {
         for rule in role["rules"].as_array().unwrap() {
@@ -168,11 +192,11 @@ fn roles_then_reading_by_kind_and_writing_of_events_only() {
                 ["tokenreviews" | "subjectaccessreviews"] => &["create"],
                 // A right that others are given, to read what the agent says.
                 [] => {
-                    assert_eq!(
-                        (list("nonResourceURLs"), verbs),
-                        (vec!["/metrics"], vec!["get"]),
-                        "{name}"
-                    );
+                    assert_eq!(verbs, ["get"], "{name}");
+                    for path in list("nonResourceURLs") {
+                        let ours = path == "/metrics" || path.starts_with("/v1/");
+                        assert!(ours && !path.contains('*'), "{name}: {path}");
+                    }
                     continue;
                 }
                 // Where names are given, one object may be got.
@@ -188,7 +212,7 @@ fn roles_then_reading_by_kind_and_writing_of_events_only() {
             }
         }
     }
-    assert_eq!(rules, 12);
+    assert_eq!(rules, 13);
 }
 
 #[test]

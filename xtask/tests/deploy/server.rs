@@ -95,6 +95,25 @@ fn manifests_then_the_server_takes_them_without_a_warning() {
 
 /// What the ServiceAccount may do and may not.
 fn rights(cluster: &Cluster) {
+    // What the plugin is asked with, and nothing beside: its right to tokens is for who is bound to the Role, which nobody is.
+    for (may, question) in [
+        (true, "get /v1/status"),
+        (true, "get /v1/samples"),
+        (false, "get /metrics"),
+        (false, "get /v1/other"),
+        (false, "list pods -n gwfilter-system"),
+        (false, "get pods --subresource=proxy -n gwfilter-system"),
+        (
+            false,
+            "create serviceaccounts/gwfilter-viewer --subresource=token -n gwfilter-system",
+        ),
+    ] {
+        let account = "--as=system:serviceaccount:gwfilter-system:gwfilter-viewer";
+        let mut words = vec!["auth", "can-i", account];
+        words.extend(question.split(' '));
+        let (can, said) = kubectl(cluster, &words, "");
+        assert_eq!(can, may, "{question}: {said}");
+    }
     for (may, question) in [
         (true, "list authorizationpolicies.security.istio.io -A"),
         (true, "watch wasmplugins.extensions.istio.io -A"),

@@ -1,12 +1,14 @@
 //! The unix socket, for root of this node: no token, and nobody else.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::geteuid;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
@@ -66,7 +68,13 @@ fn bind(path: &Path) -> io::Result<(UnixListener, u64)> {
     }
     let listener = UnixListener::bind(path)?;
     // Who comes between these two calls is asked who he is, as everybody is.
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    // By this call, as the shipped seccomp profile has no `chmod`.
+    fchmodat(
+        AT_FDCWD,
+        path,
+        Mode::S_IRUSR | Mode::S_IWUSR,
+        FchmodatFlags::FollowSymlink,
+    )?;
     Ok((listener, fs::symlink_metadata(path)?.ino()))
 }
 
@@ -97,6 +105,8 @@ async fn serve(listener: UnixListener, shared: Arc<Shared>) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::agent::api::Call;
     use crate::client::{Agent, ClientError};
