@@ -43,11 +43,13 @@ pub(crate) enum Part {
     Fuzz,
     /// An API server with what belongs to it, and Helm.
     Kube,
+    /// What scrapes metrics and evaluates alerts.
+    Prometheus,
 }
 
 impl Part {
     /// All of them, in the order they are set up.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Ebpf,
         Self::Lab,
         Self::Lints,
@@ -58,6 +60,7 @@ impl Part {
         Self::Vm,
         Self::Fuzz,
         Self::Kube,
+        Self::Prometheus,
     ];
 }
 
@@ -95,6 +98,7 @@ pub(crate) fn ensure(parts: &[Part], voice: Voice) -> Result<()> {
             Part::Vm => setup.vm(),
             Part::Fuzz => setup.fuzz(),
             Part::Kube => setup.kube(),
+            Part::Prometheus => setup.prometheus(),
         }?;
     }
     Ok(())
@@ -260,6 +264,15 @@ impl Setup {
             "makes the key of the lab's ServiceAccount tokens",
         )?;
         setup_kube::ensure(self.voice, &mut || self.pip())
+    }
+
+    fn prometheus(&mut self) -> Result<()> {
+        const WHY: &str = "scrapes the agents and evaluates the shipped alerts, with promtool";
+        if which("prometheus").is_some() && which("promtool").is_some() {
+            return self.program("prometheus", "prometheus", WHY);
+        }
+        // The package starts a server of its own where there is an init system; the tests start theirs.
+        self.apt(&["prometheus"], WHY)
     }
 
     fn pip(&mut self) -> Result<()> {

@@ -2,7 +2,7 @@
 //! force, but for what it refuses and the new one would not.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -61,6 +61,8 @@ pub(super) struct Enforcer {
     /// `start` in milliseconds of CLOCK_MONOTONIC: the kernel compares the beginnings of connections with the planner's times.
     start_ms: u64,
     deadline: Option<Instant>,
+    /// When the generation in force came into force, by the clock of the wall.
+    swapped: Option<SystemTime>,
     retry: Option<(Instant, Duration)>,
     failure: Option<String>,
     /// Tables are in force that may refuse what is let in now.
@@ -93,6 +95,7 @@ impl Enforcer {
             start: Instant::now(),
             start_ms: monotonic_ms(),
             deadline: None,
+            swapped: None,
             retry: None,
             failure: None,
             stale: false,
@@ -113,6 +116,17 @@ impl Enforcer {
 
     pub(super) fn generation(&self) -> u64 {
         self.planner.generation()
+    }
+
+    /// When it came into force, in seconds since 1970.
+    pub(super) fn swapped_at(&self) -> Option<f64> {
+        let since = self.swapped?.duration_since(UNIX_EPOCH);
+        since.ok().map(|since| since.as_secs_f64())
+    }
+
+    /// How many rules have no counter.
+    pub(super) fn uncounted(&self) -> u64 {
+        self.uncounted.len()
     }
 
     /// Why the wanted generation is not in force, if it is not.
@@ -227,6 +241,9 @@ impl Enforcer {
         }
         not_freed.extend(tables.apply(rest)?);
         self.planner.commit(&plan);
+        if !plan.ops.is_empty() {
+            self.swapped = Some(SystemTime::now());
+        }
         self.lapsed = false;
         if !rest.is_empty() {
             tables.note(&self.planner.counters(None));

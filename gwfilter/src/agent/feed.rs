@@ -48,7 +48,12 @@ impl std::fmt::Display for From {
 
 /// Keeps the index up to date.
 pub(super) enum Feed {
-    Files { input: Input, ticks: Interval },
+    Files {
+        input: Input,
+        ticks: Interval,
+        /// When the last change was read.
+        read: Instant,
+    },
     Cluster(Cluster),
 }
 
@@ -65,7 +70,8 @@ impl Feed {
                 let mut ticks = interval(source::POLL);
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 ticks.reset();
-                Ok(Self::Files { input, ticks })
+                let read = Instant::now();
+                Ok(Self::Files { input, ticks, read })
             }
             From::Cluster(settings) => {
                 let mut cluster = Cluster::new(kube::open(settings).await?, index, last_good);
@@ -80,13 +86,36 @@ impl Feed {
     /// Waits until the index may mean something else. Nothing is lost if it is not waited for to the end.
     pub(super) async fn changed(&mut self, index: &mut Index) {
         match self {
-            Self::Files { input, ticks } => loop {
+            Self::Files { input, ticks, read } => loop {
                 ticks.tick().await;
+                *read = Instant::now();
                 if input.poll(index) {
                     return;
                 }
             },
             Self::Cluster(cluster) => cluster.changed(index).await,
+        }
+    }
+
+    /// When the first of the changes was received that [`Self::changed`] told last.
+    pub(super) fn received(&self) -> Instant {
+        match self {
+            Self::Files { read, .. } => *read,
+            Self::Cluster(cluster) => cluster.received,
+        }
+    }
+
+    /// Where objects come from, and whether that cannot be read now.
+    pub(super) fn sources(&self) -> BTreeMap<String, bool> {
+        match self {
+            Self::Files { input, .. } => [("manifests".to_owned(), input.readable().is_err())].into(),
+            Self::Cluster(cluster) => {
+                let unread = |source: &String| {
+                    cluster.unread.contains(source) || cluster.troubled.contains_key(source)
+                };
+                let sources = cluster.sources.iter();
+                sources.map(|source| (source.clone(), unread(source))).collect()
+            }
         }
     }
 
@@ -136,6 +165,8 @@ impl Feed {
 pub(super) struct Cluster {
     client: ::kube::Client,
     updates: mpsc::Receiver<Update>,
+    /// All that are watched.
+    sources: BTreeSet<String>,
     /// Not read yet.
     unread: BTreeSet<String>,
     /// Neither read nor failed yet.
@@ -147,6 +178,8 @@ pub(super) struct Cluster {
     /// Some source was read.
     news: bool,
     burst: Burst,
+    /// When the first change of the last burst came.
+    received: Instant,
 }
 
 /// Changes that are answered together.
@@ -197,11 +230,13 @@ impl Cluster {
             client,
             updates,
             unread: sources.clone(),
-            silent: sources,
+            silent: sources.clone(),
+            sources,
             troubled: BTreeMap::new(),
             last_good,
             news: false,
             burst: Burst::default(),
+            received: Instant::now(),
         }
     }
 
@@ -224,7 +259,9 @@ impl Cluster {
             tokio::select! {
                 biased;
                 () = at(ripe) => {
-                    self.burst.came = None;
+                    if let Some((first, _)) = self.burst.came.take() {
+                        self.received = first;
+                    }
                     return;
                 }
                 Some(update) = self.updates.recv() => {

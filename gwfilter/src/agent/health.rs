@@ -21,7 +21,6 @@ use tracing::{error, info};
 
 use super::metrics::{self, Metrics};
 use super::millis;
-use crate::telemetry::metrics::MEDIA_TYPE;
 
 /// The loop hangs if it has not turned for so long.
 const HANGS: Duration = Duration::from_secs(30);
@@ -146,7 +145,7 @@ impl Board {
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = status;
         let media = if figures {
-            MEDIA_TYPE
+            metrics::form(request.headers()).media_type()
         } else {
             "text/plain; charset=utf-8"
         };

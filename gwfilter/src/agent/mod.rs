@@ -5,11 +5,13 @@
 
 mod api;
 mod aside;
+mod changes;
 mod disk;
 mod enforce;
 mod error;
 mod exit;
 mod feed;
+mod figures;
 mod health;
 mod interfaces;
 mod last_good;
@@ -64,6 +66,7 @@ use crate::telemetry::{LogFormat, chain};
 
 use api::{Api, Call, Shared, Tokens};
 use aside::Aside;
+use changes::Changes;
 use enforce::Enforcer;
 use exit::Cause;
 use feed::Feed;
@@ -185,6 +188,7 @@ struct Agent {
     facts: NodeFacts,
     dataplane: Dataplane,
     enforcer: Enforcer,
+    changes: Changes,
     interfaces: Interfaces,
     book: Book,
     suppressed: u64,
@@ -333,6 +337,7 @@ impl Agent {
             facts,
             dataplane,
             enforcer,
+            changes: Changes::default(),
             interfaces,
             book: Book::default(),
             suppressed: 0,
@@ -401,7 +406,10 @@ impl Agent {
                 _ = wires.hangup.recv() => Event::Signal(Cause::Hangup),
             };
             match event {
-                Event::Changed => self.enforce(),
+                Event::Changed => {
+                    self.changes.came(self.feed.received());
+                    self.enforce();
+                }
                 Event::Pins => {
                     if !self.dataplane.pins().present() {
                         warn!("gwfilter was unloaded by somebody else: enforcement is off, the agent ends");
@@ -445,13 +453,17 @@ impl Agent {
     }
 
     fn enforce(&mut self) {
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), self.enforcer.generation());
         let mut kernel = Kernel {
             dataplane: &mut self.dataplane,
             interfaces: &mut self.interfaces,
             shelf: &mut self.shelf,
         };
         self.enforcer.try_enforce(&self.index, &self.facts, &mut kernel);
+        if self.enforcer.failure().is_none() {
+            let swapped = self.enforcer.generation() != before;
+            self.changes.done(Instant::now(), swapped);
+        }
         self.feed.answered(began.elapsed());
         self.aside.changed();
     }

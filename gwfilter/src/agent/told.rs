@@ -34,6 +34,11 @@ impl<T: Ord + Clone> Told<T> {
         self.known = now;
         news
     }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> u64 {
+        u64::try_from(self.known.len()).unwrap_or(u64::MAX)
+    }
 }
 
 #[cfg(test)]

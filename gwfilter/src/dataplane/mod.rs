@@ -7,6 +7,7 @@ pub mod control;
 pub mod examine;
 mod headers;
 pub mod kept;
+pub mod memory;
 pub mod netlink;
 pub mod object;
 pub mod pins;

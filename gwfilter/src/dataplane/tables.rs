@@ -421,6 +421,15 @@ impl Tables {
         sum(&self.rules, RULES_MAP, index)
     }
 
+    /// Destinations in the generation in force.
+    #[must_use]
+    pub fn tuples(&self) -> u64 {
+        self.written
+            .root
+            .as_ref()
+            .map_or(0, |root| root.header().tuples.into())
+    }
+
     /// Packet-log lines that the kernel side did not write since it was loaded.
     ///
     /// # Errors

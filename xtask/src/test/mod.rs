@@ -32,7 +32,7 @@ pub(crate) enum Group {
     Kernel,
     /// The differential tests against real Envoys; root.
     Oracle,
-    /// The agent in a cluster: a real API server, network namespaces as nodes; and the commands of the book; root.
+    /// The agent in a cluster: a real API server, network namespaces as nodes; a real Prometheus; and the commands of the book; root.
     Kube,
     /// PROXY headers end to end: haproxy and nginx write them, Envoy reads them; root.
     Proxy,
@@ -182,7 +182,14 @@ impl Group {
             Self::Check | Self::Unit => &[],
             Self::Kernel => &[Part::Ebpf, Part::Lab],
             Self::Oracle => &[Part::Ebpf, Part::Lab, Part::Envoy],
-            Self::Kube => &[Part::Ebpf, Part::Lab, Part::Kube, Part::Proxy, Part::Book],
+            Self::Kube => &[
+                Part::Ebpf,
+                Part::Lab,
+                Part::Kube,
+                Part::Proxy,
+                Part::Book,
+                Part::Prometheus,
+            ],
             Self::Proxy => &[Part::Ebpf, Part::Lab, Part::Envoy, Part::Proxy],
             Self::Leak if options.full => &[Part::Ebpf, Part::Lab, Part::Kube],
             Self::Leak | Self::Bench => &[Part::Ebpf, Part::Lab],

@@ -10,7 +10,7 @@ use super::{PATIENCE, Shared};
 use crate::agent::state;
 use crate::params::Params;
 use crate::telemetry::chain;
-use crate::telemetry::metrics::{MEDIA_TYPE, render};
+use crate::telemetry::metrics::{Form, render};
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +69,10 @@ fn status(params: &Params, shared: &Shared) -> Result<Reply, Reply> {
 async fn metrics(params: &Params, shared: &Shared) -> Result<Reply, Reply> {
     params.end()?;
     let figures = shared.figures().await?;
-    render(&figures)
-        .map(|text| Reply::text(MEDIA_TYPE, text))
+    // Who asks here reads either form.
+    let form = Form::OpenMetrics;
+    render(&figures, form)
+        .map(|text| Reply::text(form.media_type(), text))
         .map_err(|_| super::silent())
 }
 
