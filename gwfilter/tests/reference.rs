@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use gwfilter::telemetry::metrics::table;
 use gwfilter::{cli, code, reference};
 use gwfilter_common::reason::Reason;
 
@@ -49,6 +50,16 @@ fn reasons_and_codes_then_their_page_and_that_of_the_book() {
         "docs/book/src/docs/reference/reasons.md",
         &reference::reasons("../../runbooks"),
     );
+}
+
+#[test]
+fn metrics_then_the_rows_of_their_page() {
+    const END: &str = "<!-- End of what is made. -->";
+    let path = "docs/reference/metrics.md";
+    let kept = fs::read_to_string(root().join(path)).unwrap();
+    let (before, rest) = kept.split_once("| name | kind |").unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    hold(path, &format!("{before}{}{END}{after}", table::markdown()));
 }
 
 #[test]

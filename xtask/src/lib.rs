@@ -22,6 +22,7 @@
 //! - [`bpf`] loads programs of a few instructions, runs them and sends frames with them.
 //! - [`rights::require_root`] fails with the reason where namespaces cannot be made. Tests call it and fail with it:
 //!   a test that cannot run has not passed.
+//! - [`prometheus::Prometheus`] is a real Prometheus on one of the machines.
 //! - [`archive`] makes archives that are the same each time; [`oci::write`] a container image without a container tool.
 //! - [`balancer::Balancer`] is a real haproxy or nginx that writes PROXY headers, [`gateway::Gateway`] a real Envoy that reads them.
 //! - [`kernel::lacks`] is what an old kernel need not do in a test.
@@ -65,5 +66,6 @@ pub mod oci;
 pub mod paths;
 pub mod poll;
 pub mod process;
+pub mod prometheus;
 pub mod rights;
 pub mod site;

@@ -7,6 +7,7 @@ mod bench;
 mod build_ebpf;
 mod build_release;
 mod check;
+mod dashboard;
 mod demo;
 mod dist;
 mod docs;
@@ -52,6 +53,8 @@ enum Verb {
     Demo,
     /// Measure what gwfilter costs, against something else each time.
     Bench(bench::Options),
+    /// Draw what the Grafana dashboard shows of two minutes of a real run, by its queries.
+    Dashboard(dashboard::Options),
     /// Run groups of tests; each ends with one line, and so does the whole.
     Test(test::Options),
     /// The first process of a guest of the group `vm`.
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Verb::Check => check::main(),
         Verb::Demo => demo::main(),
         Verb::Bench(options) => bench::main(&options),
+        Verb::Dashboard(options) => dashboard::main(&options),
         Verb::Test(options) => test::main(&options),
         Verb::VmGuest => vm::guest::main(),
     };

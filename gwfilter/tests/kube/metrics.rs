@@ -29,7 +29,7 @@ fn get(lab: &Lab, path: &str, token: Option<&str>) -> (u16, String, String) {
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: agent\r\n{authorization}Connection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: agent\r\nAccept: application/openmetrics-text\r\n{authorization}Connection: close\r\n\r\n"
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).map(|_| answer)
@@ -99,7 +99,7 @@ fn a_token_then_what_its_owner_may_is_what_the_api_server_says() {
     let dropped = dropped.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
     assert!(dropped.is_some_and(|packets| packets > 0), "{body}");
     assert!(
-        body.contains("gwfilter_gateway_enforced{gateway=\"istio-system/istio-ingressgateway\"} 1\n"),
+        body.contains("gwfilter_gateway_enforced{gateway=\"istio-system/istio-ingressgateway\",reason=\"\"} 1\n"),
         "{body}"
     );
     assert!(body.ends_with("# EOF\n"), "{body}");

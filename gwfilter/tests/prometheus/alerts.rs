@@ -177,8 +177,7 @@ fn what_is_wanted_cannot_be_so_then_it_is_alerted_on_until_it_can() {
             lab.site.client_a.enter(flood).expect("entered");
         });
         let fired = poll::every(Duration::from_millis(300), SOON, || {
-            let firing = lab.prometheus.firing(&lab.site.node);
-            firing.iter().any(|alert| alert == surge).then_some(())
+            lab.firing().iter().any(|alert| alert == surge).then_some(())
         });
         over.store(true, Ordering::Relaxed);
         assert!(fired.is_some(), "{surge}: {}", lab.text());
@@ -211,8 +210,8 @@ fn card_agent_or_targets_are_gone_then_it_is_alerted_on_until_they_are_back() {
     lab.restart(&[]);
     lab.calm();
 
-    lab.prometheus.targets(&[]);
+    lab.targets(false);
     lab.fire(&[missing]);
-    lab.prometheus.targets(&["127.0.0.1:9469"]);
+    lab.targets(true);
     lab.calm();
 }

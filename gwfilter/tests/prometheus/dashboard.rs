@@ -21,7 +21,7 @@ use xtask::netns::Namespace;
 use xtask::poll;
 use xtask::site::{CLIENT_V4, Client};
 
-use crate::lab::{Lab, POLICY, SOON, escaped, vip};
+use crate::lab::{Lab, POLICY, SOON, vip};
 use crate::rules::shipped;
 
 /// Variables of Grafana, and what they are in a test.
@@ -35,6 +35,8 @@ const VARIABLES: [(&str, &str); 4] = [
 /// A query of a panel.
 struct Query {
     panel: Value,
+    /// As shipped.
+    shown: String,
     expr: String,
     legend: String,
     instant: bool,
@@ -69,6 +71,7 @@ fn queries(dashboard: &Value) -> Vec<Query> {
             let fill = |query: String, (name, value): (&str, &str)| query.replace(name, value);
             Query {
                 panel: panel.clone(),
+                shown: text("expr"),
                 expr: VARIABLES.into_iter().fold(text("expr"), fill),
                 legend: text("legendFormat"),
                 instant: target["instant"] == true,
@@ -164,6 +167,7 @@ fn look(lab: &Lab, out: Option<PathBuf>, begin: SystemTime) {
     let mut drawn = Vec::new();
     for Query {
         panel,
+        shown,
         expr,
         legend,
         instant,
@@ -185,16 +189,12 @@ fn look(lab: &Lab, out: Option<PathBuf>, begin: SystemTime) {
         labels.retain(|label| found.iter().all(|(metric, _)| metric.get(label).is_none()));
         assert!(labels.is_empty(), "{title}: no label {labels:?} in {found:?}");
         if !instant && out.is_some() {
-            let range = format!(
-                "/api/v1/query_range?query={}&start={}&end={}&step=1",
-                escaped(&expr),
-                unix(begin),
-                unix(SystemTime::now())
-            );
-            let data = lab.prometheus.ask(&lab.site.node, &range);
+            let (from, to) = (unix(begin), unix(SystemTime::now()));
+            let asked = lab.prometheus.range(&lab.site.node, &expr, from, to);
+            let series = asked.expect("an answer");
             drawn.push(json!({
                 "panel": panel["id"], "title": title, "unit": panel["fieldConfig"]["defaults"]["unit"],
-                "legend": legend, "series": data["result"],
+                "legend": legend, "expr": shown, "series": series,
             }));
         }
     }

@@ -11,7 +11,6 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -21,6 +20,7 @@ use xtask::manifests::ingress_policy;
 use xtask::netns::Namespace;
 use xtask::poll;
 use xtask::process::Process;
+use xtask::prometheus::{Prometheus, Series};
 use xtask::site::{self, Client, NIC, NODE, Site, VIP_PORT, VIP_V4};
 
 use crate::rules::{hasty, shipped};
@@ -31,93 +31,13 @@ pub(crate) const SOON: Duration = Duration::from_secs(40);
 /// The file that holds the policy under test.
 pub(crate) const POLICY: &str = "ingress-policy.yaml";
 
-/// Where agent and Prometheus listen on the node.
+/// Where the agent answers on the node.
 const AGENT: &str = "127.0.0.1:9469";
-const PROMETHEUS: &str = "127.0.0.1:9090";
 
 const TOKEN: &str = "of-this-test";
 
-/// A Prometheus that scrapes and evaluates each second.
-#[derive(Debug)]
-pub(crate) struct Prometheus {
-    pub(crate) process: Process,
-    disk: TempDir,
-}
-
-impl Prometheus {
-    /// Starts one on a node. `scrape`: the shipped example's scrape configuration, with what is to be another there.
-    pub(crate) fn start(node: &Namespace, targets: &[&str], change: impl FnOnce(&mut Value, &Path)) -> Self {
-        let disk = tempfile::tempdir().expect("a disk");
-        let at = |name: &str| disk.path().join(name);
-        fs::write(at("rules.yaml"), hasty().to_string()).expect("written");
-        let example: Value = serde_yaml::from_str(&shipped("prometheus.yaml")).expect("YAML");
-        let mut scrape = example["scrape_configs"][0].clone();
-        // Of finding pods there is nothing without a kubelet.
-        let job = scrape.as_object_mut().expect("a job");
-        job.remove("kubernetes_sd_configs");
-        job.remove("relabel_configs");
-        job.insert("scrape_interval".to_owned(), "1s".into());
-        job.insert(
-            "file_sd_configs".to_owned(),
-            json!([{"files": [at("targets.json")]}]),
-        );
-        change(&mut scrape, disk.path());
-        let config = json!({
-            "global": {"evaluation_interval": "1s"},
-            "rule_files": [at("rules.yaml")],
-            "scrape_configs": [scrape],
-        });
-        fs::write(at("prometheus.yaml"), config.to_string()).expect("written");
-        write_targets(&at("targets.json"), targets);
-        let mut command = Command::new("prometheus");
-        command
-            .arg(format!("--config.file={}", at("prometheus.yaml").display()))
-            .arg(format!("--storage.tsdb.path={}", at("data").display()))
-            .arg(format!("--web.listen-address={PROMETHEUS}"));
-        let mut process = Process::spawn(node, "prometheus", command)
-            .expect("prometheus; this test needs `cargo xtask setup`");
-        process
-            .wait_line("Server is ready to receive web requests", SOON)
-            .expect("a Prometheus");
-        Self { process, disk }
-    }
-
-    /// Which agents there are.
-    pub(crate) fn targets(&self, targets: &[&str]) {
-        write_targets(&self.disk.path().join("targets.json"), targets);
-    }
-
-    /// `GET` on its API; the data of the answer.
-    #[track_caller]
-    pub(crate) fn ask(&self, node: &Namespace, path: &str) -> Value {
-        let answer = get(node, PROMETHEUS.parse().expect("an address"), path, &[]);
-        let answer: Value =
-            serde_json::from_str(&answer.1).unwrap_or_else(|e| panic!("{path}: {e}: {answer:?}"));
-        assert_eq!(answer["status"], "success", "{path}: {answer}");
-        answer["data"].clone()
-    }
-
-    /// The value of a query that has one or more series: labels and number of each.
-    #[track_caller]
-    pub(crate) fn query(&self, node: &Namespace, query: &str) -> Vec<(Value, f64)> {
-        let data = self.ask(node, &format!("/api/v1/query?query={}", escaped(query)));
-        let number = |series: &Value| series["value"][1].as_str().and_then(|text| text.parse().ok());
-        let series = data["result"].as_array().expect("a result").iter();
-        series
-            .map(|one| (one["metric"].clone(), number(one).expect("a number")))
-            .collect()
-    }
-
-    /// Names of the alerts that fire now.
-    pub(crate) fn firing(&self, node: &Namespace) -> Vec<String> {
-        let data = self.ask(node, "/api/v1/alerts");
-        let alerts = data["alerts"].as_array().expect("alerts").iter();
-        let firing = alerts.filter(|alert| alert["state"] == "firing");
-        firing
-            .filter_map(|alert| alert["labels"]["alertname"].as_str().map(str::to_owned))
-            .collect()
-    }
-}
+/// The file that says which agents there are.
+const TARGETS: &str = "targets.json";
 
 /// Prometheus looks at the file when it changes.
 fn write_targets(path: &Path, targets: &[&str]) {
@@ -129,20 +49,6 @@ fn write_targets(path: &Path, targets: &[&str]) {
     };
     fs::write(&aside, list.to_string()).expect("written");
     fs::rename(&aside, path).expect("in its place");
-}
-
-/// For a query in a URL.
-pub(crate) fn escaped(text: &str) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric();
-    text.bytes()
-        .map(|byte| {
-            if plain(&byte) {
-                char::from(byte).to_string()
-            } else {
-                format!("%{byte:02X}")
-            }
-        })
-        .collect()
 }
 
 /// One `GET` on a node: head and body. HTTP/1.0, so that the body comes in one piece.
@@ -168,6 +74,32 @@ pub(crate) fn get(
         .unwrap_or_else(|e| panic!("{to}{path}: {e}"));
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     (head.to_owned(), body.to_owned())
+}
+
+/// A Prometheus that scrapes and evaluates each second: the shipped example, but that the agent is named to it, and asked in the plain on its
+/// node's own loopback.
+fn configure(folder: &Path) -> anyhow::Result<Value> {
+    let at = |name: &str| folder.join(name);
+    fs::write(at("rules.yaml"), hasty().to_string())?;
+    let example: Value = serde_yaml::from_str(&shipped("prometheus.yaml"))?;
+    let mut job = example["scrape_configs"][0].clone();
+    let fields = job.as_object_mut().expect("a job");
+    fields.remove("kubernetes_sd_configs");
+    fields.remove("relabel_configs");
+    for (name, value) in [
+        ("scrape_interval", "1s".into()),
+        ("scheme", "http".into()),
+        ("authorization", json!({"type": "Bearer", "credentials": TOKEN})),
+        ("file_sd_configs", json!([{"files": [at(TARGETS)]}])),
+    ] {
+        fields.insert(name.to_owned(), value);
+    }
+    write_targets(&at(TARGETS), &[AGENT]);
+    Ok(json!({
+        "global": {"evaluation_interval": "1s"},
+        "rule_files": [at("rules.yaml")],
+        "scrape_configs": [job],
+    }))
 }
 
 /// A site, an agent with manifests, and a Prometheus.
@@ -201,11 +133,7 @@ impl Lab {
             all.extend([flag.to_owned(), value.to_owned()]);
         }
         let agent = start(&site, &all);
-        let prometheus = Prometheus::start(&site.node, &[AGENT], |scrape, _| {
-            // Beside the node's own loopback there is no TLS.
-            scrape["scheme"] = "http".into();
-            scrape["authorization"] = json!({"type": "Bearer", "credentials": TOKEN});
-        });
+        let prometheus = Prometheus::start(&site.node, configure).expect("a Prometheus");
         let lab = Self {
             prometheus,
             agent,
@@ -239,15 +167,16 @@ impl Lab {
 
     /// A query has a result, soon.
     #[track_caller]
-    pub(crate) fn sees(&self, query: &str) -> Vec<(Value, f64)> {
+    pub(crate) fn sees(&self, query: &str) -> Vec<Series> {
         let seen = poll::every(Duration::from_millis(300), SOON, || {
-            Some(self.prometheus.query(&self.site.node, query)).filter(|found| !found.is_empty())
+            let found = self.prometheus.query(&self.site.node, query).expect("an answer");
+            Some(found).filter(|found| !found.is_empty())
         });
         seen.unwrap_or_else(|| {
             panic!(
                 "nothing for `{query}`; agent:\n{}\nPrometheus:\n{}\n{}",
                 self.agent.tail(),
-                self.prometheus.process.tail(),
+                self.prometheus.tail(),
                 self.text()
             )
         })
@@ -258,7 +187,7 @@ impl Lab {
     pub(crate) fn calm(&self) {
         let mut last = Vec::new();
         let calm = poll::every(Duration::from_millis(300), SOON, || {
-            last = self.prometheus.firing(&self.site.node);
+            last = self.firing();
             last.is_empty().then_some(())
         });
         assert!(calm.is_some(), "{last:?} fire; agent:\n{}", self.agent.tail());
@@ -269,7 +198,7 @@ impl Lab {
     pub(crate) fn fire(&self, alerts: &[&str]) {
         let mut seen: Vec<String> = Vec::new();
         let all = poll::every(Duration::from_millis(300), SOON, || {
-            seen.extend(self.prometheus.firing(&self.site.node));
+            seen.extend(self.firing());
             let fired = |alert: &&str| seen.iter().any(|seen| seen == alert);
             alerts.iter().all(fired).then_some(())
         });
@@ -279,6 +208,26 @@ impl Lab {
             "of {alerts:?} only {seen:?} fired; agent:\n{}",
             self.agent.tail()
         );
+    }
+
+    /// Names of the alerts that fire now. Their words are whole: no template of them failed.
+    #[track_caller]
+    pub(crate) fn firing(&self) -> Vec<String> {
+        let alerts = self.prometheus.firing(&self.site.node).expect("alerts");
+        let name = |alert: &Value| {
+            let words = alert["annotations"].to_string();
+            for broken in ["<error", "<no value>", "{{", "$labels"] {
+                assert!(!words.contains(broken), "{alert}");
+            }
+            alert["labels"]["alertname"].as_str().map(str::to_owned)
+        };
+        alerts.iter().filter_map(name).collect()
+    }
+
+    /// Which agents Prometheus is to scrape.
+    pub(crate) fn targets(&self, agents: bool) {
+        let targets: &[&str] = if agents { &[AGENT] } else { &[] };
+        write_targets(&self.prometheus.folder().join(TARGETS), targets);
     }
 
     /// `gwfilter ARGUMENTS` on the node.

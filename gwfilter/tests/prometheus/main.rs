@@ -7,4 +7,5 @@ mod alerts;
 mod dashboard;
 mod lab;
 mod promtool;
+#[path = "../support/rules.rs"]
 mod rules;

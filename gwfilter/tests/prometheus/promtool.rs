@@ -9,9 +9,24 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
 use crate::alerts;
 use crate::lab::Lab;
-use crate::rules::{all, groups, hasty, name};
+use crate::rules::{groups, hasty};
+
+/// All rules of them.
+fn all(groups: &Value) -> Vec<Value> {
+    let groups = groups["groups"].as_array().expect("groups").iter();
+    groups
+        .flat_map(|group| group["rules"].as_array().expect("rules").clone())
+        .collect()
+}
+
+/// The name of an alert.
+fn name(rule: &Value) -> String {
+    rule["alert"].as_str().expect("a name").to_owned()
+}
 
 /// What is wrong with the rules and tests in a folder, if something is.
 #[track_caller]

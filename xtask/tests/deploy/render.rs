@@ -51,6 +51,33 @@ fn chart_with_the_value_of_an_overlay_then_that_overlay() {
 }
 
 #[test]
+fn chart_with_monitoring_then_the_base_and_what_is_for_beside_it() {
+    let mut wanted = kustomize("base");
+    let beside = kustomize("monitoring");
+    for kind in ["PrometheusRule", "PodMonitor"] {
+        assert!(
+            beside.contains_key(&format!("{kind} gwfilter-system/gwfilter")),
+            "{kind}"
+        );
+    }
+    wanted.extend(beside);
+    assert_same(
+        "monitoring",
+        &wanted,
+        &chart(&["--set", "monitoring.enabled=true"]),
+    );
+    let other = "monitoring.enabled=true,monitoring.runbooks=https://book.example/,namespace.name=edge";
+    let objects = chart(&["--set", other]);
+    let rules = objects["PrometheusRule edge/gwfilter"].to_string();
+    assert!(
+        rules.contains("https://book.example/runbooks/lease.html") && !rules.contains("gwfilter.io"),
+        "{rules}"
+    );
+    assert!(objects.contains_key("PodMonitor edge/gwfilter"));
+    assert!(objects.contains_key("ConfigMap edge/gwfilter-dashboard"));
+}
+
+#[test]
 fn values_then_what_the_agent_is_told() {
     let fixed = [
         "run",
@@ -141,6 +168,8 @@ fn value_that_means_nothing_then_refused_by_the_schema() {
         "istio.meshConfigMaps=[]",
         "image.digest=sha256:12",
         "healthPort=0",
+        "monitoring.runbooks=book",
+        "monitoring.alerts=true",
         "extraArgs={run}",
         "packetLog=everything",
         "stateDir=relative",

@@ -127,7 +127,7 @@ const GATEWAY: Label = Label {
 };
 const CODE: Label = Label {
     name: "reason",
-    values: "a [code](gateways.md#codes)",
+    values: "a [code](reasons.md#codes)",
 };
 const LEASE: Label = Label {
     name: "lease",
@@ -223,7 +223,7 @@ pub const METRICS: &[Metric] = &[
             GATEWAY,
             Label {
                 name: "reason",
-                values: "empty, or the weightiest [code](gateways.md#codes)",
+                values: "empty, or the weightiest [code](reasons.md#codes)",
             },
         ],
         ..gauge(
@@ -305,7 +305,7 @@ pub const METRICS: &[Metric] = &[
             GATEWAY,
             Label {
                 name: "reason",
-                values: "as in [cli.md](cli.md)",
+                values: "as in [reasons.md](reasons.md)",
             },
             Label {
                 name: "verdict",

@@ -238,13 +238,3 @@ fn an_accept_header_then_the_form_that_is_asked_for() {
         assert_eq!(Form::wanted(accept), form, "{accept:?}");
     }
 }
-
-#[test]
-fn the_reference_then_its_rows_are_those_of_the_list() {
-    let page = include_str!("../../../../docs/reference/metrics.md");
-    let rows = table::markdown();
-    assert!(
-        page.contains(&rows),
-        "docs/reference/metrics.md is to have:\n{rows}"
-    );
-}

@@ -23,19 +23,6 @@ pub(crate) fn groups() -> Value {
     json!({"groups": object["spec"]["groups"]})
 }
 
-/// All rules of them.
-pub(crate) fn all(groups: &Value) -> Vec<Value> {
-    let groups = groups["groups"].as_array().expect("groups").iter();
-    groups
-        .flat_map(|group| group["rules"].as_array().expect("rules").clone())
-        .collect()
-}
-
-/// The name of an alert.
-pub(crate) fn name(rule: &Value) -> String {
-    rule["alert"].as_str().expect("a name").to_owned()
-}
-
 /// The same rules for a test's patience: waits of a second in the place of minutes, seconds in the place of long ranges. All else is as shipped.
 pub(crate) fn hasty() -> Value {
     let mut groups = groups();
