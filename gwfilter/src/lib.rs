@@ -26,6 +26,7 @@ pub mod plan;
 pub mod policy;
 pub mod reference;
 pub mod report;
+pub mod samples;
 pub mod snapshot;
 pub mod source;
 pub mod status;

@@ -21,6 +21,7 @@ mod metrics;
 mod numbers;
 mod past;
 mod pulse;
+mod samples;
 mod state;
 mod tell;
 mod told;
@@ -77,6 +78,7 @@ use look::{ENTRIES, SLICES, Sweep};
 use metrics::Metrics;
 use past::Shelf;
 use pulse::{Beat, Pulse};
+use samples::Watchers;
 
 /// After Cluster→Local, connections from before it show another peer address, and nothing drains them.
 const REWRITTEN_DRAIN: Duration = Duration::from_secs(24 * 3600);
@@ -143,6 +145,8 @@ enum Event {
     Enforce,
     /// Time to look at the packet log.
     Packets,
+    /// Time to look at samples of verdicts.
+    Samples,
     /// Time to say and write what changed.
     Aside,
     /// Whether the view of the policies holds was asked.
@@ -200,6 +204,7 @@ struct Agent {
     shelf: Shelf,
     sweep: Sweep,
     control_error: Option<String>,
+    watchers: Watchers,
 }
 
 impl Agent {
@@ -349,6 +354,7 @@ impl Agent {
             shelf,
             sweep: Sweep::default(),
             control_error: None,
+            watchers: Watchers::default(),
         };
         if adopted.counters {
             // What earlier agents counted is in the totals, and no news.
@@ -369,8 +375,8 @@ impl Agent {
         let mut counters = interval(self.settings.counters_every);
         let mut verify = interval(self.settings.verify_every);
         let (mut slice_at, mut unread): (Option<Instant>, usize) = (None, 0);
-        let mut packets = interval(PACKETS);
-        for timer in [&mut look, &mut counters, &mut packets] {
+        let (mut packets, mut samples) = (interval(PACKETS), interval(samples::READ));
+        for timer in [&mut look, &mut counters, &mut packets, &mut samples] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
             timer.reset();
         }
@@ -398,6 +404,7 @@ impl Agent {
                 () = at(slice_at) => Event::Slice,
                 () = at(enforce_at) => Event::Enforce,
                 _ = packets.tick(), if self.packet_log.is_some() => Event::Packets,
+                _ = samples.tick(), if self.watchers.any() => Event::Samples,
                 () = at(aside_at) => Event::Aside,
                 beat = wires.pulse.next() => Event::Beat(beat),
                 Some(call) = wires.calls.recv() => Event::Call(call),
@@ -416,6 +423,7 @@ impl Agent {
                         return Ok(());
                     }
                     self.look_at_lease();
+                    self.stop_sampling_if_unwatched();
                 }
                 Event::NetworkStirs => {
                     network_at.get_or_insert(Instant::now() + NETWORK_REST);
@@ -440,6 +448,7 @@ impl Agent {
                 }
                 Event::Enforce => self.enforce(),
                 Event::Packets => self.tell_packets(),
+                Event::Samples => self.tell_samples(),
                 Event::Aside => self.catch_up(),
                 Event::Beat(beat) => self.beat(beat),
                 Event::Call(call) => self.take(call),
@@ -493,6 +502,9 @@ impl Agent {
     }
 
     async fn leave(mut self, cause: Cause) -> Result<(), AgentError> {
+        // Who watched sees the end; what stays in force is what nobody watches.
+        self.watchers = Watchers::default();
+        self.stop_sampling_if_unwatched();
         let served = self.interfaces.summary();
         let node = self.settings.node.as_deref();
         let own = if exit::asks(self.settings.on_exit, cause) {

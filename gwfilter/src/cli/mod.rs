@@ -7,6 +7,7 @@ pub mod duration;
 pub mod explain;
 pub mod man;
 mod manifests;
+pub mod monitor;
 pub mod pause;
 pub mod run;
 pub mod status;
@@ -56,6 +57,15 @@ const STATUS: &str = "\
 Needs root. Works without a running agent: what is attached is asked of the kernel, the rest is what the agent wrote down last.
 
 Exit: 0; 1 if what is attached cannot be read.";
+const MONITOR: &str = "\
+Needs root, and a running agent. Verdicts are sampled in the kernel while somebody watches, each kind on its own, so that a flood of one does not
+hide the others; `(for N)` is how many a line stands for. Filters choose among samples: what is rare in a flood may take a higher --rate to be seen.
+Lines go to standard output, notes and the closing figures to standard error.
+
+Example:
+  gwfilter monitor --verdict drop --source 198.51.100.0/24
+
+Exit: 0 after Ctrl-C, --for, or when nobody reads any more; 1 if no agent runs here, or it ends.";
 const PAUSE: &str = "\
 Needs root. Works with and without a running agent, and outlives its restarts; a restart of the node, or unload, ends it.
 
@@ -84,6 +94,9 @@ enum Verb {
     /// Show what is attached on this node, whether an agent runs, and what it enforces
     #[command(after_help = STATUS)]
     Status(status::Args),
+    /// Show verdicts as they fall, a few of all of them
+    #[command(after_help = MONITOR)]
+    Monitor(monitor::Args),
     /// Turn all enforcement on this node into counting: nothing is dropped until `resume`
     #[command(after_help = PAUSE)]
     Pause(pause::PauseArgs),
@@ -163,6 +176,10 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => (run::run(args).map(ExitCode::from), ExitCode::FAILURE),
         Verb::Status(args) => (
             status::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
+            ExitCode::FAILURE,
+        ),
+        Verb::Monitor(args) => (
+            monitor::run(&args, palette, &mut out, &mut err).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,
         ),
         Verb::Pause(args) => (

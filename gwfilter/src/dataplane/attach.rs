@@ -1,6 +1,6 @@
 //! Gets the programs onto an interface, by the steps that [`super::choice`] lists, and pins the links.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::io;
@@ -13,12 +13,13 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{
     Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode, loaded_programs,
 };
-use gwfilter_common::abi::{TC_PROGRAM, TC_PROXY_PROGRAM, XDP_FRAGS_PROGRAM, XDP_PROGRAM};
+use gwfilter_common::abi::{TC_PROGRAM, TC_PROXY_PROGRAM};
 
 use super::choice::{self, Device, Entry, Step, XdpMode, leftovers, other_mode, steps};
 use super::clsact;
-use super::headers::{self, Headers};
+use super::headers::Headers;
 use super::pins::{Hook, Pin, Pins, PinsError};
+use super::twins::{Twins, entry_name};
 use crate::telemetry::chain;
 
 /// Why one step failed.
@@ -200,8 +201,10 @@ pub(super) struct Kit<'a> {
     pub(super) ebpf: &'a mut Ebpf,
     pub(super) headers: &'a mut Headers,
     pub(super) pins: &'a Pins,
-    /// Numbers of the programs that this agent attached.
-    pub(super) own: &'a mut BTreeSet<u32>,
+    /// Which of them are in place.
+    pub(super) twins: &'a mut Twins,
+    /// Numbers of the programs that this agent attached, with the names of the plain ones.
+    pub(super) own: &'a mut BTreeMap<u32, &'static str>,
 }
 
 /// Attaches to `device`, taking over what an earlier agent left pinned there, and removes the pins that are then left over. Where
@@ -335,11 +338,17 @@ pub fn of_interface(pins: &Pins, ifindex: u32) -> Result<Vec<Pin>, PinsError> {
 }
 
 /// One step. `tc_program`: the program for steps to TC.
-fn take(kit: &mut Kit<'_>, device: &Device, step: Step, tc_program: &'static str) -> Result<(), StepError> {
+pub(super) fn take(
+    kit: &mut Kit<'_>,
+    device: &Device,
+    step: Step,
+    tc_program: &'static str,
+) -> Result<(), StepError> {
     let Kit {
         ebpf,
         headers,
         pins,
+        twins,
         own,
     } = kit;
     let pin = Pin {
@@ -349,8 +358,8 @@ fn take(kit: &mut Kit<'_>, device: &Device, step: Step, tc_program: &'static str
     match step {
         Step::AdoptXdp(_, entry) => {
             let link = XdpLink::try_from(open(pins, pin)?).map_err(StepError::Open)?;
-            let program = xdp(ebpf, entry)?;
-            own.insert(program.info().map_err(refused)?.id());
+            let program = xdp(ebpf, twins, entry)?;
+            own.insert(program.info().map_err(refused)?.id(), entry_name(entry));
             let id = program.attach_to_link(link).map_err(refused)?;
             // The pin holds the link; our own handle of it must not.
             program.take_link(id).map(drop).map_err(refused)
@@ -361,8 +370,8 @@ fn take(kit: &mut Kit<'_>, device: &Device, step: Step, tc_program: &'static str
             } else {
                 AyaMode::Driver
             };
-            let program = xdp(ebpf, entry)?;
-            own.insert(program.info().map_err(refused)?.id());
+            let program = xdp(ebpf, twins, entry)?;
+            own.insert(program.info().map_err(refused)?.id(), entry_name(entry));
             let id = program.attach_to_if_index(device.index, mode).map_err(refused)?;
             // aya falls back to a netlink attachment without a word, and taking such a link out and
             // failing to convert it would leave the program attached for good. Only the id's text tells.
@@ -376,9 +385,9 @@ fn take(kit: &mut Kit<'_>, device: &Device, step: Step, tc_program: &'static str
         }
         Step::AdoptTcx => {
             let link = SchedClassifierLink::try_from(open(pins, pin)?).map_err(StepError::Open)?;
-            headers.ready(ebpf, pins)?;
-            let program = tc(ebpf, tc_program)?;
-            own.insert(program.info().map_err(refused)?.id());
+            headers.ready(ebpf, pins, twins)?;
+            let program = tc(ebpf, twins, tc_program)?;
+            own.insert(program.info().map_err(refused)?.id(), tc_program);
             let id = program.attach_to_link(link).map_err(refused)?;
             program.take_link(id).map(drop).map_err(refused)
         }
@@ -387,8 +396,10 @@ fn take(kit: &mut Kit<'_>, device: &Device, step: Step, tc_program: &'static str
             keep(kit.pins, pin, link)
         }
         Step::Clsact => {
-            headers.ready(ebpf, pins)?;
-            clsact::attach(tc(ebpf, tc_program)?, &device.name, pins, pin)
+            headers.ready(ebpf, pins, twins)?;
+            let program = tc(ebpf, twins, tc_program)?;
+            own.insert(program.info().map_err(refused)?.id(), tc_program);
+            clsact::attach(program, &device.name, pins, pin)
         }
     }
 }
@@ -399,11 +410,12 @@ fn at_head(kit: &mut Kit<'_>, device: &Device, name: &'static str) -> Result<FdL
         ebpf,
         headers,
         pins,
+        twins,
         own,
     } = kit;
-    headers.ready(ebpf, pins)?;
-    let program = tc(ebpf, name)?;
-    own.insert(program.info().map_err(refused)?.id());
+    headers.ready(ebpf, pins, twins)?;
+    let program = tc(ebpf, twins, name)?;
+    own.insert(program.info().map_err(refused)?.id(), name);
     let head = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program
         .attach_with_options(&device.name, TcAttachType::Ingress, head)
@@ -420,7 +432,7 @@ fn at_head(kit: &mut Kit<'_>, device: &Device, name: &'static str) -> Result<FdL
 pub(super) fn to_head(kit: &mut Kit<'_>, device: &Device, beside: bool) -> Result<(), StepError> {
     let name = if beside { TC_PROXY_PROGRAM } else { TC_PROGRAM };
     // The link holds the first copy.
-    tc(kit.ebpf, name)?.unload().map_err(refused)?;
+    tc(kit.ebpf, kit.twins, name)?.unload().map_err(refused)?;
     let link = at_head(kit, device, name)?;
     let path = kit.pins.path(Pin {
         ifindex: device.index,
@@ -468,26 +480,26 @@ pub(super) fn program_of(pins: &Pins, pin: Pin) -> Result<u32, StepError> {
     Ok(link.program_id())
 }
 
-fn xdp(ebpf: &mut Ebpf, entry: Entry) -> Result<&mut Xdp, StepError> {
-    let name = match entry {
-        Entry::Frags => XDP_FRAGS_PROGRAM,
-        Entry::Plain => XDP_PROGRAM,
-    };
-    let Some(Program::Xdp(program)) = ebpf.program_mut(name) else {
-        return Err(StepError::Missing(name));
-    };
-    if program.fd().is_err() {
-        program.load().map_err(|e| load_error(name, e))?;
+/// The program, loaded: the plain one or its twin.
+fn xdp<'a>(ebpf: &'a mut Ebpf, twins: &mut Twins, entry: Entry) -> Result<&'a mut Xdp, StepError> {
+    let name = twins.choose(ebpf, entry_name(entry))?;
+    match ebpf.program_mut(name) {
+        Some(Program::Xdp(program)) => Ok(program),
+        _ => Err(StepError::Missing(name)),
     }
-    Ok(program)
 }
 
-fn tc<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, StepError> {
-    let Some(Program::SchedClassifier(program)) = ebpf.program_mut(name) else {
-        return Err(StepError::Missing(name));
-    };
-    headers::load(program, name)?;
-    Ok(program)
+/// As [`xdp`].
+fn tc<'a>(
+    ebpf: &'a mut Ebpf,
+    twins: &mut Twins,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, StepError> {
+    let name = twins.choose(ebpf, name)?;
+    match ebpf.program_mut(name) {
+        Some(Program::SchedClassifier(program)) => Ok(program),
+        _ => Err(StepError::Missing(name)),
+    }
 }
 
 pub(super) fn load_error(program: &'static str, error: ProgramError) -> StepError {

@@ -11,7 +11,7 @@ use aya::pin::PinError;
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
 };
-use aya::programs::{Link as _, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{Link as _, ProgramError, ProgramInfo, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
@@ -76,6 +76,15 @@ fn mark(program: &mut SchedClassifier, pins: &Pins, pin: Pin) -> Result<(), Step
     program.pin(&aside).map_err(failed)?;
     let call = "rename";
     fs::rename(&aside, &path).map_err(|io_error| failed(SyscallError { call, io_error }.into()))
+}
+
+/// The id of the program that is pinned for our filter.
+///
+/// # Errors
+/// The pin cannot be opened.
+pub(super) fn program_of(pins: &Pins, pin: Pin) -> Result<u32, StepError> {
+    let info = ProgramInfo::from_pin(pins.path(pin)).map_err(refused)?;
+    Ok(info.id())
 }
 
 /// Takes our filter off, if it is there. The qdisc stays: it may be another's too, and without filters it does nothing.

@@ -46,7 +46,7 @@ impl Dataplane {
             return Ok(clsact::is_gone(device.index).then_some(Trouble::LinkDetached));
         }
         let program = attach::program_of(&self.pins, pin)?;
-        if !self.own.contains(&program) {
+        if !self.own.contains_key(&program) {
             return Ok(Some(Trouble::ProgramReplaced));
         }
         if hook != Hook::Tcx {

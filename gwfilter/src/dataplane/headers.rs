@@ -8,16 +8,17 @@ use std::os::fd::AsFd as _;
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData, MapError, ProgramArray};
-use aya::programs::{Program, ProgramError, SchedClassifier};
+use aya::programs::{Program, ProgramError};
 use gwfilter_common::abi::{
     NEXT_HEADER, NEXT_MAP, NEXT_REFUSE, NEXT_RESET, SYN_MAP, TC_HEADER_PROGRAM, TC_HEADER_V2ONLY_PROGRAM,
     TC_REFUSE_PROGRAM, TC_RESET_PROGRAM,
 };
 
-use super::attach::{StepError, load_error, refused};
+use super::attach::{StepError, refused};
 use super::pins::Pins;
 use super::query;
 use super::tables::TablesError;
+use super::twins::{self, Twins};
 use crate::telemetry::chain;
 
 /// Which headers the kernel side reads.
@@ -92,7 +93,7 @@ impl Headers {
     ///
     /// # Errors
     /// A map cannot be pinned. That a program cannot be loaded is no error: see [`Self::limitations`].
-    pub(super) fn ready(&mut self, ebpf: &mut Ebpf, pins: &Pins) -> Result<(), StepError> {
+    pub(super) fn ready(&mut self, ebpf: &mut Ebpf, pins: &Pins, twins: &mut Twins) -> Result<(), StepError> {
         if self.reads.is_none() {
             self.reads = Some(match put(ebpf, NEXT_HEADER, TC_HEADER_PROGRAM) {
                 Ok(()) => Reads::Both,
@@ -106,8 +107,34 @@ impl Headers {
                 .into_iter()
                 .find_map(|(index, name)| put(ebpf, index, name).err());
             self.no_resets = failed.map(|e| chain(&e));
+            if twins.wanted() {
+                self.exchange(ebpf, twins)?;
+            }
         }
         self.pin(ebpf, pins).map(drop)
+    }
+
+    /// Which reader is in place, or its twin; none, if none was ever wanted, or this kernel takes none.
+    const fn reader(&self) -> Option<&'static str> {
+        match &self.reads {
+            None | Some(Reads::Nothing(_)) => None,
+            Some(Reads::Both) => Some(TC_HEADER_PROGRAM),
+            Some(Reads::V2Only(_)) => Some(TC_HEADER_V2ONLY_PROGRAM),
+        }
+    }
+
+    /// Puts the twin in the reader's place, or the reader in the twin's, as they are wanted: one write, and no segment meets neither.
+    ///
+    /// # Errors
+    /// What is there stays there.
+    pub(super) fn exchange(&self, ebpf: &mut Ebpf, twins: &mut Twins) -> Result<(), StepError> {
+        match self.reader() {
+            None => Ok(()),
+            Some(reader) => {
+                let name = twins.choose(ebpf, reader)?;
+                put(ebpf, NEXT_HEADER, name)
+            }
+        }
     }
 
     /// Pins what is not pinned; gives back which maps.
@@ -137,14 +164,16 @@ impl Headers {
         &mut self,
         ebpf: &mut Ebpf,
         pins: &Pins,
+        twins: &mut Twins,
     ) -> Result<Vec<(&'static str, String)>, StepError> {
         let mut finds = Vec::new();
-        let reader = match &self.reads {
+        if self.reads.is_none() {
             // No TC program was ever wanted.
-            None => return Ok(finds),
-            Some(Reads::Both) => Some((NEXT_HEADER, TC_HEADER_PROGRAM)),
-            Some(Reads::V2Only(_)) => Some((NEXT_HEADER, TC_HEADER_V2ONLY_PROGRAM)),
-            Some(Reads::Nothing(_)) => None,
+            return Ok(finds);
+        }
+        let reader = match self.reader() {
+            Some(reader) => Some((NEXT_HEADER, twins.choose(ebpf, reader)?)),
+            None => None,
         };
         let resets = [(NEXT_RESET, TC_RESET_PROGRAM), (NEXT_REFUSE, TC_REFUSE_PROGRAM)];
         let resets = resets.into_iter().filter(|_| self.no_resets.is_none());
@@ -174,24 +203,16 @@ impl Headers {
 
 /// Loads a program and puts it into the program array.
 fn put(ebpf: &mut Ebpf, index: u32, name: &'static str) -> Result<(), StepError> {
+    twins::load(ebpf, name)?;
     let Some(Program::SchedClassifier(program)) = ebpf.program_mut(name) else {
         return Err(StepError::Missing(name));
     };
-    load(program, name)?;
     let clone = program.fd().map_err(refused)?.try_clone();
     let program = clone.map_err(|e| refused(ProgramError::IOError(e)))?;
     let map = ebpf.map_mut(NEXT_MAP).ok_or(StepError::Missing(NEXT_MAP))?;
     let array = ProgramArray::<&mut MapData>::try_from(map);
     let put = array.and_then(|mut array| array.set(index, &program, 0));
     put.map_err(|e| refused(ProgramError::MapError(e)))
-}
-
-/// Loads a TC program, if it is not loaded.
-pub(super) fn load(program: &mut SchedClassifier, name: &'static str) -> Result<(), StepError> {
-    if program.fd().is_err() {
-        program.load().map_err(|e| load_error(name, e))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -13,9 +13,11 @@ pub mod object;
 pub mod pins;
 mod query;
 pub mod rights;
+pub mod sampling;
 pub mod tables;
+mod twins;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -30,8 +32,10 @@ use control::Control;
 use headers::Headers;
 use kept::{Adopted, CounterMaps, Kept, KeptError};
 use pins::{Hook, Pin, Pins, PinsError};
+use sampling::Ring;
 use tables::{Tables, TablesError};
 use tracing::warn;
+use twins::Twins;
 
 use crate::telemetry::chain;
 
@@ -87,9 +91,11 @@ pub struct Dataplane {
     kept: Kept,
     adopted: Adopted,
     headers: Headers,
+    twins: Twins,
+    ring: Ring,
     pins: Pins,
-    /// Numbers of the programs that this agent attached.
-    own: BTreeSet<u32>,
+    /// Numbers of the programs that this agent attached, with the names of the plain ones.
+    own: BTreeMap<u32, &'static str>,
 }
 
 impl std::fmt::Debug for Dataplane {
@@ -145,6 +151,7 @@ impl Dataplane {
         let control = Control::take(&mut ebpf)?;
         let mut tables = Tables::take(&mut ebpf)?;
         let headers = Headers::of(&ebpf)?;
+        let ring = Ring::take(&mut ebpf)?;
         // No two objects have an array of the same number.
         tables.keep_in(pins.dir().to_path_buf(), headers.id());
         Ok(Self {
@@ -154,8 +161,10 @@ impl Dataplane {
             kept,
             adopted,
             headers,
+            twins: Twins::default(),
+            ring,
             pins,
-            own: BTreeSet::new(),
+            own: BTreeMap::new(),
         })
     }
 
@@ -227,6 +236,7 @@ impl Dataplane {
         Kit {
             ebpf: &mut self.ebpf,
             headers: &mut self.headers,
+            twins: &mut self.twins,
             pins: &self.pins,
             own: &mut self.own,
         }
@@ -274,7 +284,7 @@ impl Dataplane {
     /// # Errors
     /// It cannot be looked at, or not be put right.
     pub fn verify_headers(&mut self) -> Result<Vec<(&'static str, String)>, DataplaneError> {
-        let mut finds = self.headers.verify(&mut self.ebpf, &self.pins)?;
+        let mut finds = self.headers.verify(&mut self.ebpf, &self.pins, &mut self.twins)?;
         for name in self.kept.gone(&self.pins) {
             let what = format!("the pin of {name} was removed; it is pinned again");
             finds.push(("map-pin-gone", what));

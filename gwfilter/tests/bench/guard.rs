@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::figure::Ratio;
-use crate::{frames, hooks, verdict};
+use crate::{frames, hooks, sampling, verdict};
 
 /// Times a ratio may be out of bounds before it counts.
 const TRIES: usize = 3;
@@ -17,10 +17,11 @@ const TRIES: usize = 3;
 type Guard = (&'static str, fn() -> Result<Vec<Ratio>>);
 
 /// What is guarded.
-const GUARDS: [Guard; 3] = [
+const GUARDS: [Guard; 4] = [
     ("what is not a gateway's", hooks::guard),
     ("a verdict", verdict::guard),
     ("a frame over a cable", frames::guard),
+    ("what watching costs", sampling::guard),
 ];
 
 /// Measures and closes as `cargo test` does.

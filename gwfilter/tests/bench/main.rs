@@ -18,6 +18,7 @@ mod missed;
 mod object;
 mod peers;
 mod refused;
+mod sampling;
 mod shapes;
 mod sources;
 mod turns;
@@ -86,7 +87,7 @@ fn at(entries: usize) -> String {
 /// A part of the bench: what the names of its figures begin with, and how it is measured.
 type Part = (&'static [&'static str], fn(&Size) -> Result<()>);
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     (&["proxy-", "tc-", "xdp-"], hooks::measure),
     (
         &["lpm-", "hot-", "memory-", "verdict-", "structure-"],
@@ -96,6 +97,7 @@ const PARTS: [Part; 6] = [
     (&["load-", "swap-", "delta-"], load::measure),
     (&["frame-"], frames::measure),
     (&["refused-"], refused::measure),
+    (&["sampling-"], sampling::measure),
 ];
 
 fn main() -> Result<ExitCode> {

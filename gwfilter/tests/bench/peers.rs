@@ -109,7 +109,8 @@ pub(crate) struct Ready {
     /// How long it took until the list was in force.
     pub(crate) load: Duration,
     _links: Vec<OwnedFd>,
-    _agent: Option<Process>,
+    /// Where it is the agent.
+    pub(crate) agent: Option<Process>,
     _folder: TempDir,
 }
 
@@ -157,7 +158,7 @@ impl Ready {
             receiver,
             load,
             _links: links,
-            _agent: running,
+            agent: running,
             _folder: folder,
         })
     }

@@ -82,10 +82,14 @@ fn verdicts_then_samples_with_who_what_and_why_and_none_of_what_is_for_no_gatewa
             .find(|case| case.want.reason == Reason::Fragment && hook.takes(&case.frame));
         object.run(hook, &fragment.unwrap().frame).unwrap();
         let told = |sample: &Sample| {
-            assert_eq!(sample.hook, if hook.is_tc() { HOOK_TC } else { HOOK_XDP } as u8);
+            let at = if hook.is_tc() { HOOK_TC } else { HOOK_XDP };
+            assert_eq!(u32::from(sample.hook), at);
             assert_eq!((sample.ifindex, sample.protocol, sample.client_family), (1, 6, 0));
             assert_eq!((sample.client, sample.client_port, sample._pad), ([0; 16], 0, 0));
-            let about = (sample.verdict, Reason::from_code(sample.reason).unwrap());
+            let about = (
+                u32::from(sample.verdict),
+                Reason::from_code(sample.reason).unwrap(),
+            );
             let which = (sample.listener, sample.rule);
             let ports = (sample.source_port, sample.destination_port);
             (
@@ -99,11 +103,7 @@ fn verdicts_then_samples_with_who_what_and_why_and_none_of_what_is_for_no_gatewa
         };
         let v4 = |[a, b, c, d]: [u8; 4]| [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let v6 = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
-        let (drop, pass, would) = (
-            VERDICT_DROPPED as u8,
-            VERDICT_PASSED as u8,
-            VERDICT_WOULD_DROP as u8,
-        );
+        let (drop, pass, would) = (VERDICT_DROPPED, VERDICT_PASSED, VERDICT_WOULD_DROP);
         let (near, far) = (v4([198, 51, 100, 20]), v4([203, 0, 113, 9]));
         let denied = ((drop, Reason::DeniedByRule), (1, 1), 4, near, far, (40_000, 443));
         let want = [

@@ -99,7 +99,9 @@ fn a_token_then_what_its_owner_may_is_what_the_api_server_says() {
     let dropped = dropped.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
     assert!(dropped.is_some_and(|packets| packets > 0), "{body}");
     assert!(
-        body.contains("gwfilter_gateway_enforced{gateway=\"istio-system/istio-ingressgateway\",reason=\"\"} 1\n"),
+        body.contains(
+            "gwfilter_gateway_enforced{gateway=\"istio-system/istio-ingressgateway\",reason=\"\"} 1\n"
+        ),
         "{body}"
     );
     assert!(body.ends_with("# EOF\n"), "{body}");

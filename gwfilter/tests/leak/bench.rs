@@ -179,6 +179,21 @@ impl Bench<'_> {
             .wait_log(&words.join(" "), SOON, |log| (count(log) > before).then_some(()))
     }
 
+    /// Somebody watches for a moment: each program is exchanged for the one that samples, and back.
+    pub(crate) fn watch(&mut self) -> Result<()> {
+        let mut monitor = None;
+        self.told(&["verdicts are sampled"], |site| {
+            monitor = Some(site.start("gwfilter monitor", &binary(), &["monitor"])?);
+            Ok(())
+        })?;
+        let mut monitor = monitor.context("nobody watches")?;
+        monitor.wait_line("watching verdicts", SOON)?;
+        self.told(&["verdicts are not sampled"], |_| {
+            monitor.interrupt(SOON)?;
+            Ok(())
+        })
+    }
+
     /// The API server goes away, and comes back when `meanwhile` is done.
     pub(crate) fn without_api(&mut self, meanwhile: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let api = |bench: &mut Self, what: fn(&mut Cluster) -> Result<()>| match &mut bench.origin {

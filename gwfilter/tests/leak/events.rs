@@ -127,6 +127,18 @@ pub(crate) const EVENTS: &[Event] = &[
         ..PLAIN
     },
     Event {
+        name: "samples are taken, and not, 50 times",
+        hooks: ALL,
+        more: NONE,
+        act: |bench| {
+            for _ in 0..50 {
+                bench.watch()?;
+            }
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Event {
         name: "100,000 prefixes come and go",
         hooks: XDP,
         more: TCX_AND_PROXY,

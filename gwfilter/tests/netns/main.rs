@@ -8,6 +8,7 @@ mod exit;
 mod lab;
 mod lease;
 mod meter;
+mod monitor;
 mod reload;
 mod restart;
 mod secrecy;

@@ -21,10 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
+use hyper::body::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Agent, RUN_DIR, aside};
+use crate::samples::filter::Filter;
 use crate::telemetry::metrics::Figures;
 pub(super) use guard::Tokens;
 use local::Socket;
@@ -44,6 +46,8 @@ const CALLS: usize = 4;
 pub(super) enum Call {
     /// The figures of `/metrics`.
     Figures(oneshot::Sender<Figures>),
+    /// Samples of verdicts, until the receiver is dropped.
+    Samples(Filter, oneshot::Sender<mpsc::Receiver<Bytes>>),
 }
 
 /// What all doors and routes share.
@@ -123,6 +127,7 @@ impl Agent {
     pub(super) fn take(&mut self, call: Call) {
         match call {
             Call::Figures(answer) => drop(answer.send(self.figures())),
+            Call::Samples(filter, answer) => drop(answer.send(self.watch_samples(filter))),
         }
     }
 }

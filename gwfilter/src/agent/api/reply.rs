@@ -54,7 +54,6 @@ impl Reply {
 
     /// JSON lines, each with its line feed, for as long as the sender lives. It learns by [`mpsc::Sender::closed`] that nobody listens any
     /// more, and that somebody listens too slowly by a channel that is full.
-    #[expect(dead_code, reason = "the first endless route is being built")]
     pub(in crate::agent) const fn lines(lines: mpsc::Receiver<Bytes>) -> Self {
         Self {
             status: StatusCode::OK,

@@ -6,9 +6,10 @@ use hyper::StatusCode;
 use tracing::warn;
 
 use super::reply::Reply;
-use super::{PATIENCE, Shared};
+use super::{Call, PATIENCE, Shared};
 use crate::agent::state;
 use crate::params::Params;
+use crate::samples::filter::{self, Filter};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::{Form, render};
 
@@ -16,16 +17,18 @@ use crate::telemetry::metrics::{Form, render};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::agent) enum Route {
     Status,
+    Samples,
     Metrics,
 }
 
 impl Route {
-    const ALL: [Self; 2] = [Self::Status, Self::Metrics];
+    const ALL: [Self; 3] = [Self::Status, Self::Samples, Self::Metrics];
 
     /// The address, and the non-resource path that a token's owner needs `get` on.
     pub(in crate::agent) const fn path(self) -> &'static str {
         match self {
             Self::Status => "/v1/status",
+            Self::Samples => filter::PATH,
             Self::Metrics => "/metrics",
         }
     }
@@ -39,6 +42,8 @@ impl Route {
     pub(super) const fn patience(self) -> Duration {
         match self {
             Self::Status | Self::Metrics => PATIENCE,
+            // The kernel verifies some programs first.
+            Self::Samples => PATIENCE.saturating_mul(2),
         }
     }
 
@@ -46,6 +51,7 @@ impl Route {
     pub(super) async fn answer(self, params: Params, shared: &Shared) -> Reply {
         let answer = match self {
             Self::Status => status(&params, shared),
+            Self::Samples => samples(params, shared).await,
             Self::Metrics => metrics(&params, shared).await,
         };
         answer.unwrap_or_else(|refusal| refusal)
@@ -64,6 +70,12 @@ fn status(params: &Params, shared: &Shared) -> Result<Reply, Reply> {
             ))
         }
     }
+}
+
+async fn samples(params: Params, shared: &Shared) -> Result<Reply, Reply> {
+    let filter = Filter::read(params)?;
+    let lines = shared.ask(|answer| Call::Samples(filter, answer)).await?;
+    Ok(Reply::lines(lines))
 }
 
 async fn metrics(params: &Params, shared: &Shared) -> Result<Reply, Reply> {
