@@ -494,3 +494,48 @@ fn explain_given_proxy_headers_then_client_peer_and_destination_decide_together(
         "{report:#}"
     );
 }
+
+#[test]
+fn answers_for_people_then_the_kept_texts() {
+    let said = |source: &str, dest: &str| explain(&["--source", source, "--dest", dest]).out;
+    insta::assert_snapshot!(said("1.2.3.5", "203.0.113.10:80"), @r"
+    DROP: an ALLOW policy applies and none of its rules can match this source (no-rule-allows)
+      packet          1.2.3.5 -> 203.0.113.10:80/tcp
+      gateway         istio-system/istio-ingressgateway
+      client address  packet-source
+      policy          ns[istio-system]-policy[ingress-policy]
+      judged in       xdp (tc where the card's driver has no XDP)
+      - 203.0.113.10:80/tcp is the load-balancer destination of listener http2 of istio-system/istio-ingressgateway (gateway port 8080)
+      - the gateway would refuse it too (403, or a closed connection); refused at the node, the client sees a timeout
+      - a connection from before the policy changed lives on until the drain window is over
+    ");
+    insta::assert_snapshot!(said("5.6.7.64", "203.0.113.10:443"), @r"
+    DROP: a DENY rule matches this source (denied-by-rule)
+      packet          5.6.7.64 -> 203.0.113.10:443/tcp
+      gateway         istio-system/istio-ingressgateway
+      client address  packet-source
+      policy          ns[istio-system]-policy[blocklist]-rule[0]
+      judged in       xdp (tc where the card's driver has no XDP)
+      - 203.0.113.10:443/tcp is the load-balancer destination of listener https of istio-system/istio-ingressgateway (gateway port 8443)
+      - the gateway would refuse it too (403, or a closed connection); refused at the node, the client sees a timeout
+      - a connection from before the policy changed lives on until the drain window is over
+    ");
+    insta::assert_snapshot!(said("1.2.3.4", "203.0.113.10:80"), @r"
+    pass: nothing that the node can see refuses it (allowed)
+      packet          1.2.3.4 -> 203.0.113.10:80/tcp
+      gateway         istio-system/istio-ingressgateway
+      client address  packet-source
+      policy          none decides
+      judged in       xdp (tc where the card's driver has no XDP)
+      - 203.0.113.10:80/tcp is the load-balancer destination of listener http2 of istio-system/istio-ingressgateway (gateway port 8080)
+      - no rule certainly refuses this source; the gateway decides by what the node cannot see:
+      - ns[istio-system]-policy[blocklist]-rule[1]: `paths` is in the HTTP request, which the node does not see
+    ");
+    insta::assert_snapshot!(said("1.2.3.5", "203.0.113.25:25"), @r"
+    pass: the destination is no gateway's (not-a-gateway)
+      packet          1.2.3.5 -> 203.0.113.25:25/tcp
+      gateway         none
+      policy          none decides
+      - no gateway of this node has the address 203.0.113.25: the packet is not touched
+    ");
+}

@@ -15,6 +15,7 @@ use xtask::oci::{self, Image};
 use xtask::paths;
 
 use crate::build_ebpf;
+use crate::progress;
 use crate::run::{COMMIT, cargo, commit, run, say};
 use crate::setup::{self, Part, Voice};
 
@@ -56,9 +57,11 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     if let Some(folder) = archive.parent() {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
+    let step = progress::step("packing the image");
     let file = fs::File::create(&archive).with_context(|| format!("making {}", archive.display()))?;
     let digest =
         oci::write(&image, BufWriter::new(file)).with_context(|| format!("writing {}", archive.display()))?;
+    drop(step);
     let size = fs::metadata(&archive)
         .with_context(|| format!("reading {}", archive.display()))?
         .len();

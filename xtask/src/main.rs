@@ -12,6 +12,7 @@ mod demo;
 mod dist;
 mod docs;
 mod image;
+mod progress;
 mod run;
 mod setup;
 mod setup_kube;

@@ -7,11 +7,15 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::progress;
+
 /// One line for the person who watches. A closed pipe is no reason to stop.
 pub(crate) fn say(line: impl Display) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}");
-    let _ = out.flush();
+    progress::aside(|| {
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{line}");
+        let _ = out.flush();
+    });
 }
 
 /// The command as a person would type it (environment changes first).
@@ -48,6 +52,7 @@ fn quoted(word: &OsStr) -> String {
 /// Says the command, runs it with our own output, and fails if it does.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     say(format_args!("$ {}", shown(command)));
+    let _step = (!speaks(command)).then(|| progress::step(shown(command)));
     let status = command
         .stdin(Stdio::null())
         .status()
@@ -56,6 +61,15 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("`{}` ended with {status}", shown(command));
     }
     Ok(())
+}
+
+/// Whether the program shows by itself how far it is.
+fn speaks(command: &Command) -> bool {
+    let quiet = command.get_args().any(|arg| arg == "--quiet" || arg == "-qq");
+    let program = std::path::Path::new(command.get_program())
+        .file_name()
+        .unwrap_or_default();
+    !quiet && ["cargo", "apt-get"].iter().any(|name| program == *name)
 }
 
 /// Runs the command quietly and hands back its standard output; its error output goes into the error.
@@ -74,6 +88,7 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
 
 /// Runs the command quietly and hands back all it said, however it ended.
 pub(crate) fn output(command: &mut Command) -> Result<Output> {
+    let _step = progress::step(shown(command));
     command
         .stdin(Stdio::null())
         .output()
@@ -162,6 +177,19 @@ pub(crate) fn which(program: &str) -> Option<std::path::PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn command_then_whether_it_shows_how_far_it_is() {
+        let command = |program: &str, args: &[&str]| {
+            let mut command = Command::new(program);
+            command.args(args);
+            speaks(&command)
+        };
+        assert!(command("cargo", &["build"]) && command("/usr/bin/cargo", &["build"]));
+        assert!(command("apt-get", &["-q", "update"]));
+        assert!(!command("cargo", &["clippy", "--quiet"]));
+        assert!(!command("go", &["build"]) && !command("python3", &["-m", "pip"]));
+    }
 
     #[test]
     fn a_cargo_then_it_hears_nothing_of_the_package_that_starts_it() {

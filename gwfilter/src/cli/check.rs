@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Output;
 use super::manifests::Manifests;
+use super::progress::Progress;
 use super::style::Palette;
 use crate::diagnostic::{self, Diagnostic, Severity};
 use crate::explain::{Explainer, Verified};
@@ -31,9 +32,11 @@ pub struct Args {
 /// Input that cannot be used at all, a generation that does not fit the maps, or tables and evaluator that differ: the
 /// caller prints the chain and exits with 2.
 pub fn run(args: &Args, palette: Palette, out: &mut impl Write) -> anyhow::Result<u8> {
+    let progress = Progress::new("reading the manifests and asking the tables", None);
     let explainer =
         Explainer::new(args.manifests.build()?).context("the manifests ask for more than a node can hold")?;
     let verified = explainer.verify_boundaries()?;
+    drop(progress);
     let built = explainer.built();
     let print = match args.output {
         Output::Text => text(built, verified, palette, out),

@@ -1,13 +1,14 @@
 //! `gwfilter explain`: what the kernel tables would do with one packet, or with many.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
 use super::manifests::Manifests;
+use super::progress::Progress;
 use super::style::Palette;
 use super::{Output, address};
 use crate::diagnostic::Severity;
@@ -96,7 +97,14 @@ fn many(explainer: &Explainer, path: &PathBuf, out: &mut impl Write) -> anyhow::
     let mut out = BufWriter::new(out);
     let (mut bad, mut differs) = (false, None);
     let mut bytes = Vec::new();
-    loop {
+    // Where answers can be seen, they are the progress; and a program that asks one by one knows how far it is.
+    let asked = path.as_os_str() == "-" && !io::stderr().is_terminal();
+    let progress = if io::stdout().is_terminal() || asked {
+        Progress::hidden()
+    } else {
+        Progress::new("queries answered", None)
+    };
+    for number in 1.. {
         bytes.clear();
         let read = input.read_until(b'\n', &mut bytes);
         if read.with_context(|| format!("queries cannot be read from {}", path.display()))? == 0 {
@@ -122,10 +130,12 @@ fn many(explainer: &Explainer, path: &PathBuf, out: &mut impl Write) -> anyhow::
         } else {
             print
         };
+        progress.at(number);
         if !super::written(print)? {
             return Ok(0);
         }
     }
+    drop(progress);
     super::written(out.flush())?;
     match differs {
         Some(error) => Err(error.into()),

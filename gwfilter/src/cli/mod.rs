@@ -9,6 +9,7 @@ pub mod man;
 mod manifests;
 pub mod monitor;
 pub mod pause;
+pub mod progress;
 pub mod run;
 pub mod status;
 pub mod style;

@@ -41,16 +41,7 @@ pub fn pause(args: &PauseArgs, out: &mut impl Write) -> anyhow::Result<()> {
         bail!("--for: a pause of no length; `gwfilter resume` ends one");
     }
     write_all(moment(now_ns(), args.span)).context("enforcement cannot be paused")?;
-    let seconds = args.span.map(|span| span.as_secs());
-    let text = match (args.output, seconds) {
-        (Output::Json, _) => serde_json::json!({"paused": true, "seconds": seconds}).to_string(),
-        (Output::Text, Some(seconds)) => format!(
-            "paused for {seconds}s: what is refused is counted and passes; `gwfilter resume` ends it before"
-        ),
-        (Output::Text, None) => {
-            "paused: what is refused is counted and passes, until `gwfilter resume`".to_owned()
-        }
-    };
+    let text = paused(args.output, args.span);
     written(writeln!(out, "{text}")).map(|_| ())
 }
 
@@ -61,12 +52,31 @@ pub fn pause(args: &PauseArgs, out: &mut impl Write) -> anyhow::Result<()> {
 pub fn resume(args: &ResumeArgs, out: &mut impl Write) -> anyhow::Result<()> {
     // Not 0: the next agent must know that what was refused was let in.
     let was = write_all(PAST).context("enforcement cannot be resumed")?;
-    let text = match (args.output, was) {
+    let text = resumed(args.output, was);
+    written(writeln!(out, "{text}")).map(|_| ())
+}
+
+/// What `pause` says when it is done.
+fn paused(output: Output, span: Option<Duration>) -> String {
+    let seconds = span.map(|span| span.as_secs());
+    match (output, seconds) {
+        (Output::Json, _) => serde_json::json!({"paused": true, "seconds": seconds}).to_string(),
+        (Output::Text, Some(seconds)) => format!(
+            "paused for {seconds}s: what is refused is counted and passes; `gwfilter resume` ends it before"
+        ),
+        (Output::Text, None) => {
+            "paused: what is refused is counted and passes, until `gwfilter resume`".to_owned()
+        }
+    }
+}
+
+/// What `resume` says when it is done; `was`: there was a pause.
+fn resumed(output: Output, was: bool) -> String {
+    match (output, was) {
         (Output::Json, _) => serde_json::json!({"paused": false, "was_paused": was}).to_string(),
         (Output::Text, true) => "resumed: what is refused is dropped again".to_owned(),
         (Output::Text, false) => "it was not paused; what is refused is dropped".to_owned(),
-    };
-    written(writeln!(out, "{text}")).map(|_| ())
+    }
 }
 
 /// Writes the end of the pause; says whether there was one.
@@ -89,4 +99,29 @@ fn write_all(until: u64) -> anyhow::Result<bool> {
         control.pause(until)?;
     }
     Ok(was)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pause_and_resume_then_what_they_say() {
+        let hour = Some(Duration::from_secs(3600));
+        let mut said = Vec::new();
+        for output in [Output::Text, Output::Json] {
+            said.extend([paused(output, hour), paused(output, None)]);
+            said.extend([resumed(output, true), resumed(output, false)]);
+        }
+        insta::assert_snapshot!(said.join("\n"), @r#"
+        paused for 3600s: what is refused is counted and passes; `gwfilter resume` ends it before
+        paused: what is refused is counted and passes, until `gwfilter resume`
+        resumed: what is refused is dropped again
+        it was not paused; what is refused is dropped
+        {"paused":true,"seconds":3600}
+        {"paused":true,"seconds":null}
+        {"paused":false,"was_paused":true}
+        {"paused":false,"was_paused":false}
+        "#);
+    }
 }

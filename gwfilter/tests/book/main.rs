@@ -12,20 +12,30 @@ use std::fs;
 use xtask::netns::Namespace;
 
 use lab::Lab;
-use page::{FILES, PAGES, QUICKSTART, WALK};
+use page::{COMMANDS, FILES, PAGES, QUICKSTART, WALK};
 use shell::{Desk, Shell};
 
-#[test]
-fn quickstart_from_files_typed_then_each_step_prints_what_the_page_says() {
+/// Types a page that needs a machine and no cluster. The binary is there.
+#[expect(clippy::expect_used, clippy::panic, reason = "test helper")]
+fn alone(page: &str) {
     let machine = Namespace::new("reader").expect("a machine; this test needs root");
     let desk = Desk::new().expect("a folder with what the page reads");
     desk.cover(&machine, &["/run", "/var/lib"])
         .expect("nothing of this machine's is touched");
     let mut shell = Shell::start(&machine, &desk, &[]).expect("a shell");
-    // The binary is there.
     shell
-        .follow(FILES, &mut |_| Ok(String::new()))
+        .follow(page, &mut |_| Ok(String::new()))
         .unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+#[test]
+fn quickstart_from_files_typed_then_each_step_prints_what_the_page_says() {
+    alone(FILES);
+}
+
+#[test]
+fn commands_typed_then_each_prints_what_the_page_says() {
+    alone(COMMANDS);
 }
 
 #[test]

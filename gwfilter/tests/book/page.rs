@@ -7,9 +7,15 @@ use anyhow::{Context as _, Result, bail};
 pub(crate) const FILES: &str = "quickstart-files.md";
 pub(crate) const QUICKSTART: &str = "quickstart-cluster.md";
 pub(crate) const WALK: &str = "walkthrough.md";
+pub(crate) const COMMANDS: &str = "commands/README.md";
 
 /// The pages that are run, and how the names of their steps begin.
-pub(crate) const PAGES: [(&str, &str); 3] = [(FILES, "files-"), (QUICKSTART, "cluster-"), (WALK, "walk-")];
+pub(crate) const PAGES: [(&str, &str); 4] = [
+    (FILES, "files-"),
+    (QUICKSTART, "cluster-"),
+    (WALK, "walk-"),
+    (COMMANDS, "commands-"),
+];
 
 /// A step.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ use xtask::cluster::tools::Tools;
 use xtask::{oci, paths};
 
 use crate::image::{LICENCES, static_binary};
+use crate::progress;
 use crate::run::{cargo, output, read, say, which};
 
 /// What `dist` is asked for.
@@ -79,6 +80,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
         "gwfilter-{VERSION}-linux-{}",
         oci::architecture(std::env::consts::ARCH)
     );
+    let step = progress::step("packing the archives");
     let files = BTreeMap::from([
         (format!("{name}.tar.gz"), packed(&name, tree)?),
         (
@@ -87,6 +89,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
         ),
         (format!("{name}.cdx.json"), bill.into_bytes()),
     ]);
+    drop(step);
     write(&out, &files)
 }
 

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::tally::{Tally, closing_line};
+use crate::progress;
 use crate::run::{cargo, output, read, run, say, shown};
 
 /// The features of every build of tests; its packages are the workspace's default members, as for a `cargo test` that is typed.
@@ -195,8 +196,15 @@ fn counted(command: &mut Command, say: &mut dyn FnMut(&str)) -> Result<Tally> {
         .context("starting cargo test")?;
     let mut tally = Tally::default();
     if let Some(stdout) = child.stdout.take() {
+        // Only once tests run: while it builds, cargo shows how far it is.
+        let mut step = None;
+        let (mut passed, mut failed) = (0_u64, 0_u64);
         for line in BufReader::new(stdout).lines() {
             let line = line.context("reading what cargo test says")?;
+            passed += u64::from(line.ends_with("... ok"));
+            failed += u64::from(line.ends_with("... FAILED"));
+            step.get_or_insert_with(|| progress::step("tests run"))
+                .at(format_args!("tests run: {passed} passed, {failed} failed"));
             if let Some(part) = closing_line(&line) {
                 tally.add(part);
             }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::guest;
 use super::kernels::Kernel;
+use crate::progress;
 use crate::run::shown;
 
 /// How much of the kernel's messages an error shows.
@@ -38,6 +39,7 @@ pub(crate) fn boot(kernel: &Kernel, initramfs: &Path, folder: &Path, within: Dur
         .spawn()
         .with_context(|| format!("starting `{}`", shown(&command)))?;
     let mut machine = Machine(child);
+    let _step = progress::step(format_args!("Linux {} runs its jobs", kernel.release));
     let deadline = Instant::now() + within;
     let status = loop {
         if let Some(status) = machine.0.try_wait().context("waiting for QEMU")? {
