@@ -52,7 +52,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     let out = options.out.clone().unwrap_or_else(paths::dist);
     let binary = static_binary()?;
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let crates = crates(&target)?;
+    let (crates, linked) = (crates(&target)?, linked()?);
 
     let mut tree = program(&binary)?;
     tree.extend(texts()?);
@@ -64,9 +64,12 @@ pub(crate) fn main(options: &Options) -> Result<()> {
         "manifests/seccomp-gwfilter.json".to_owned(),
         Entry::text(bytes(seccomp)?),
     );
-    tree.insert("THIRD-PARTY.txt".to_owned(), Entry::text(notices::text(&crates)?));
+    tree.insert(
+        "THIRD-PARTY.txt".to_owned(),
+        Entry::text(notices::text(&crates, &linked)?),
+    );
     let object = oci::digest(&fs::read(paths::ebpf_object()).context("reading the eBPF object")?);
-    let bill = serde_json::to_string_pretty(&sbom::document(VERSION, &object, &crates))
+    let bill = serde_json::to_string_pretty(&sbom::document(VERSION, &object, &crates, &linked))
         .context("writing JSON")?
         + "\n";
     tree.insert("gwfilter.cdx.json".to_owned(), Entry::text(bill.clone()));
@@ -257,6 +260,27 @@ fn crates(target: &str) -> Result<Vec<sbom::Crate>> {
     sbom::crates(&names.concat(), &metadata, &lock)
 }
 
+/// What else is in a program that is linked statically: Rust's standard library, and the machine's C library.
+fn linked() -> Result<[sbom::Linked; 2]> {
+    let libc = read(Command::new("getconf").arg("GNU_LIBC_VERSION"))?;
+    let rustc = read(Command::new("rustc").current_dir(paths::root()).arg("--version"))?;
+    let second = |text: &str| text.split_whitespace().nth(1).unwrap_or("unknown").to_owned();
+    Ok([
+        sbom::Linked {
+            name: "glibc",
+            version: second(&libc),
+            licence: "LGPL-2.1-or-later",
+            source: "https://sourceware.org/glibc/",
+        },
+        sbom::Linked {
+            name: "rust-std",
+            version: second(&rustc),
+            licence: "MIT OR Apache-2.0",
+            source: "https://github.com/rust-lang/rust",
+        },
+    ])
+}
+
 /// The text for who unpacks the archive.
 const README: &str = "\
 # gwfilter VERSION
@@ -329,7 +353,8 @@ mod tests {
                 "{found:?}"
             );
         }
-        let text = notices::text(&crates).unwrap();
+        let text = notices::text(&crates, &linked().unwrap()).unwrap();
+        assert!(text.contains("glibc 2.") && text.contains("LGPL"));
         assert!(text.contains("tokio ") && text.contains("Permission is hereby granted"));
     }
 }

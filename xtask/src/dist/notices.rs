@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::sbom::Crate;
+use super::sbom::{Crate, Linked};
 
 /// How the files begin that hold licences and what must be said with them.
 const NAMES: [&str; 6] = [
@@ -23,7 +23,7 @@ const NAMES: [&str; 6] = [
 ];
 
 /// The whole text.
-pub(super) fn text(crates: &[Crate]) -> Result<String> {
+pub(super) fn text(crates: &[Crate], linked: &[Linked]) -> Result<String> {
     let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut without = Vec::new();
     for found in crates.iter().filter(|found| found.sha256.is_some()) {
@@ -37,7 +37,7 @@ pub(super) fn text(crates: &[Crate]) -> Result<String> {
             texts.entry(file).or_default().push(name.clone());
         }
     }
-    Ok(page(&texts, &without))
+    Ok(page(&texts, &without, linked))
 }
 
 /// The texts in a folder, with line ends of one kind.
@@ -62,22 +62,33 @@ fn licences(folder: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn page(texts: &BTreeMap<String, Vec<String>>, without: &[String]) -> String {
+fn page(texts: &BTreeMap<String, Vec<String>>, without: &[String], linked: &[Linked]) -> String {
     let mut page =
         "gwfilter is made with these libraries. Each text stands once, below those that come with it.\n"
             .to_owned();
     let rule = "=".repeat(100);
+    // Writing to a String does not fail.
+    for library in linked {
+        let _ = writeln!(
+            page,
+            "\n{} {} ({}): {}",
+            library.name, library.version, library.licence, library.source
+        );
+    }
+    page.push_str(
+        "\nThe C library is linked statically. Who wants to link another version of it builds the program anew from its sources, with\n\
+         `cargo xtask dist`; they are open.\n",
+    );
     // By the first name, so that a new crate changes one place.
     let mut sorted: Vec<_> = texts.iter().map(|(text, names)| (names, text)).collect();
     sorted.sort();
-    // Writing to a String does not fail.
     for (names, text) in sorted {
         let _ = writeln!(page, "\n{rule}\n{}\n{rule}\n\n{text}", names.join("\n"));
     }
     if !without.is_empty() {
         let _ = writeln!(
             page,
-            "\n{rule}\nThese name their licence and have no text of it in their archives:\n{}\n{rule}",
+            "\n{rule}\nThese name their licence and have no text of it in their archives (that of Apache-2.0 is LICENSE-APACHE, beside this file):\n{}\n{rule}",
             without.join("\n")
         );
     }
@@ -115,11 +126,11 @@ mod tests {
             found("b", &[("COPYING", "You may."), ("NOTICE", "By B.")]),
             found("c", &[]),
         ];
-        let page = text(&crates).unwrap();
+        let page = text(&crates, &[]).unwrap();
         assert_eq!(page.matches("You may.").count(), 1, "{page}");
         assert!(page.contains("a 1.0.0 (MIT)\nb 1.0.0 (MIT)\n"), "{page}");
         assert!(
-            page.contains("By B.") && page.contains("archives:\nc 1.0.0 (MIT)"),
+            page.contains("By B.") && page.contains("file):\nc 1.0.0 (MIT)"),
             "{page}"
         );
         assert!(!page.contains("fn main"));

@@ -26,6 +26,16 @@ pub(super) struct Crate {
     pub(super) needs: BTreeSet<(String, String)>,
 }
 
+/// What is linked into the program and is no crate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Linked {
+    pub(super) name: &'static str,
+    pub(super) version: String,
+    /// An SPDX expression.
+    pub(super) licence: &'static str,
+    pub(super) source: &'static str,
+}
+
 /// The crates that `cargo tree` names (a line each: `name vVERSION …`), with what `cargo metadata` and the lock file know of them.
 pub(super) fn crates(tree: &str, metadata: &Value, lock: &str) -> Result<Vec<Crate>> {
     let named: BTreeSet<(String, String)> = tree.lines().filter_map(named).collect();
@@ -111,7 +121,7 @@ fn text(value: &Value, pointer: &str) -> String {
 }
 
 /// The document. `object` is the digest of the eBPF object inside, `sha256:…`.
-pub(super) fn document(version: &str, object: &str, crates: &[Crate]) -> Value {
+pub(super) fn document(version: &str, object: &str, crates: &[Crate], linked: &[Linked]) -> Value {
     let reference = |name: &str, version: &str| format!("pkg:cargo/{name}@{version}");
     let own = reference("gwfilter", version);
     let components: Vec<Value> = crates
@@ -143,6 +153,15 @@ pub(super) fn document(version: &str, object: &str, crates: &[Crate]) -> Value {
         "hashes": [{"alg": "SHA-256", "content": sum}],
         "description": "the eBPF object inside the program",
     });
+    let libraries = linked.iter().map(|library| {
+        let purl = format!("pkg:generic/{}@{}", library.name, library.version);
+        json!({
+            "type": "library", "bom-ref": purl, "purl": purl, "name": library.name, "version": library.version, "scope": "required",
+            "licenses": [{"expression": library.licence}],
+            "externalReferences": [{"type": "website", "url": library.source}],
+        })
+    });
+    let libraries: Vec<Value> = libraries.collect();
     let mut dependencies: Vec<Value> = crates
         .iter()
         .map(|found| {
@@ -154,6 +173,7 @@ pub(super) fn document(version: &str, object: &str, crates: &[Crate]) -> Value {
             let name = reference(&found.name, &found.version);
             if name == own {
                 needs.push(ebpf.to_owned());
+                needs.extend(libraries.iter().map(|library| text(library, "/bom-ref")));
             }
             json!({"ref": name, "dependsOn": needs})
         })
@@ -170,7 +190,7 @@ pub(super) fn document(version: &str, object: &str, crates: &[Crate]) -> Value {
                 "licenses": [{"expression": "Apache-2.0"}],
             },
         },
-        "components": components.into_iter().chain([file]).collect::<Vec<_>>(),
+        "components": components.into_iter().chain([file]).chain(libraries.iter().cloned()).collect::<Vec<_>>(),
         "dependencies": dependencies,
     })
 }
@@ -205,7 +225,26 @@ mod tests {
             BTreeSet::from([("a".to_owned(), "0.1.0".to_owned())])
         );
 
-        let document = document("1.0.0", "sha256:abcd", &crates);
+        let libc = Linked {
+            name: "glibc",
+            version: "2.36".to_owned(),
+            licence: "LGPL-2.1-or-later",
+            source: "https://libc.example",
+        };
+        let document = document("1.0.0", "sha256:abcd", &crates, &[libc]);
+        assert_eq!(document["components"][3]["purl"], "pkg:generic/glibc@2.36");
+        let own = list(&document, "/dependencies")
+            .iter()
+            .find(|edge| edge["ref"] == "pkg:cargo/gwfilter@1.0.0")
+            .unwrap();
+        assert_eq!(
+            own["dependsOn"],
+            json!([
+                "pkg:cargo/a@0.1.0",
+                "file:gwfilter.bpf.o",
+                "pkg:generic/glibc@2.36"
+            ])
+        );
         assert_eq!(document["components"][0]["purl"], "pkg:cargo/a@0.1.0");
         assert_eq!(
             document["components"][0]["licenses"][0]["expression"],
