@@ -74,4 +74,8 @@ pub struct PrefixFigures {
     pub written: usize,
     /// Entries of the tables of this gateway after flattening, disjoint and minimal; equal tables counted once.
     pub table: usize,
+    /// Those of them that are IPv4 prefixes.
+    pub v4: usize,
+    /// Those of them that are IPv6 prefixes.
+    pub v6: usize,
 }

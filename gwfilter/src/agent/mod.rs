@@ -47,7 +47,7 @@ pub use exit::OnExit;
 pub use feed::From;
 pub use interfaces::InterfacesError;
 pub use lease::Settings as LeaseSettings;
-pub use state::{StateError, status};
+pub use state::{counter_names, left};
 
 use crate::dataplane::attach::AttachError;
 use crate::dataplane::choice::XdpMode;

@@ -1,7 +1,7 @@
 //! What `gwfilter status` is to show.
 
 use super::{Agent, aside};
-use crate::status::{GatewayState, Left};
+use crate::status::{GatewayState, Left, Prefixes};
 
 impl Agent {
     /// What `gwfilter status` shows.
@@ -13,6 +13,10 @@ impl Agent {
             client_address: report.client_address.to_owned(),
             enforced: report.enforced,
             why: report.why.clone(),
+            prefixes: Some(Prefixes {
+                v4: report.prefixes.v4,
+                v6: report.prefixes.v6,
+            }),
         });
         Left {
             written_at: aside::now(),
@@ -23,6 +27,7 @@ impl Agent {
             not_ready: ready.err(),
             gateways: gateways.collect(),
             finds: self.interfaces.finds(),
+            lease_length: self.settings.lease.lease.map(|length| length.as_secs()),
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod check;
 pub mod completions;
+pub mod counters;
 pub mod duration;
 pub mod explain;
 pub mod man;
@@ -67,6 +68,13 @@ Example:
   gwfilter monitor --verdict drop --source 198.51.100.0/24
 
 Exit: 0 after Ctrl-C, --for, or when nobody reads any more; 1 if no agent runs here, or it ends.";
+const COUNTERS: &str = "\
+Needs root. Works without a running agent: what is attached goes on counting. Counters go on over restarts of the agent.
+
+Example:
+  gwfilter counters --watch 5s        # packets a second, until Ctrl-C
+
+Exit: 0; 1 if there are no counters, or they cannot be read.";
 const PAUSE: &str = "\
 Needs root. Works with and without a running agent, and outlives its restarts; a restart of the node, or unload, ends it.
 
@@ -98,6 +106,9 @@ enum Verb {
     /// Show verdicts as they fall, a few of all of them
     #[command(after_help = MONITOR)]
     Monitor(monitor::Args),
+    /// Show how many packets passed and were dropped, by gateway and reason, and by rule
+    #[command(after_help = COUNTERS)]
+    Counters(counters::Args),
     /// Turn all enforcement on this node into counting: nothing is dropped until `resume`
     #[command(after_help = PAUSE)]
     Pause(pause::PauseArgs),
@@ -181,6 +192,10 @@ pub fn main() -> ExitCode {
         ),
         Verb::Monitor(args) => (
             monitor::run(&args, palette, &mut out, &mut err).map(|()| ExitCode::SUCCESS),
+            ExitCode::FAILURE,
+        ),
+        Verb::Counters(args) => (
+            counters::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,
         ),
         Verb::Pause(args) => (

@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use clap::ValueEnum;
 
-use super::{Output, written};
-use crate::agent;
+use super::written;
+use crate::dataplane::seen::programs;
+use crate::survey;
 
 /// Arguments of `gwfilter status`.
 #[derive(Debug, clap::Args)]
@@ -17,7 +18,19 @@ pub struct Args {
     state_dir: PathBuf,
     /// The form of the answer
     #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
+    output: Form,
+}
+
+/// The form of what is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// For people: short.
+    #[default]
+    Text,
+    /// For people: all of it.
+    Wide,
+    /// For programs.
+    Json,
 }
 
 /// Says what is attached in this network namespace, and what the agent left.
@@ -25,15 +38,13 @@ pub struct Args {
 /// # Errors
 /// The pins cannot be read, or `out` cannot be written.
 pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
-    let context = "what is attached here cannot be read (root can)";
-    let status = agent::status(&args.state_dir).context(context)?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
+    let status = survey::status(&survey::places(&args.state_dir), &programs())
+        .context("what is attached here cannot be read (root can)")?;
+    let now = survey::now();
     let text = match args.output {
-        Output::Json => serde_json::to_string(&status)? + "\n",
-        Output::Text => status.text(now),
+        Form::Json => serde_json::to_string(&status)? + "\n",
+        Form::Text => status.text(now),
+        Form::Wide => status.wide(now),
     };
     written(out.write_all(text.as_bytes())).map(|_| ())
 }

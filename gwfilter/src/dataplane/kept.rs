@@ -184,6 +184,19 @@ pub(super) fn adopt_streams(loader: &mut EbpfLoader<'_>, pins: &Pins) -> Result<
     Ok(())
 }
 
+/// The pinned maps of counters: of listeners, and of rules. `None`: there are none that this version can read.
+pub(super) fn counters_at(dir: &Path) -> Option<(MapData, MapData)> {
+    let [_, count, rules] = &SHAPES;
+    let open = |shape: &Shape| shape.pinned_at(&dir.join(shape.pin));
+    Some((open(count)?, open(rules)?))
+}
+
+/// The path of the pin of one of them.
+pub(super) fn counters_pin(dir: &Path) -> std::path::PathBuf {
+    let [_, count, _] = &SHAPES;
+    dir.join(count.pin)
+}
+
 /// Handles of the maps, to pin them by.
 #[derive(Debug)]
 pub(super) struct Kept(Vec<(&'static str, &'static str, MapData)>);

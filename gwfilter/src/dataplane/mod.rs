@@ -14,7 +14,9 @@ pub mod pins;
 mod query;
 pub mod rights;
 pub mod sampling;
+pub mod seen;
 pub mod tables;
+pub mod tally;
 mod twins;
 
 use std::collections::BTreeMap;
@@ -323,6 +325,12 @@ impl Dataplane {
             }
         }
         Ok(removed)
+    }
+
+    /// The programs of this object that are loaded.
+    #[must_use]
+    pub fn programs(&self) -> seen::Programs {
+        seen::programs_of(&self.ebpf)
     }
 
     /// Ends. What is pinned stays in force.

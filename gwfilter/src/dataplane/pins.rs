@@ -394,11 +394,33 @@ fn directories() -> Result<Vec<PathBuf>, PinsError> {
 /// # Errors
 /// The pins cannot be listed.
 pub fn attached() -> Result<Vec<Pin>, PinsError> {
+    Ok(links()?.into_iter().map(|(pin, _)| pin).collect())
+}
+
+/// As [`attached`], with where each lies.
+///
+/// # Errors
+/// The pins cannot be listed.
+pub(super) fn links() -> Result<Vec<(Pin, PathBuf)>, PinsError> {
     let mut pins = Vec::new();
     for dir in directories()? {
-        pins.extend(entries(&dir)?.iter().filter_map(|name| Pin::parse(name)));
+        let names = entries(&dir)?;
+        pins.extend(
+            names
+                .iter()
+                .filter_map(|name| Some((Pin::parse(name)?, dir.join(name)))),
+        );
     }
     Ok(pins)
+}
+
+/// The directory of this network namespace, of this version of gwfilter; `None` if nothing of it is pinned here.
+///
+/// # Errors
+/// The pins cannot be listed.
+pub(super) fn own_directory() -> Result<Option<PathBuf>, PinsError> {
+    let ours = Path::new(ROOT).join(format!("v{ABI_VERSION}"));
+    Ok(directories()?.into_iter().find(|dir| dir.starts_with(&ours)))
 }
 
 /// Where lease and pause of this network namespace are pinned, for every version of gwfilter that has left them.

@@ -2,6 +2,7 @@
 
 mod earlier;
 mod flat;
+pub mod seen;
 mod shelf;
 mod verify;
 
@@ -17,8 +18,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use gwfilter_common::abi::{
-    ABI_VERSION, COUNT_MAP, FLAT4_MAP, FLAT6_MAP, Header, LOGLIM_MAP, Leaf, LogLimit, NEVER4_MAP, NEVER6_MAP,
-    REASONS, ROOT_LEN, ROOT_MAP, RULES_MAP, SRC4_MAP, SRC6_MAP, Slot, Tally,
+    COUNT_MAP, FLAT4_MAP, FLAT6_MAP, LOGLIM_MAP, Leaf, LogLimit, NEVER4_MAP, NEVER6_MAP, REASONS, ROOT_LEN,
+    ROOT_MAP, RULES_MAP, SRC4_MAP, SRC6_MAP, Slot, Tally,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -192,18 +193,6 @@ impl Written {
         let tables = self.four.keys().chain(self.six.keys()).chain(self.flat.keys());
         root.chain(tables.map(|(kind, index)| Place::Table(*kind, *index)))
     }
-}
-
-/// The number of the generation whose root table is pinned at the one of `roots`. `None` where that cannot be told: it cannot be read, is
-/// of another ABI, or there is not just one, as while one agent takes over from another.
-#[must_use]
-pub fn in_force(roots: &[PathBuf]) -> Option<u64> {
-    let [path] = roots else {
-        return None;
-    };
-    let root = Root::try_from(Map::Array(MapData::from_pin(path).ok()?)).ok()?;
-    let header = Header::from_slot(&root.get(&0, 0).ok()?);
-    (header.abi_version == ABI_VERSION).then_some(header.generation)
 }
 
 impl std::fmt::Debug for Tables {
@@ -494,12 +483,16 @@ fn zeros(cpus: usize) -> Result<PerCpuValues<Tally>, TablesError> {
     PerCpuValues::try_from(vec![Tally::default(); cpus]).map_err(TablesError::Cpus)
 }
 
-fn block(listener: u32) -> std::ops::Range<u32> {
+pub(super) fn block(listener: u32) -> std::ops::Range<u32> {
     let start = listener.saturating_mul(REASONS);
     start..start.saturating_add(REASONS)
 }
 
-fn sum(map: &PerCpuArray<MapData, Tally>, name: &'static str, index: u32) -> Result<Tally, TablesError> {
+pub(super) fn sum(
+    map: &PerCpuArray<MapData, Tally>,
+    name: &'static str,
+    index: u32,
+) -> Result<Tally, TablesError> {
     let values = map.get(&index, 0).map_err(failed("read", name, index))?;
     Ok(values.iter().fold(Tally::default(), |sum, t| Tally {
         passed: sum.passed.saturating_add(t.passed),

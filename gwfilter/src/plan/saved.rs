@@ -26,6 +26,23 @@ pub struct Counters {
     rules: Vec<(String, u32, u64)>,
 }
 
+impl Counters {
+    /// Names by index.
+    #[must_use]
+    pub fn names(&self) -> Names {
+        let listeners = self.listeners.iter();
+        let rules = self.rules.iter();
+        Names {
+            listeners: listeners
+                .map(|(name, index, _)| (*index, ListenerName::parse(name)))
+                .collect(),
+            rules: rules
+                .map(|(name, index, _)| (*index, Arc::from(name.as_str())))
+                .collect(),
+        }
+    }
+}
+
 /// What of the past bears on connections.
 #[derive(Clone, Debug)]
 pub struct Draining(Arc<State>);

@@ -162,21 +162,32 @@ fn figures(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> PrefixF
         {
             rules.extend(judged.rules.iter().map(|r| (r.policy, r.rule)));
         }
-        let mut count = |table: *const (), len: usize| {
-            if !tables.contains(&table) {
+        let mut is_new = |table: *const ()| {
+            let new = !tables.contains(&table);
+            if new {
                 tables.push(table);
-                figures.table += len;
             }
+            new
         };
-        if let Some(table) = &listener.tables.table4 {
-            count(Arc::as_ptr(table).cast(), table.len());
+        if let Some(table) = &listener.tables.table4
+            && is_new(Arc::as_ptr(table).cast())
+        {
+            figures.v4 += table.len();
+            figures.table += table.len();
         }
-        if let Some(table) = &listener.tables.table6 {
-            count(Arc::as_ptr(table).cast(), table.len());
+        if let Some(table) = &listener.tables.table6
+            && is_new(Arc::as_ptr(table).cast())
+        {
+            figures.v6 += table.len();
+            figures.table += table.len();
         }
         let matrices = [&listener.tables.matrix, &listener.tables.matrix_without_peer];
         for matrix in matrices.into_iter().flatten() {
-            count(Arc::as_ptr(matrix).cast(), matrix.entries());
+            if is_new(Arc::as_ptr(matrix).cast()) {
+                figures.v4 += matrix.peers4.len() + matrix.clients4.len() + matrix.dests4.len();
+                figures.v6 += matrix.peers6.len() + matrix.clients6.len() + matrix.dests6.len();
+                figures.table += matrix.entries();
+            }
         }
     }
     for (policy, rule) in rules {

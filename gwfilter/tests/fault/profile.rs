@@ -58,11 +58,12 @@ fn each_call_of_an_agents_life_and_of_the_commands_then_in_the_shipped_profile()
         assert!(output.status.success(), "{words:?}: {output:?}");
     };
     traced("status", &["status", "-o", "json"]);
+    traced("counters", &["counters"]);
     lab.agent.signal(Signal::SIGTERM).expect("told to end");
     lab.agent.wait_exit(SOON).expect("ended");
     traced("unload", &["unload"]);
     let mut seen = BTreeSet::new();
-    for name in ["run", "status", "unload"] {
+    for name in ["run", "status", "counters", "unload"] {
         seen.extend(names(&std::fs::read_to_string(trace(name)).expect("a trace")));
     }
     for sure in ["bpf", "epoll_wait", "execve", "openat"] {

@@ -12,6 +12,7 @@ mod monitor;
 mod reload;
 mod restart;
 mod secrecy;
+mod status;
 mod tables;
 mod tamper;
 mod upgrade;

@@ -82,7 +82,7 @@ fn another_user_then_neither_pins_nor_state_nor_status_can_be_seen() {
     }
     // The commands say so, rather than that there is nothing.
     let gwfilter = binary().display().to_string();
-    for verb in ["status", "unload", "pause"] {
+    for verb in ["status", "counters", "unload", "pause"] {
         let said = as_nobody(&[&gwfilter, verb]);
         let text = [said.stdout.as_slice(), &said.stderr].concat();
         let text = String::from_utf8_lossy(&text).into_owned();

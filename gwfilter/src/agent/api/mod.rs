@@ -26,6 +26,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Agent, RUN_DIR, aside};
+use crate::dataplane::seen::Programs;
 use crate::samples::filter::Filter;
 use crate::telemetry::metrics::Figures;
 pub(super) use guard::Tokens;
@@ -48,6 +49,8 @@ pub(super) enum Call {
     Figures(oneshot::Sender<Figures>),
     /// Samples of verdicts, until the receiver is dropped.
     Samples(Filter, oneshot::Sender<mpsc::Receiver<Bytes>>),
+    /// The programs that are loaded, by number.
+    Programs(oneshot::Sender<Programs>),
 }
 
 /// What all doors and routes share.
@@ -128,6 +131,7 @@ impl Agent {
         match call {
             Call::Figures(answer) => drop(answer.send(self.figures())),
             Call::Samples(filter, answer) => drop(answer.send(self.watch_samples(filter))),
+            Call::Programs(answer) => drop(answer.send(self.dataplane.programs())),
         }
     }
 }

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
+use serde::Serialize;
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::reply::Reply;
 use super::{Call, PATIENCE, Shared};
-use crate::agent::state;
 use crate::params::Params;
 use crate::samples::filter::{self, Filter};
+use crate::survey::{self, SurveyError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::{Form, render};
 
@@ -18,17 +20,19 @@ use crate::telemetry::metrics::{Form, render};
 pub(in crate::agent) enum Route {
     Status,
     Samples,
+    Counters,
     Metrics,
 }
 
 impl Route {
-    const ALL: [Self; 3] = [Self::Status, Self::Samples, Self::Metrics];
+    const ALL: [Self; 4] = [Self::Status, Self::Counters, Self::Samples, Self::Metrics];
 
     /// The address, and the non-resource path that a token's owner needs `get` on.
     pub(in crate::agent) const fn path(self) -> &'static str {
         match self {
             Self::Status => "/v1/status",
             Self::Samples => filter::PATH,
+            Self::Counters => "/v1/counters",
             Self::Metrics => "/metrics",
         }
     }
@@ -41,7 +45,7 @@ impl Route {
     /// How long the answer may take to be made; of an endless one, its beginning.
     pub(super) const fn patience(self) -> Duration {
         match self {
-            Self::Status | Self::Metrics => PATIENCE,
+            Self::Status | Self::Counters | Self::Metrics => PATIENCE,
             // The kernel verifies some programs first.
             Self::Samples => PATIENCE.saturating_mul(2),
         }
@@ -50,7 +54,8 @@ impl Route {
     /// The answer.
     pub(super) async fn answer(self, params: Params, shared: &Shared) -> Reply {
         let answer = match self {
-            Self::Status => status(&params, shared),
+            Self::Status => status(&params, shared).await,
+            Self::Counters => counters(&params, shared).await,
             Self::Samples => samples(params, shared).await,
             Self::Metrics => metrics(&params, shared).await,
         };
@@ -58,17 +63,33 @@ impl Route {
     }
 }
 
-fn status(params: &Params, shared: &Shared) -> Result<Reply, Reply> {
+async fn status(params: &Params, shared: &Shared) -> Result<Reply, Reply> {
     params.end()?;
-    match state::status(&shared.state_dir) {
-        Ok(status) => Ok(Reply::json(&status)),
-        Err(e) => {
+    let programs = shared.ask(Call::Programs).await?;
+    let dirs = survey::places(&shared.state_dir);
+    surveyed(move || survey::status(&dirs, &programs)).await
+}
+
+async fn counters(params: &Params, shared: &Shared) -> Result<Reply, Reply> {
+    params.end()?;
+    let dirs = survey::places(&shared.state_dir);
+    surveyed(move || survey::counted(&dirs)).await
+}
+
+/// Aside, for it takes thousands of system calls, and the loop has more to do.
+async fn surveyed<T: Serialize + Send + 'static>(
+    survey: impl FnOnce() -> Result<T, SurveyError> + Send + 'static,
+) -> Result<Reply, Reply> {
+    match spawn_blocking(survey).await {
+        Ok(Ok(found)) => Ok(Reply::json(&found)),
+        Ok(Err(e)) => {
             warn!(error = chain(&e), "the status cannot be told");
             Err(Reply::refuse(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "what is attached cannot be read; the agent's log says why",
             ))
         }
+        Err(_) => Err(super::silent()),
     }
 }
 

@@ -115,28 +115,7 @@ fn destinations(
             continue;
         }
         let tuple = Tuple::from_slot(&slot_here);
-        let six = tuple.family == 6;
-        let mut tables = vec![
-            place(six, Kind::Source4, tuple.source_table),
-            place(six, Kind::Never4, tuple.never_table),
-        ];
-        if tuple.flags & TUPLE_PROXY != 0 {
-            let proxy = Proxy::from_slot(&slot(tuple.proxy)?);
-            for (four, six) in [
-                (proxy.peer4, proxy.peer6),
-                (proxy.client4, proxy.client6),
-                (proxy.dest4, proxy.dest6),
-            ] {
-                tables.extend([place(false, Kind::Source4, four), place(true, Kind::Source4, six)]);
-            }
-            for (four, six) in [(proxy.never4, proxy.never6), (proxy.trusted4, proxy.trusted6)] {
-                tables.extend([place(false, Kind::Never4, four), place(true, Kind::Never4, six)]);
-            }
-            tables.extend([
-                place(false, Kind::Source4, proxy.ports),
-                place(false, Kind::Source4, proxy.verdicts),
-            ]);
-        }
+        let tables = tables_of(&tuple, &slot)?;
         let digests = tables.into_iter().map(|place| match place {
             Some(place) => table(place),
             None => Ok(None),
@@ -148,6 +127,36 @@ fn destinations(
         );
     }
     Ok(found)
+}
+
+/// The tables that decide what becomes of a destination's packets, each in its place.
+pub(super) fn tables_of(
+    tuple: &Tuple,
+    slot: impl Fn(u32) -> Result<Slot, TablesError>,
+) -> Result<Vec<Option<Place>>, TablesError> {
+    let six = tuple.family == 6;
+    let mut tables = vec![
+        place(six, Kind::Source4, tuple.source_table),
+        place(six, Kind::Never4, tuple.never_table),
+    ];
+    if tuple.flags & TUPLE_PROXY != 0 {
+        let proxy = Proxy::from_slot(&slot(tuple.proxy)?);
+        for (four, six) in [
+            (proxy.peer4, proxy.peer6),
+            (proxy.client4, proxy.client6),
+            (proxy.dest4, proxy.dest6),
+        ] {
+            tables.extend([place(false, Kind::Source4, four), place(true, Kind::Source4, six)]);
+        }
+        for (four, six) in [(proxy.never4, proxy.never6), (proxy.trusted4, proxy.trusted6)] {
+            tables.extend([place(false, Kind::Never4, four), place(true, Kind::Never4, six)]);
+        }
+        tables.extend([
+            place(false, Kind::Source4, proxy.ports),
+            place(false, Kind::Source4, proxy.verdicts),
+        ]);
+    }
+    Ok(tables)
 }
 
 /// The table of this number of the purpose of this kind; 0 is none.

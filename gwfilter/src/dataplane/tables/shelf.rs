@@ -71,6 +71,13 @@ impl Shelf {
         Self { dir, owner }
     }
 
+    /// The one that the root table at `path` is of; `None` if it is no such path.
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        let owner = name.strip_prefix(TABLES)?.strip_suffix("-root")?.parse().ok()?;
+        Some(Self::new(path.parent()?.to_path_buf(), owner))
+    }
+
     fn prefix(&self) -> String {
         format!("{TABLES}{}-", self.owner)
     }

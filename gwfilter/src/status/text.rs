@@ -1,0 +1,301 @@
+//! [`Status`] for people: short, or all of it. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{Attached, Control, Gateway, Left, Packets, RUNNING, Status};
+
+/// What the lines of the two leases begin with.
+const OF_ALL: &str = "lease of all destinations";
+const OF_PODS: &str = "lease of pods' addresses";
+
+/// So many seconds, for people: `42s`, `12m`, `3h12m`, `5d4h`.
+#[must_use]
+pub fn span(seconds: u64) -> String {
+    let two = |(big, unit): (u64, char), (small, part): (u64, char)| match small {
+        0 => format!("{big}{unit}"),
+        _ => format!("{big}{unit}{small}{part}"),
+    };
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => two((seconds / 3_600, 'h'), (seconds % 3_600 / 60, 'm')),
+        _ => two((seconds / 86_400, 'd'), (seconds % 86_400 / 3_600, 'h')),
+    }
+}
+
+/// A moment, in seconds since 1970, as RFC 3339 has it.
+#[must_use]
+pub fn clock(at: u64) -> String {
+    let at = i64::try_from(at)
+        .ok()
+        .and_then(|at| Timestamp::from_second(at).ok());
+    at.map_or_else(|| "(no such time)".to_owned(), |at| at.to_string())
+}
+
+/// `12 KiB`.
+fn memory(bytes: u64) -> String {
+    match bytes {
+        0..10_240 => format!("{bytes} B"),
+        10_240..10_485_760 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
+}
+
+fn counted(n: usize, one: &str, more: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { more })
+}
+
+impl Control {
+    pub(super) fn lines(&self) -> impl Iterator<Item = String> {
+        let paused = self.paused.then(|| {
+            let end = self.paused_seconds.map_or_else(
+                || "until `gwfilter resume`".to_owned(),
+                |s| format!("for {s}s more"),
+            );
+            format!("PAUSED: what is refused is counted and passes, {end}")
+        });
+        let lease = |what: &str, state: &str, seconds: Option<u64>| match (state, seconds) {
+            ("runs", Some(s)) => format!("{what}: runs for {s}s more"),
+            ("off", _) => format!("{what}: off"),
+            _ => format!("{what}: EXPIRED, nothing is refused there until it is renewed"),
+        };
+        // Refusals at pods' addresses take both.
+        let pods = if self.lease == "expired" && self.pod_lease != "expired" {
+            format!("{OF_PODS}: of no use until that of all destinations is renewed")
+        } else {
+            lease(OF_PODS, &self.pod_lease, self.pod_lease_seconds)
+        };
+        paused
+            .into_iter()
+            .chain([lease(OF_ALL, &self.lease, self.lease_seconds), pods])
+    }
+}
+
+impl Attached {
+    /// `wide`: also what is as it should be.
+    fn line(&self, wide: bool, now: u64) -> String {
+        let mut line = format!("attached: {}", self.interface);
+        if wide {
+            line += &format!(" (ifindex {})", self.ifindex);
+        }
+        line += &format!(" by {}", self.hook);
+        let mut more = Vec::new();
+        if wide {
+            more.push(match (&*self.mode, self.multi_buffer) {
+                ("tc", _) => "traffic control".to_owned(),
+                (mode, Some(true)) => format!("{mode} XDP for multi-buffer frames too"),
+                (mode, Some(false)) => format!("{mode} XDP, not for multi-buffer frames"),
+                (mode, None) => format!("{mode} XDP"),
+            });
+        }
+        match (self.in_place, self.ahead) {
+            (Some(false), _) => more.push(
+                "DETACHED by somebody else: no packet reaches it until an agent looks after it".to_owned(),
+            ),
+            (_, Some(0)) if wide => more.push("first in line".to_owned()),
+            (_, Some(ahead)) if ahead > 0 => more.push(format!(
+                "behind {}, whose verdict comes first",
+                counted(ahead, "other program", "other programs")
+            )),
+            _ => {}
+        }
+        if wide {
+            let name = self.program.as_deref().unwrap_or("(name not readable)");
+            if let Some(id) = self.program_id {
+                more.push(format!("program {id} {name}"));
+            }
+            let ago = |since: Option<u64>| since.map(|since| span(now.saturating_sub(since)));
+            more.extend(ago(self.loaded_since).map(|ago| format!("loaded {ago} ago")));
+            more.extend(ago(self.since).map(|ago| format!("served for {ago}")));
+        }
+        if !more.is_empty() {
+            line += &format!("; {}", more.join(", "));
+        }
+        line
+    }
+}
+
+impl Gateway {
+    fn line(&self) -> String {
+        let mut line = format!("gateway {}: {}", self.name, self.state);
+        if let Some(address) = &self.client_address {
+            line += &format!(", client address {address}");
+        }
+        if let Some(packets) = &self.packets {
+            line += &format!("; {}", told(packets));
+        }
+        line
+    }
+
+    /// What only `wide` tells.
+    fn more(&self) -> Vec<String> {
+        let mut more = Vec::new();
+        match self.tuples.as_deref() {
+            None => more.push("tuples: not known, for the tables cannot be read".to_owned()),
+            Some([]) => more.push("tuples: none is in force".to_owned()),
+            Some(tuples) => more.push(format!("tuples: {}", tuples.join(", "))),
+        }
+        let prefixes = self.prefixes.map_or_else(
+            || "prefixes: not known".to_owned(),
+            |p| format!("prefixes: {} IPv4, {} IPv6", p.v4, p.v6),
+        );
+        let tables = self.tables.map(|tables| {
+            let takes = self
+                .memory_bytes
+                .map_or_else(String::new, |b| format!(", {}", memory(b)));
+            format!("; {}{takes}", counted(tables, "table", "tables"))
+        });
+        more.push(prefixes + &tables.unwrap_or_default());
+        more
+    }
+}
+
+/// `passed 12, dropped 3`.
+fn told(packets: &Packets) -> String {
+    let mut told = format!("passed {}, dropped {}", packets.passed, packets.dropped);
+    if packets.would_drop > 0 {
+        told += &format!(", would have dropped {}", packets.would_drop);
+    }
+    told
+}
+
+impl Status {
+    /// For people, as short as a calm node allows. `now` is in seconds since 1970.
+    #[must_use]
+    pub fn text(&self, now: u64) -> String {
+        self.lines(now, false)
+    }
+
+    /// For people, all of it.
+    #[must_use]
+    pub fn wide(&self, now: u64) -> String {
+        self.lines(now, true)
+    }
+
+    fn lines(&self, now: u64, wide: bool) -> String {
+        let mut lines = self.of_agent(now, wide);
+        lines.extend(self.attached.iter().map(|at| at.line(wide, now)));
+        let nothing = self.attached.is_empty() && self.agent != RUNNING;
+        if self.attached.is_empty() && !nothing {
+            lines.push("attached: nothing".to_owned());
+        }
+        lines.extend(self.control.iter().flat_map(Control::lines));
+        let Some(last) = &self.last else {
+            if !nothing {
+                lines.push(match self.generation {
+                    Some(number) => format!(
+                        "generation: {number}{}; the agent left nothing that can be read (--state-dir?)",
+                        self.in_force(now)
+                    ),
+                    None => "generation: not known; the agent left nothing that can be read (--state-dir?)"
+                        .to_owned(),
+                });
+                self.gateways(&mut lines, wide);
+            }
+            return self.finish(lines, now, wide);
+        };
+        lines.push(self.of_generation(last, nothing, now, wide));
+        if last.observe {
+            lines.push("observe: packets are judged and counted, none is dropped".to_owned());
+        }
+        match &last.not_ready {
+            Some(why) if self.agent == RUNNING => lines.push(format!("not ready: {why}")),
+            _ => {}
+        }
+        if let Some(finds) = finds(&last.finds) {
+            lines.push(finds);
+        }
+        if self.gateways.is_empty() {
+            lines.push("gateways: none is known here, so every packet passes".to_owned());
+        }
+        self.gateways(&mut lines, wide);
+        self.finish(lines, now, wide)
+    }
+
+    fn of_agent(&self, now: u64, wide: bool) -> Vec<String> {
+        let ago = |at: u64| span(now.saturating_sub(at));
+        let mut lines = Vec::new();
+        match (self.agent == RUNNING, self.attached.is_empty()) {
+            (true, _) => lines.push("agent: running".to_owned()),
+            (false, true) => {
+                lines.push("agent: not running; nothing is enforced on this node".to_owned());
+            }
+            (false, false) => lines.push(
+                "agent: not running; what is attached stays as it is, `gwfilter unload` takes it off"
+                    .to_owned(),
+            ),
+        }
+        if let Some(at) = self.agent_seen.filter(|_| wide || self.agent != RUNNING) {
+            lines.push(format!(
+                "last sign of life of an agent: {} ago, at {}",
+                ago(at),
+                clock(at)
+            ));
+        }
+        lines
+    }
+
+    fn in_force(&self, now: u64) -> String {
+        self.generation_since.map_or_else(String::new, |since| {
+            format!(", in force for {}", span(now.saturating_sub(since)))
+        })
+    }
+
+    fn of_generation(&self, last: &Left, nothing: bool, now: u64, wide: bool) -> String {
+        let age = span(now.saturating_sub(last.written_at));
+        let (number, from) = (last.generation, &last.from);
+        match self.generation {
+            _ if nothing => {
+                format!("generation: none is in force; the last was {number} from {from}, as of {age} ago")
+            }
+            Some(now_in_force) if now_in_force != number => format!(
+                "generation: {now_in_force}{}; what follows is of {number} from {from}, as of {age} ago",
+                self.in_force(now)
+            ),
+            _ if wide => format!(
+                "generation: {number} from {from}{}; written down {age} ago",
+                self.in_force(now)
+            ),
+            _ => format!("generation: {number} from {from}{}", self.in_force(now)),
+        }
+    }
+
+    fn gateways(&self, lines: &mut Vec<String>, wide: bool) {
+        for gateway in &self.gateways {
+            lines.push(gateway.line());
+            lines.extend(gateway.why.iter().map(|why| format!("  {why}")));
+            if wide {
+                lines.extend(gateway.more().into_iter().map(|more| format!("  {more}")));
+            }
+        }
+    }
+
+    fn finish(&self, mut lines: Vec<String>, now: u64, wide: bool) -> String {
+        if wide {
+            lines.extend(
+                self.memory_bytes
+                    .map(|b| format!("tables in force: {}", memory(b))),
+            );
+            lines.extend(self.counted_since.map(|since| {
+                format!(
+                    "counters: since {} ({})",
+                    clock(since),
+                    span(now.saturating_sub(since))
+                )
+            }));
+        }
+        lines.extend(self.unknown.iter().map(|what| format!("not known: {what}")));
+        lines.into_iter().map(|line| line + "\n").collect()
+    }
+}
+
+fn finds(finds: &BTreeMap<String, u64>) -> Option<String> {
+    let each = finds.iter().map(|(name, times)| format!("{name} {times}×"));
+    let each: Vec<String> = each.collect();
+    (!each.is_empty()).then(|| format!("found and dealt with: {}", each.join(", ")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! Asks the pins, the kernel and what agents wrote down, and has the answers put together ([`crate::status`], [`crate::counted`]). Works with a
+//! running agent, with a dead one and with none, from any process of the network namespace: also the agent's own.
+//!
+//! Needs no right but those that the pins ask for (they are root's) and `CAP_BPF`. Names of programs take more
+//! ([`crate::dataplane::seen::programs`]); an agent knows its own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::agent;
+use crate::control::Words;
+use crate::counted::Counted;
+use crate::dataplane::control::{Control, ControlError, now_ns};
+use crate::dataplane::pins::{self, BPFFS, Hook, PinsError, interface_name};
+use crate::dataplane::seen::{self, Link, Programs};
+use crate::dataplane::tables::TablesError;
+use crate::dataplane::tables::seen::{Seen, look};
+use crate::dataplane::tally::{Counters, TallyError};
+use crate::plan::Names;
+use crate::status::rows::{self, Facts};
+use crate::status::{self, Attached, Left, NOT_RUNNING, RUNNING, Status, Word};
+use crate::telemetry::chain;
+
+/// Why nothing can be said.
+#[derive(Debug, thiserror::Error)]
+pub enum SurveyError {
+    /// The pins.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    /// Lease and pause.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Counters.
+    #[error(transparent)]
+    Tally(#[from] TallyError),
+    /// No counters are pinned.
+    #[error(
+        "no counters are pinned for this network namespace: gwfilter counts nothing here (`gwfilter status`){}",
+        hidden().unwrap_or_default()
+    )]
+    NoCounters,
+}
+
+impl From<TablesError> for SurveyError {
+    fn from(e: TablesError) -> Self {
+        Self::Tally(e.into())
+    }
+}
+
+/// Now, in seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
+
+/// What agents were told by `--state-dir`, and where they write without it.
+#[must_use]
+pub fn places(state_dir: &Path) -> [PathBuf; 2] {
+    [state_dir.to_path_buf(), PathBuf::from(agent::RUN_DIR)]
+}
+
+/// Everything of `gwfilter status`. `dirs`: where agents may have written something down; the newest word counts. `programs`: names behind
+/// numbers, as far as the caller knows them.
+///
+/// # Errors
+/// What is pinned cannot be listed, or lease and pause not be read. What else cannot be learned stands in [`Status::unknown`].
+pub fn status(dirs: &[PathBuf], programs: &Programs) -> Result<Status, SurveyError> {
+    let (now, now_ns) = (now(), now_ns());
+    let attached: Vec<Attached> = seen::links()?
+        .iter()
+        .map(|link| attached(link, programs))
+        .collect();
+    let agent = agent()?;
+    let words = words()?;
+    let control = words.map(|words| status::Control::of(words, now_ns));
+    let last = newest(dirs);
+    let mut unknown: Vec<String> = hidden().into_iter().collect();
+    let tables = told(tables(!attached.is_empty()), &mut unknown).flatten();
+    let counters = told(Counters::open(), &mut unknown).flatten();
+    let names = counters.as_ref().and_then(|counters| names(dirs, counters));
+    if counters.is_some() && names.is_none() {
+        unknown.push("which counters are whose: no agent left their names here (--state-dir?)".to_owned());
+    }
+    let names = names.unwrap_or_default();
+    let tallies = counters
+        .as_ref()
+        .and_then(|counters| told(counters.read(), &mut unknown));
+    let packets = tallies.map(|tallies| {
+        let counted = Counted::of(&tallies.listeners, &tallies.rules, &names);
+        counted.by_gateway()
+    });
+    let in_force = tables
+        .as_ref()
+        .map(|seen| rows::in_force(&seen.tuples, seen.observe, &names));
+    let none = BTreeMap::new();
+    let facts = Facts {
+        agent: &agent,
+        attached: !attached.is_empty(),
+        control: control.as_ref(),
+        in_force: in_force.as_ref(),
+        tables: tables.as_ref().map_or(&none, |seen| &seen.tables),
+        packets: packets.as_ref(),
+    };
+    Ok(Status {
+        gateways: rows::rows(last.as_ref(), &facts),
+        memory_bytes: tables
+            .as_ref()
+            .and_then(|seen| seen.tables.values().copied().sum()),
+        agent_seen: status::seen_alive(last.as_ref(), words, now_ns, now),
+        agent,
+        attached,
+        control,
+        generation: tables.as_ref().map(|seen| seen.generation),
+        generation_since: tables.as_ref().and_then(|seen| seen.since),
+        counted_since: counters.as_ref().and_then(Counters::since),
+        unknown,
+        last,
+    })
+}
+
+/// Everything of `gwfilter counters`, without rates.
+///
+/// # Errors
+/// There are no counters, or they cannot be read.
+pub fn counted(dirs: &[PathBuf]) -> Result<Counted, SurveyError> {
+    let counters = Counters::open()?.ok_or(SurveyError::NoCounters)?;
+    let tallies = counters.read()?;
+    let names = names(dirs, &counters).unwrap_or_default();
+    Ok(Counted {
+        at: now(),
+        since: counters.since(),
+        agent: agent()?,
+        ..Counted::of(&tallies.listeners, &tallies.rules, &names)
+    })
+}
+
+fn agent() -> Result<Word, PinsError> {
+    Ok(if pins::held()? { RUNNING } else { NOT_RUNNING }.into())
+}
+
+/// Lease and pause.
+fn words() -> Result<Option<Words>, SurveyError> {
+    let Some(path) = pins::controls()?.into_iter().next() else {
+        return Ok(None);
+    };
+    let control = Control::open(&path)?;
+    Ok(Some(control.words().map_err(ControlError::from)?))
+}
+
+/// The tables in force; an error says why they are not known.
+fn tables(attached: bool) -> Result<Option<Seen>, Unknown> {
+    let roots = pins::roots().map_err(|e| Unknown(chain(&e)))?;
+    let [root] = roots.as_slice() else {
+        return match roots.len() {
+            0 if !attached => Ok(None),
+            0 => Err(Unknown("the tables in force: they are not pinned any more".to_owned())),
+            _ => Err(Unknown(
+                "the tables in force: those of several agents lie here; one takes over from another, ask again"
+                    .to_owned(),
+            )),
+        };
+    };
+    match look(root) {
+        Ok(Some(seen)) => Ok(Some(seen)),
+        Ok(None) => Err(Unknown(
+            "the tables in force: they are of another version of gwfilter".to_owned(),
+        )),
+        Err(e) => Err(Unknown(format!("the tables in force: {}", chain(&e)))),
+    }
+}
+
+/// Why something is not known, for people.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unknown(String);
+
+/// The answer, or why there is none.
+fn told<T, E: std::error::Error>(answer: Result<T, E>, unknown: &mut Vec<String>) -> Option<T> {
+    answer.map_err(|e| unknown.push(chain(&e))).ok()
+}
+
+/// Whether something hides the pins.
+fn hidden() -> Option<String> {
+    (!pins::mounted()).then(|| {
+        format!("there is no bpffs at {BPFFS} to be seen from here; `ip netns exec` hides it, `nsenter --net=…` does not")
+    })
+}
+
+fn names(dirs: &[PathBuf], counters: &Counters) -> Option<Names> {
+    dirs.iter()
+        .find_map(|dir| agent::counter_names(dir, counters.maps()))
+}
+
+/// The newest of what agents left.
+fn newest(dirs: &[PathBuf]) -> Option<Left> {
+    let all = dirs.iter().filter_map(|dir| agent::left(dir));
+    all.max_by_key(|left| left.written_at)
+}
+
+fn attached(link: &Link, programs: &Programs) -> Attached {
+    let known = link.program.and_then(|id| programs.get(&id));
+    let hook = link.pin.hook;
+    let multi_buffer = known
+        .filter(|_| hook.is_xdp())
+        .map(|p| p.name.starts_with("gwf_xdp_frags"));
+    Attached {
+        interface: interface_name(link.pin.ifindex).unwrap_or_else(|| "(gone)".to_owned()),
+        ifindex: link.pin.ifindex,
+        hook: hook.name().into(),
+        mode: match hook {
+            Hook::Xdp => "native",
+            Hook::XdpGeneric => "generic",
+            Hook::Tcx | Hook::Clsact => "tc",
+        }
+        .into(),
+        multi_buffer,
+        in_place: link.in_place,
+        ahead: link.ahead,
+        program_id: link.program,
+        program: known.map(|p| p.name.clone()),
+        since: link.since,
+        loaded_since: known.and_then(|p| p.since),
+    }
+}
