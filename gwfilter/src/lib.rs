@@ -34,3 +34,4 @@ pub mod status;
 pub mod survey;
 pub mod table;
 pub mod telemetry;
+pub mod top;

@@ -109,13 +109,15 @@ fn documented() -> BTreeSet<(String, i32)> {
 }
 
 /// What the tests of other files see: the agent's codes, and those of commands that need root.
-const ELSEWHERE: [(&str, i32); 12] = [
+const ELSEWHERE: [(&str, i32); 14] = [
     ("run", 0),
     ("run", 1),
     ("status", 0),
     ("status", 1),
     ("counters", 0),
     ("counters", 1),
+    ("top", 0),
+    ("top", 1),
     ("pause", 0),
     ("pause", 1),
     ("resume", 0),
@@ -146,6 +148,7 @@ fn each_documented_exit_code_then_a_run_that_ends_with_it() {
         (&["run", "--drain", "soon"], b"", 2),
         (&["status", "--nothing"], b"", 2),
         (&["counters", "--watch", "soon"], b"", 2),
+        (&["top", "--nothing"], b"", 2),
         (&["pause", "--for", "soon"], b"", 2),
         (&["resume", "--for", "1h"], b"", 2),
         (&["unload", "--nothing"], b"", 2),

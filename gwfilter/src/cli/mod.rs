@@ -14,6 +14,7 @@ pub mod progress;
 pub mod run;
 pub mod status;
 pub mod style;
+pub mod top;
 pub mod unload;
 pub mod version;
 
@@ -75,6 +76,13 @@ Example:
   gwfilter counters --watch 5s        # packets a second, until Ctrl-C
 
 Exit: 0; 1 if there are no counters, or they cannot be read.";
+const TOP: &str = "\
+Needs root and a terminal. Works without a running agent, then without sources.
+
+Keys: q ends it, p stops the picture, Tab and the arrows choose and scroll a table, d a w n order gateways and rules, v chooses the verdict
+whose sources are shown.
+
+Exit: 0; 1 if there is no terminal, or there are no counters.";
 const PAUSE: &str = "\
 Needs root. Works with and without a running agent, and outlives its restarts; a restart of the node, or unload, ends it.
 
@@ -109,6 +117,9 @@ enum Verb {
     /// Show how many packets passed and were dropped, by gateway and reason, and by rule
     #[command(after_help = COUNTERS)]
     Counters(counters::Args),
+    /// Watch rates by gateway and rule, and whose packets are dropped
+    #[command(after_help = TOP)]
+    Top(top::Args),
     /// Turn all enforcement on this node into counting: nothing is dropped until `resume`
     #[command(after_help = PAUSE)]
     Pause(pause::PauseArgs),
@@ -198,6 +209,7 @@ pub fn main() -> ExitCode {
             counters::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,
         ),
+        Verb::Top(args) => (top::run(&args), ExitCode::FAILURE),
         Verb::Pause(args) => (
             pause::pause(&args, &mut out).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,
