@@ -36,33 +36,35 @@ pub fn commands(command: &Command) -> String {
         if verb.is_hide_set() || verb.get_name() == "help" {
             continue;
         }
-        one(&mut page, verb);
+        one(&mut page, verb, "gwfilter", 2);
     }
     page.truncate(page.trim_end().len());
     page + "\n"
 }
 
-/// Writing to a String does not fail: what `write!` gives is of no interest here.
-fn one(page: &mut String, verb: &Command) {
+/// A command, and those below it, with headings of this level. Writing to a String does not fail: what `write!` gives is of no interest.
+fn one(page: &mut String, verb: &Command, above: &str, level: usize) {
     let mut verb = verb.clone();
+    let name = format!("{above} {}", verb.get_name());
     let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
     let usage = verb.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage:").trim();
+    let heading = "#".repeat(level);
     let _ = write!(
         page,
-        "\n## `gwfilter {}`\n\n{about}.\n\n```text\n{usage}\n```\n\n",
-        verb.get_name()
+        "\n{heading} `{name}`\n\n{about}.\n\n```text\n{usage}\n```\n"
     );
     let own = |arg: &&Arg| !arg.is_global_set() && !arg.is_hide_set() && arg.get_id() != "help";
     if verb.get_arguments().any(|arg| own(&arg)) {
+        page.push('\n');
         flags(page, verb.get_arguments().filter(own));
-    }
-    for inner in verb.get_subcommands().filter(|inner| !inner.is_hide_set()) {
-        let about = inner.get_about().map(ToString::to_string).unwrap_or_default();
-        let _ = writeln!(page, "- `{}`: {about}", inner.get_name());
     }
     if let Some(more) = verb.get_after_help() {
         let _ = write!(page, "\n```text\n{}\n```\n", more.to_string().trim());
+    }
+    let below = verb.get_subcommands();
+    for inner in below.filter(|inner| !inner.is_hide_set() && inner.get_name() != "help") {
+        one(page, inner, &name, level + 1);
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::{Arg, ArgAction, Command};
 use gwfilter::telemetry::metrics::table;
 use gwfilter::{cli, code, reference};
 use gwfilter_common::reason::Reason;
@@ -162,4 +163,53 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
             files.push(path);
         }
     }
+}
+
+#[test]
+fn command_with_others_below_it_then_the_flags_of_each() {
+    let inner = Command::new("inner")
+        .about("Do less")
+        .arg(
+            Arg::new("n")
+                .long("number")
+                .value_name("N")
+                .default_value("1|2")
+                .help("How many"),
+        )
+        .arg(
+            Arg::new("all")
+                .long("all")
+                .action(ArgAction::SetTrue)
+                .help("All of them"),
+        );
+    let verb = Command::new("verb")
+        .about("Do it")
+        .subcommand(inner)
+        .after_help("Exit: 0.");
+    let page = reference::commands(&Command::new("gwfilter").subcommand(verb));
+    let (_, verb) = page.split_once("\n\n## `gwfilter verb`").unwrap();
+    insta::assert_snapshot!(verb.trim(), @r"
+    Do it.
+
+    ```text
+    gwfilter verb [COMMAND]
+    ```
+
+    ```text
+    Exit: 0.
+    ```
+
+    ### `gwfilter verb inner`
+
+    Do less.
+
+    ```text
+    gwfilter verb inner [OPTIONS]
+    ```
+
+    | flag | default | what |
+    |---|---|---|
+    | `--number N` | `1\|2` | How many |
+    | `--all` |  | All of them |
+    ");
 }
