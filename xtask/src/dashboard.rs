@@ -26,8 +26,8 @@ const SIZE: (u32, u32) = (760, 320);
 /// What `dashboard` is asked for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Where pictures and their page go, as docs/metrics has them
-    #[arg(long, value_name = "FOLDER", default_value = "docs/metrics")]
+    /// Where pictures and their page go
+    #[arg(long, value_name = "FOLDER", default_value = "docs/book/src/dashboard")]
     write: PathBuf,
 }
 
@@ -176,8 +176,8 @@ fn write(folder: &Path, panels: &BTreeMap<u64, Panel>) -> Result<()> {
 const PAGE: &str = "\
 # The dashboard, by its data
 
-**These pictures are not Grafana's.** `cargo xtask dashboard` drew them: it takes title, unit and queries of each panel from [`deploy/monitoring/dashboard.json`](../../deploy/monitoring/dashboard.json), and the data from a real Prometheus that scraped a real agent each second for two
-minutes, with `$__rate_interval` as ten seconds. Panels that show one number or a table are left out.
+**These pictures are not Grafana's.** `cargo xtask dashboard` drew them: it takes title, unit and queries of each panel from [`deploy/monitoring/dashboard.json`](../../../../deploy/monitoring/dashboard.json), and the data from a real Prometheus that scraped a real agent each second for two
+minutes, with `$__rate_interval` as ten seconds. Panels that show one number or a table are left out. How to install it: [deploying](../deploy/README.md#metrics-alerts-and-a-dashboard).
 
 What happened: two clients connect all the time, one of which a policy refuses. After 24 s that one becomes a flood, and the policy changes; after 48 s somebody pauses the node; after 72 s it is resumed, and the policy changed so that it refuses neither; after 96 s it refuses the first one again. A second gateway has
 an annotation that cannot be read.

@@ -13,6 +13,9 @@ mod lease;
 mod lifecycle;
 mod metrics;
 mod outage;
+mod prometheus;
 mod rights;
+#[path = "../support/rules.rs"]
+mod rules;
 mod seccomp;
 mod walkthrough;

@@ -1,7 +1,5 @@
 //! Every shipped alert, fired by a real fault and cleared when that is mended. Only their times are shorter than shipped.
 
-#![expect(clippy::expect_used, reason = "helpers of tests: their panic is the report")]
-
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};

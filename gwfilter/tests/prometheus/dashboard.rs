@@ -55,7 +55,7 @@ spec:
   externalTrafficPolicy: Local
   selector: {app: istio-ingressgateway, istio: ingressgateway}
   externalIPs: [203.0.113.90]
-  ports: [{name: http, protocol: TCP, port: 8443, targetPort: 8080}]
+  ports: [{name: http, protocol: TCP, port: 8443, targetPort: 8443}]
 ";
 
 fn dashboard() -> Value {

@@ -1,10 +1,6 @@
 //! What `promtool` says of the text, the rules and their logic; and that each alert has what a person needs.
 
-#![expect(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "helpers of tests: their panic is the report"
-)]
+#![expect(clippy::expect_used, reason = "helpers of tests: their panic is the report")]
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -62,10 +62,7 @@ impl Tokens {
             (Some(file), _) if route == Route::Metrics && token.audience == Audience::ApiServer => {
                 of_file(file, token.text)
             }
-            (_, Some(guard)) => {
-                let asked = guard.check(token.text, token.audience, route.path());
-                asked.await.map_err(|e| chain(&e))
-            }
+            (_, Some(guard)) => of_cluster(guard, token, route).await,
             (_, None) => {
                 let words = "without a cluster nobody can say whose token this is: only /metrics is answered here, and the rest on the \
                              socket of the node";
@@ -105,6 +102,17 @@ impl From<Refusal> for Reply {
     fn from((status, words): Refusal) -> Self {
         Self::refuse(status, &words)
     }
+}
+
+/// What the API server says. For the metrics a token of our own audience is good in the usual header, too: Prometheus knows no other one,
+/// and such a token is of no use to who stands between.
+async fn of_cluster(guard: &Guard, token: Token<'_>, route: Route) -> Result<Verdict, String> {
+    let mut verdict = guard.check(token.text, token.audience, route.path()).await;
+    let usual = route == Route::Metrics && token.audience == Audience::ApiServer;
+    if usual && matches!(verdict, Ok(Verdict::Unknown)) {
+        verdict = guard.check(token.text, Audience::Gwfilter, route.path()).await;
+    }
+    verdict.map_err(|e| chain(&e))
 }
 
 /// Whether this is what the file holds.
