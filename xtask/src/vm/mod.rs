@@ -82,6 +82,8 @@ const TESTS: [Test; 4] = [
                     "proxied::observe",
                     "proxied::connections",
                     "behind_the_proxy_protocol",
+                    "sampled::segments_with_headers",
+                    "sampled::a_header_that_is_judged",
                 ],
             ),
             // They attach by TCX themselves.
