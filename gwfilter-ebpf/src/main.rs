@@ -12,6 +12,7 @@ mod header;
 mod inner;
 mod maps;
 mod packet_log;
+mod probe;
 mod reader;
 mod reset;
 mod sample;

@@ -12,6 +12,7 @@ pub mod counted;
 pub mod dataplane;
 pub mod desired;
 pub mod diagnostic;
+pub mod doctor;
 pub mod explain;
 pub mod gateway;
 pub mod index;

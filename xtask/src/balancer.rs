@@ -39,6 +39,8 @@ pub enum Sends {
     /// Version 2 with all that haproxy can tell of a TLS connection that it ends itself: version, cipher, signature, key and name of the
     /// client's certificate, the server name that the client asked for, and a unique id and a checksum. Clients have to speak TLS.
     V2Ssl,
+    /// No header, but an entry of `X-Forwarded-For` in each request (HTTP, not TCP).
+    ForwardedFor,
 }
 
 impl Sends {
@@ -173,7 +175,7 @@ defaults
     .to_owned();
     for (i, way) in ways.iter().enumerate() {
         let sends = match way.sends {
-            Sends::Nothing => "",
+            Sends::Nothing | Sends::ForwardedFor => "",
             Sends::V1 => " send-proxy",
             Sends::V2 => " send-proxy-v2",
             Sends::V2Tlvs => " send-proxy-v2 proxy-v2-options unique-id,crc32c",
@@ -187,7 +189,12 @@ defaults
                 files.join(BOTH).display(),
                 files.join(certificate::FILE).display(),
             ),
-            Sends::Nothing | Sends::V1 | Sends::V2 | Sends::V2Tlvs => String::new(),
+            Sends::Nothing | Sends::V1 | Sends::V2 | Sends::V2Tlvs | Sends::ForwardedFor => String::new(),
+        };
+        let mode = match way.sends {
+            // A connection of its own for each client, as Envoy sees it elsewhere.
+            Sends::ForwardedFor => "  mode http\n  option httplog\n  option forwardfor\n  http-reuse never\n",
+            _ => "",
         };
         let check = match way.check {
             Check::Never => String::new(),
@@ -200,7 +207,7 @@ defaults
             "\
 listen way-{i}
   bind {at}{tls}
-  unique-id-format %[uuid()]
+{mode}  unique-id-format %[uuid()]
   server gateway-{i} {to}{sends}{check}
 ",
             at = way.at,
@@ -226,6 +233,7 @@ stream {
             Sends::Nothing => "off",
             Sends::V1 => "on",
             Sends::V2 | Sends::V2Tlvs | Sends::V2Ssl => bail!("nginx writes headers of version 1 only"),
+            Sends::ForwardedFor => bail!("nginx is asked for streams here"),
         };
         if way.check != Check::Never {
             bail!("nginx makes no health checks");

@@ -37,7 +37,9 @@ pub struct Policy {
 pub enum Serves {
     /// Answers every request with 200 and, as the body, the client's address as it sees it.
     Http,
-    /// The same behind TLS, with a certificate of its own making.
+    /// The same with `numTrustedProxies`: the client's address is in X-Forwarded-For.
+    HttpBehind(u32),
+    /// The first behind TLS, with a certificate of its own making.
     Https,
     /// Looks at the server name and passes the bytes on, as a Gateway server of mode `PASSTHROUGH`.
     Passthrough(SocketAddr),
@@ -277,7 +279,7 @@ fn build(index: usize, listener: &Listener, files: &TempDir) -> Result<Value> {
     let mut filters = Vec::new();
     let mut chain = json!({});
     match &listener.serves {
-        Serves::Http => filters.push(http(listener, &log)),
+        Serves::Http | Serves::HttpBehind(_) => filters.push(http(listener, &log)),
         Serves::Https => {
             filters.push(http(listener, &log));
             chain = json!({"transport_socket": tls(files)?});
@@ -346,12 +348,17 @@ fn http(listener: &Listener, log: &Value) -> Value {
         "envoy.extensions.filters.http.router.v3.Router",
         json!({"suppress_envoy_headers": true}),
     ));
+    let hops = match listener.serves {
+        Serves::HttpBehind(hops) => hops,
+        _ => 0,
+    };
     typed(
         "envoy.filters.network.http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         json!({
             "stat_prefix": "http",
             "use_remote_address": true,
+            "xff_num_trusted_hops": hops,
             "normalize_path": true,
             "access_log": log,
             "http_filters": filters,

@@ -16,9 +16,11 @@
 //!
 //! All words are in the machine's own order; addresses and trie keys are in network order.
 
+mod probe;
 mod proxy;
 pub mod sample;
 
+pub use probe::*;
 pub use proxy::{MAX_CELLS, MAX_CLASSES, Proxy, SYN_ENTRIES, SynEntry, SynKey};
 
 use crate::wire::Family;
@@ -464,4 +466,8 @@ mod pod {
     unsafe impl aya::Pod for super::sample::Sampling {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::sample::Sampler {}
+    // SAFETY: as above (sizes asserted in `probe`).
+    unsafe impl aya::Pod for super::ProbeDest {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ProbeTally {}
 }

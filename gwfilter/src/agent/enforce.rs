@@ -109,6 +109,11 @@ impl Enforcer {
         }
     }
 
+    /// How gateways are found.
+    pub(super) const fn gateway_settings(&self) -> &crate::gateway::Settings {
+        &self.settings.gateway
+    }
+
     /// What was compiled last, whether or not it is in force.
     pub(super) const fn built(&self) -> Option<&Built> {
         self.built.as_ref()

@@ -91,6 +91,16 @@ impl Interfaces {
         }
     }
 
+    /// Those that are served, by index and name.
+    pub(super) fn devices(&self) -> Vec<Device> {
+        let devices = self.served.iter().map(|(index, served)| Device {
+            index: *index,
+            name: served.name.clone(),
+            ..Device::default()
+        });
+        devices.collect()
+    }
+
     /// How often what was found otherwise than it was left.
     pub(super) fn finds(&self) -> BTreeMap<String, u64> {
         let counts = self.watch.counts().iter();

@@ -7,6 +7,7 @@ mod api;
 mod aside;
 mod changes;
 mod disk;
+mod doctor;
 mod enforce;
 mod error;
 mod exit;

@@ -45,7 +45,11 @@ impl Manifests {
     }
 }
 
-fn read(origin: &Origin) -> anyhow::Result<Index> {
+/// Reads manifests.
+///
+/// # Errors
+/// Nothing usable could be read.
+pub(super) fn read(origin: &Origin) -> anyhow::Result<Index> {
     let mut index = Index::new();
     let changes = Files::new(origin.clone())
         .poll()

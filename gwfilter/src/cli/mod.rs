@@ -4,6 +4,7 @@ pub mod address;
 pub mod check;
 pub mod completions;
 pub mod counters;
+pub mod doctor;
 pub mod duration;
 pub mod explain;
 pub mod man;
@@ -56,6 +57,14 @@ Example:
   gwfilter run --from manifests/ --interface eth0 --observe     # first look: counts, drops nothing
 
 Exit: 0 after a signal or an unload; 1 for an error; 2 for wrong arguments.";
+const DOCTOR: &str = "\
+With --observe it needs root. Of a new connection to a gateway it reads where it comes from, whether it begins with a PROXY header, and of a plaintext
+request X-Forwarded-For; nothing else is read, and nothing is kept.
+
+Example:
+  gwfilter doctor --from manifests/ --observe 30s
+
+Exit: 0 if nothing is to be mended; 1 if something is; 2 if it cannot be examined.";
 const STATUS: &str = "\
 Needs root. Works without a running agent: what is attached is asked of the kernel, the rest is what the agent wrote down last.
 
@@ -105,6 +114,9 @@ enum Verb {
     /// Show what happens to one packet, or to each of many, and which rule decides
     #[command(after_help = EXPLAIN)]
     Explain(explain::Args),
+    /// Show whether the client address that policies speak of is real, and what mends it if not
+    #[command(after_help = DOCTOR)]
+    Doctor(doctor::Args),
     /// Enforce: the agent
     #[command(after_help = RUN)]
     Run(run::Args),
@@ -190,6 +202,10 @@ pub fn main() -> ExitCode {
     let (outcome, failure) = match cli.verb {
         Verb::Check(args) => (
             check::run(&args, palette, &mut out).map(ExitCode::from),
+            ExitCode::from(2),
+        ),
+        Verb::Doctor(args) => (
+            doctor::run(&args, &mut out).map(ExitCode::from),
             ExitCode::from(2),
         ),
         Verb::Explain(args) => (

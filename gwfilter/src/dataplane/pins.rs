@@ -423,6 +423,21 @@ pub(super) fn own_directory() -> Result<Option<PathBuf>, PinsError> {
     Ok(directories()?.into_iter().find(|dir| dir.starts_with(&ours)))
 }
 
+/// Where the link of this hook and interface is pinned, by whichever version of gwfilter.
+///
+/// # Errors
+/// The pins cannot be listed.
+pub fn path_of(ifindex: u32, hook: Hook) -> Result<Option<PathBuf>, PinsError> {
+    let wanted = Pin { ifindex, hook };
+    for dir in directories()? {
+        let names = entries(&dir)?;
+        if let Some(name) = names.iter().find(|name| Pin::parse(name) == Some(wanted)) {
+            return Ok(Some(dir.join(name)));
+        }
+    }
+    Ok(None)
+}
+
 /// Where lease and pause of this network namespace are pinned, for every version of gwfilter that has left them.
 ///
 /// # Errors

@@ -196,6 +196,14 @@ fn runs_router(spec: &PodSpec) -> bool {
     })
 }
 
+/// What made the pod, as `kubectl` takes it: kind in lower case, and name.
+pub(super) fn owner(pod: &Pod) -> Option<(String, String)> {
+    let (kind, _) = pod.owner.as_ref()?;
+    let hashed = kind == "ReplicaSet" && pod.meta.labels.contains_key("pod-template-hash");
+    let kind = if hashed { "deployment" } else { kind.as_str() };
+    Some((kind.to_ascii_lowercase(), owner_name(pod)))
+}
+
 /// The name of what made the pod: the Deployment behind a ReplicaSet, by the name that Kubernetes gives that.
 fn owner_name(pod: &Pod) -> String {
     let hash = pod.meta.labels.get("pod-template-hash");

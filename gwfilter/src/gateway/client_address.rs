@@ -15,6 +15,7 @@ use super::listeners::Header;
 use super::mesh;
 use super::missing;
 use super::model::{ClientAddress, Tri, Why};
+use super::setup::By;
 use super::world::World;
 use crate::diagnostic::Diagnostic;
 use crate::manifest;
@@ -38,21 +39,40 @@ pub(super) struct Found {
 
 /// Signs of a mode, and what speaks against any conclusion.
 #[derive(Default)]
-struct Evidence {
+pub(super) struct Evidence {
     /// The gateway's own configuration says so: (what says it, whether it certainly applies).
-    proxy_header: Vec<(String, bool)>,
+    pub(super) proxy_header: Vec<(String, bool)>,
+    /// `numTrustedProxies` and whether `proxyProtocol` is set, of each pod that was looked at.
+    pub(super) topologies: BTreeSet<(u32, bool)>,
+    /// Where the settings stand.
+    pub(super) by: BTreeSet<By>,
     /// The same of the mesh's default, which is what new pods of the gateway will say.
     proxy_header_by_default: bool,
     /// Running pods whose own configuration does not speak of it.
     without_header: Vec<String>,
-    forwarded_for: Vec<(String, bool)>,
-    doubts: Vec<Why>,
+    pub(super) forwarded_for: Vec<(String, bool)>,
+    pub(super) doubts: Vec<Why>,
 }
 
 /// Annotation with a pod's proxy configuration.
-const PROXY_CONFIG_ANNOTATION: &str = "proxy.istio.io/config";
+pub(super) const PROXY_CONFIG_ANNOTATION: &str = "proxy.istio.io/config";
 /// Environment variable with the proxy configuration that the pod runs with.
 const PROXY_CONFIG_ENV: &str = "PROXY_CONFIG";
+
+/// What the pods of this node and Istio's objects say of the gateway's Envoy, without a conclusion.
+pub(super) fn signs(world: &World<'_>, candidate: &Candidate<'_>) -> Evidence {
+    let mut evidence = Evidence::default();
+    topology(
+        world,
+        candidate,
+        candidate.local_pods(world).collect(),
+        &mut evidence,
+    );
+    envoy_filters(world, candidate, &mut evidence);
+    plugins(world, candidate, &mut evidence);
+    evidence.doubts.extend(missing::of_client_address(world));
+    evidence
+}
 
 /// Finds the mode of a candidate. `siblings` are the other gateways of the same pods with what their users state.
 pub(super) fn find(
@@ -61,12 +81,7 @@ pub(super) fn find(
     annotations: &Annotations,
     siblings: &[(&Candidate<'_>, &Annotations)],
 ) -> Found {
-    let mut evidence = Evidence::default();
-    let here = candidate.local_pods(world).collect();
-    topology(world, candidate, here, &mut evidence);
-    envoy_filters(world, candidate, &mut evidence);
-    plugins(world, candidate, &mut evidence);
-    evidence.doubts.extend(missing::of_client_address(world));
+    let mut evidence = signs(world, candidate);
     for (sibling, stated) in siblings {
         match stated.client_address.flatten() {
             Some(ClientAddress::ProxyHeader) => {
@@ -325,7 +340,6 @@ fn topology(world: &World<'_>, candidate: &Candidate<'_>, pods: Vec<&Pod>, evide
     let (default, source) = mesh_default(world, candidate, evidence);
     let operator = world.operator_gateways(candidate);
     let patched = operator.iter().any(|(_, gateway)| gateway.patches_proxy);
-    let mut seen: BTreeSet<(u32, bool)> = BTreeSet::new();
     // (spec, annotations, name, certain)
     let mut holders: Vec<(Option<&PodSpec>, Option<String>, String)> = Vec::new();
     for pod in pods {
@@ -403,8 +417,10 @@ fn topology(world: &World<'_>, candidate: &Candidate<'_>, pods: Vec<&Pod>, evide
                 default,
             ),
             (None, None) => {
-                seen.insert((default.trusted_proxies.unwrap_or(0), default.proxy_protocol));
                 note(evidence, default, &source, false);
+                if default.proxy_protocol || default.trusted_proxies.is_some_and(|n| n > 0) {
+                    evidence.by.insert(By::Mesh);
+                }
                 evidence.proxy_header_by_default |= default.proxy_protocol;
                 continue;
             }
@@ -417,7 +433,7 @@ fn topology(world: &World<'_>, candidate: &Candidate<'_>, pods: Vec<&Pod>, evide
                         .without_header
                         .push(format!("{what} does not set gatewayTopology.proxyProtocol"));
                 }
-                seen.insert((effective.trusted_proxies.unwrap_or(0), effective.proxy_protocol));
+                evidence.by.insert(By::Pod);
                 note(evidence, effective, &what, true);
             }
             Err(why) => evidence.doubts.push(Why {
@@ -426,7 +442,7 @@ fn topology(world: &World<'_>, candidate: &Candidate<'_>, pods: Vec<&Pod>, evide
             }),
         }
     }
-    if seen.len() > 1 {
+    if evidence.topologies.len() > 1 {
         evidence.doubts.push(Why {
             code: "pods-differ",
             text: "its pods run with different gatewayTopology: restart them all with the same one"
@@ -436,6 +452,8 @@ fn topology(world: &World<'_>, candidate: &Candidate<'_>, pods: Vec<&Pod>, evide
 }
 
 fn note(evidence: &mut Evidence, topology: Topology, what: &str, certain: bool) {
+    let proxies = topology.trusted_proxies.unwrap_or(0);
+    evidence.topologies.insert((proxies, topology.proxy_protocol));
     if let Some(n @ 1..) = topology.trusted_proxies {
         evidence
             .forwarded_for
@@ -492,6 +510,9 @@ fn envoy_filters(world: &World<'_>, candidate: &Candidate<'_>, evidence: &mut Ev
             Effect::None => {}
             Effect::ProxyHeader => {
                 let certain = applies.len() == 1 && applies.contains(&Tri::True);
+                let filter = &filter.meta;
+                let by = By::EnvoyFilter(filter.namespace.clone(), filter.name.clone());
+                evidence.by.insert(by);
                 evidence
                     .proxy_header
                     .push((format!("{name} adds the PROXY protocol listener filter"), certain));

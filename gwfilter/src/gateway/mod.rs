@@ -11,6 +11,7 @@ mod mesh;
 mod missing;
 pub mod model;
 mod never_drop;
+pub mod setup;
 mod world;
 
 use std::collections::BTreeSet;

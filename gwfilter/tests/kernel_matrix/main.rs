@@ -27,7 +27,7 @@ use xtask::netns::{Namespace, veth};
 const BUDGET: &str = include_str!("../../../gwfilter-ebpf/budget.txt");
 
 /// Every program.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 15] = [
     abi::XDP_PROGRAM,
     abi::TC_PROGRAM,
     abi::TC_PROXY_PROGRAM,
@@ -42,6 +42,7 @@ const PROGRAMS: [&str; 14] = [
     sample::TC_HEADER_V2ONLY_SAMPLED_PROGRAM,
     sample::XDP_FRAGS_SAMPLED_PROGRAM,
     sample::TC_HEADER_SAMPLED_PROGRAM,
+    abi::PROBE_PROGRAM,
 ];
 
 /// One at a time: a test that lets the process open nothing would be in the way of another.
@@ -75,6 +76,8 @@ fn verify(packet_log: u32, name: &str) -> Result<Verdict> {
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global(abi::PACKET_LOG_GLOBAL, &packet_log, true)
         .override_global(abi::COARSE_CLOCK_GLOBAL, &coarse_clock, true)
+        // With 0, as it is written, it has nothing to do, and the verifier sees that.
+        .override_global(abi::PROBE_UNTIL_GLOBAL, &u64::MAX, true)
         .load_file(&path)
         .with_context(|| format!("load {}; run `cargo xtask build-ebpf`", path.display()))?;
     let program = ebpf.program_mut(name).context("no such program")?;

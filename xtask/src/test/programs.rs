@@ -20,9 +20,10 @@ const SELECTION: [&str; 2] = ["--locked", "--all-features"];
 
 /// Test programs whose tests mostly wait, each in namespaces of its own, and how many of them run at once. The others run as many as
 /// there are processors.
-const WAITING: [(&str, u8); 5] = [
+const WAITING: [(&str, u8); 6] = [
     ("netns", 8),
     ("proxy", 6),
+    ("doctor", 6),
     ("kube", 4),
     ("book", 2),
     ("prometheus", 4),

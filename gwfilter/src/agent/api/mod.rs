@@ -25,6 +25,7 @@ use hyper::body::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::doctor::Ward;
 use super::{Agent, RUN_DIR, aside};
 use crate::dataplane::seen::Programs;
 use crate::samples::filter::Filter;
@@ -51,6 +52,8 @@ pub(super) enum Call {
     Samples(Filter, oneshot::Sender<mpsc::Receiver<Bytes>>),
     /// The programs that are loaded, by number.
     Programs(oneshot::Sender<Programs>),
+    /// The gateways, for the doctor.
+    Doctor(oneshot::Sender<Ward>),
 }
 
 /// What all doors and routes share.
@@ -60,6 +63,8 @@ pub(super) struct Shared {
     /// `--state-dir`, or where the status is without one.
     state_dir: PathBuf,
     streams: Arc<Semaphore>,
+    /// One look of the doctor at a time.
+    look: Semaphore,
 }
 
 impl Shared {
@@ -70,6 +75,7 @@ impl Shared {
             calls,
             state_dir: state_dir.unwrap_or_else(|| RUN_DIR.into()),
             streams: Arc::new(Semaphore::new(STREAMS)),
+            look: Semaphore::new(1),
         };
         (Arc::new(shared), asked)
     }
@@ -132,6 +138,7 @@ impl Agent {
             Call::Figures(answer) => drop(answer.send(self.figures())),
             Call::Samples(filter, answer) => drop(answer.send(self.watch_samples(filter))),
             Call::Programs(answer) => drop(answer.send(self.dataplane.programs())),
+            Call::Doctor(answer) => drop(answer.send(self.ward())),
         }
     }
 }

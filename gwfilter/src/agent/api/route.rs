@@ -1,5 +1,6 @@
 //! The routes: their addresses, how long each may take, and who answers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -9,6 +10,9 @@ use tracing::warn;
 
 use super::reply::Reply;
 use super::{Call, PATIENCE, Shared};
+use crate::agent::doctor::{grown, refused};
+use crate::cli::duration;
+use crate::dataplane::observe::LONGEST;
 use crate::params::Params;
 use crate::samples::filter::{self, Filter};
 use crate::survey::{self, SurveyError};
@@ -21,11 +25,18 @@ pub(in crate::agent) enum Route {
     Status,
     Samples,
     Counters,
+    Doctor,
     Metrics,
 }
 
 impl Route {
-    const ALL: [Self; 4] = [Self::Status, Self::Counters, Self::Samples, Self::Metrics];
+    const ALL: [Self; 5] = [
+        Self::Status,
+        Self::Counters,
+        Self::Samples,
+        Self::Doctor,
+        Self::Metrics,
+    ];
 
     /// The address, and the non-resource path that a token's owner needs `get` on.
     pub(in crate::agent) const fn path(self) -> &'static str {
@@ -33,6 +44,7 @@ impl Route {
             Self::Status => "/v1/status",
             Self::Samples => filter::PATH,
             Self::Counters => "/v1/counters",
+            Self::Doctor => "/v1/doctor",
             Self::Metrics => "/metrics",
         }
     }
@@ -48,6 +60,7 @@ impl Route {
             Self::Status | Self::Counters | Self::Metrics => PATIENCE,
             // The kernel verifies some programs first.
             Self::Samples => PATIENCE.saturating_mul(2),
+            Self::Doctor => LONGEST.saturating_add(PATIENCE),
         }
     }
 
@@ -57,6 +70,7 @@ impl Route {
             Self::Status => status(&params, shared).await,
             Self::Counters => counters(&params, shared).await,
             Self::Samples => samples(params, shared).await,
+            Self::Doctor => doctor(params, shared).await,
             Self::Metrics => metrics(&params, shared).await,
         };
         answer.unwrap_or_else(|refusal| refusal)
@@ -97,6 +111,46 @@ async fn samples(params: Params, shared: &Shared) -> Result<Reply, Reply> {
     let filter = Filter::read(params)?;
     let lines = shared.ask(|answer| Call::Samples(filter, answer)).await?;
     Ok(Reply::lines(lines))
+}
+
+/// `observe`: for how long; `gateway`: only this one.
+async fn doctor(mut params: Params, shared: &Shared) -> Result<Reply, Reply> {
+    let time = params.read("observe", duration::parse)?;
+    let gateway = params.take("gateway");
+    params.end()?;
+    if time.is_some_and(|time| time > LONGEST) {
+        return Err(Reply::refuse(
+            StatusCode::BAD_REQUEST,
+            "`observe` is longer than 10m",
+        ));
+    }
+    let mut ward = shared.ask(Call::Doctor).await?;
+    if let Some(gateway) = gateway
+        && !ward.keep(&gateway)
+    {
+        let words = format!("there is no gateway {gateway} on this node");
+        return Err(Reply::refuse(StatusCode::NOT_FOUND, &words));
+    }
+    let Some(time) = time.filter(|time| !time.is_zero()) else {
+        return Ok(Reply::json(&ward.report(None, &BTreeMap::new())));
+    };
+    let Ok(_alone) = shared.look.try_acquire() else {
+        return Err(Reply::refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "somebody looks at the traffic already; ask again when that is over",
+        ));
+    };
+    let before = refused(shared.figures().await?.reading.as_ref());
+    let looked = match ward.look(time).await {
+        Ok(looked) => looked,
+        Err(e) => {
+            warn!(error = chain(&e), "traffic cannot be looked at");
+            let words = format!("traffic cannot be looked at: {}", chain(&e));
+            return Err(Reply::refuse(StatusCode::INTERNAL_SERVER_ERROR, &words));
+        }
+    };
+    let after = refused(shared.figures().await?.reading.as_ref());
+    Ok(Reply::json(&ward.report(Some(looked), &grown(&before, &after))))
 }
 
 async fn metrics(params: &Params, shared: &Shared) -> Result<Reply, Reply> {
