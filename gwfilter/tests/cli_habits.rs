@@ -109,11 +109,13 @@ fn documented() -> BTreeSet<(String, i32)> {
 }
 
 /// What the tests of other files see: the agent's codes, and those of commands that need root.
-const ELSEWHERE: [(&str, i32); 14] = [
+const ELSEWHERE: [(&str, i32); 16] = [
     ("run", 0),
     ("run", 1),
     ("status", 0),
     ("status", 1),
+    ("monitor", 0),
+    ("monitor", 1),
     ("counters", 0),
     ("counters", 1),
     ("top", 0),
@@ -147,6 +149,7 @@ fn each_documented_exit_code_then_a_run_that_ends_with_it() {
         (&from_example("explain"), b"", 2),
         (&["run", "--drain", "soon"], b"", 2),
         (&["status", "--nothing"], b"", 2),
+        (&["monitor", "--rate", "soon"], b"", 2),
         (&["counters", "--watch", "soon"], b"", 2),
         (&["top", "--nothing"], b"", 2),
         (&["pause", "--for", "soon"], b"", 2),
