@@ -109,11 +109,13 @@ fn documented() -> BTreeSet<(String, i32)> {
 }
 
 /// What the tests of other files see: the agent's codes, and those of commands that need root.
-const ELSEWHERE: [(&str, i32); 16] = [
+const ELSEWHERE: [(&str, i32); 18] = [
     ("run", 0),
     ("run", 1),
     ("status", 0),
     ("status", 1),
+    ("doctor", 0),
+    ("doctor", 1),
     ("monitor", 0),
     ("monitor", 1),
     ("counters", 0),
@@ -149,6 +151,7 @@ fn each_documented_exit_code_then_a_run_that_ends_with_it() {
         (&from_example("explain"), b"", 2),
         (&["run", "--drain", "soon"], b"", 2),
         (&["status", "--nothing"], b"", 2),
+        (&["doctor", "--nothing"], b"", 2),
         (&["monitor", "--rate", "soon"], b"", 2),
         (&["counters", "--watch", "soon"], b"", 2),
         (&["top", "--nothing"], b"", 2),
