@@ -146,6 +146,10 @@ impl Dataplane {
             .override_global(PACKET_LOG_GLOBAL, &which, true)
             .override_global(LOG_RATE_GLOBAL, &LINES_PER_SECOND, true)
             .override_global(COARSE_CLOCK_GLOBAL, &coarse_clock, true);
+        // The doctor's, who loads the object for himself.
+        for (name, entries) in probe::UNUSED_BY_AGENTS {
+            loader.map_max_entries(name, entries);
+        }
         kept::adopt_streams(&mut loader, &pins)?;
         let adopted = kept::adopt(&mut loader, &pins, known)?;
         let mut ebpf = loader

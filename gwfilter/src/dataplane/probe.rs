@@ -44,6 +44,14 @@ const UNUSED: [(&str, u32); 14] = [
     (abi::sample::SAMPLES_MAP, 4096),
 ];
 
+/// Maps of the probe's, as small as they can be, for who judges.
+pub(super) const UNUSED_BY_AGENTS: [(&str, u32); 3] = [
+    (PROBE_DEST_MAP, 1),
+    (abi::PROBE_SYN_MAP, 64),
+    // A page: there is no smaller ring.
+    (PROBE_RING_MAP, 4096),
+];
+
 /// Why nothing can be observed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
