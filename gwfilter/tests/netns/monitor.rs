@@ -25,7 +25,7 @@ fn monitor(lab: &Lab, flags: &[&str]) -> Process {
         .start("gwfilter monitor", binary(), &arguments)
         .expect("started");
     let watches = monitor.wait_line("watching verdicts", SOON);
-    watches.unwrap_or_else(|e| panic!("{e:#}; agent:\n{}", lab.agent.tail()));
+    assert!(watches.is_ok(), "{watches:?}; agent:\n{}", lab.agent.tail());
     monitor
 }
 
@@ -59,9 +59,11 @@ fn ended(mut monitor: Process) -> String {
 
 /// Begins connections, each by one SYN.
 fn syns(from: &Namespace, to: SocketAddr, count: usize) {
-    let SocketAddr::V4(to) = to else {
-        panic!("{to} is no IPv4 address");
+    let to = match to {
+        SocketAddr::V4(to) => Some(to),
+        SocketAddr::V6(_) => None,
     };
+    let to = to.expect("an IPv4 address");
     let begun = from.enter(|| {
         for _ in 0..count {
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
