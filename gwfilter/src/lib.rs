@@ -25,6 +25,7 @@ pub mod params;
 pub mod pipeline;
 pub mod placement;
 pub mod plan;
+pub mod plugin;
 pub mod policy;
 pub mod reference;
 pub mod report;

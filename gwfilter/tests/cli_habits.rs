@@ -109,7 +109,8 @@ fn documented() -> BTreeSet<(String, i32)> {
 }
 
 /// What the tests of other files see: the agent's codes, and those of commands that need root.
-const ELSEWHERE: [(&str, i32); 18] = [
+const ELSEWHERE: [(&str, i32); 19] = [
+    ("kubectl", 0),
     ("run", 0),
     ("run", 1),
     ("status", 0),
@@ -158,6 +159,9 @@ fn each_documented_exit_code_then_a_run_that_ends_with_it() {
         (&["pause", "--for", "soon"], b"", 2),
         (&["resume", "--for", "1h"], b"", 2),
         (&["unload", "--nothing"], b"", 2),
+        (&["kubectl", "--kubeconfig", "/nowhere", "status"], b"", 1),
+        (&["kubectl", "--nothing"], b"", 2),
+        (&["monitor", "--nothing"], b"", 2),
         (&["version"], b"", 0),
         (&["version", "--nothing"], b"", 2),
         (&["completions", "fish"], b"", 0),

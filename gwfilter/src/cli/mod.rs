@@ -7,6 +7,7 @@ pub mod counters;
 pub mod doctor;
 pub mod duration;
 pub mod explain;
+pub mod kubectl;
 pub mod man;
 mod manifests;
 pub mod monitor;
@@ -106,6 +107,28 @@ Examples:
   gwfilter completions zsh > /usr/local/share/zsh/site-functions/_gwfilter
   gwfilter completions fish > ~/.config/fish/completions/gwfilter.fish";
 
+const KUBECTL: &str = "\
+Asks the agents of all nodes through the API server, with your kubeconfig and your rights: those of an administrator, or a binding to the Role
+gwfilter-plugin. A node that does not answer is a row. As a plugin of kubectl: ln -s $(command -v gwfilter) /usr/local/bin/kubectl-gwfilter
+
+Examples:
+  kubectl gwfilter status
+  kubectl gwfilter explain --source 198.51.100.7 --dest 203.0.113.10:443
+  kubectl gwfilter doctor --observe 30s
+
+Exit: 0 if any node answered; 1 if none did, or nobody can be asked.";
+
+/// What the agents of a cluster enforce, and what they see.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl gwfilter", bin_name = "kubectl gwfilter", version, max_term_width = 110, after_help = KUBECTL)]
+struct Plugin {
+    /// Whether output is coloured; JSON never is
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    color: Color,
+    #[command(flatten)]
+    args: kubectl::Args,
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Show what would be enforced on a node, what is left to the gateway, and why
@@ -141,6 +164,9 @@ enum Verb {
     /// Take all enforcement off this node: detach and unpin
     #[command(after_help = UNLOAD)]
     Unload(unload::Args),
+    /// Ask the agents of a cluster: what `kubectl gwfilter` does
+    #[command(after_help = KUBECTL)]
+    Kubectl(kubectl::Args),
     /// Show what this program is: version, commit, ABI, and the eBPF object that it carries
     Version(version::Args),
     /// Print a script that completes commands and flags in a shell
@@ -196,7 +222,13 @@ fn written(result: std::io::Result<()>) -> anyhow::Result<bool> {
 /// Runs the command line of this process. Errors go to standard error as one chain.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = if is_plugin(std::env::args_os().next()) {
+        let Plugin { color, args } = Plugin::parse();
+        let verb = Verb::Kubectl(args);
+        Cli { color, verb }
+    } else {
+        Cli::parse()
+    };
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     let (palette, loud) = (cli.color.out(&out), cli.color.err(&err));
     let (outcome, failure) = match cli.verb {
@@ -238,6 +270,10 @@ pub fn main() -> ExitCode {
             unload::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,
         ),
+        Verb::Kubectl(args) => (
+            kubectl::run(&args, palette, &mut out).map(ExitCode::from),
+            ExitCode::FAILURE,
+        ),
         Verb::Version(args) => (
             version::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,
@@ -258,6 +294,12 @@ pub fn main() -> ExitCode {
     })
 }
 
+/// Whether kubectl has started this program as its plugin: by the name that it looks for.
+fn is_plugin(program: Option<std::ffi::OsString>) -> bool {
+    let program = program.map(std::path::PathBuf::from);
+    program.is_some_and(|path| path.file_stem().is_some_and(|name| name == "kubectl-gwfilter"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,5 +307,20 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        Plugin::command().debug_assert();
+    }
+
+    #[test]
+    fn the_name_of_the_program_then_plugin_or_not() {
+        for (name, wanted) in [
+            ("/usr/local/bin/kubectl-gwfilter", true),
+            ("kubectl-gwfilter", true),
+            ("kubectl-gwfilter.exe", true),
+            ("/usr/bin/gwfilter", false),
+            ("kubectl-gwfilter2", false),
+        ] {
+            assert_eq!(is_plugin(Some(name.into())), wanted, "{name}");
+        }
+        assert!(!is_plugin(None));
     }
 }

@@ -46,7 +46,7 @@ pub enum ConfigError {
 
 /// A client with deadlines.
 pub(super) async fn client(kubeconfig: Option<&Path>) -> Result<Client, ConfigError> {
-    let mut config = match kubeconfig {
+    let config = match kubeconfig {
         // By address: no name has to be resolved.
         None => Config::incluster_env().map_err(ConfigError::InCluster)?,
         Some(path) => of_file(path).await.map_err(|e| ConfigError::Kubeconfig {
@@ -54,10 +54,15 @@ pub(super) async fn client(kubeconfig: Option<&Path>) -> Result<Client, ConfigEr
             source: Box::new(e),
         })?,
     };
+    build_with_deadlines(config).map_err(|e| ConfigError::Client(Box::new(e)))
+}
+
+/// A client of this configuration, with deadlines.
+pub(super) fn build_with_deadlines(mut config: Config) -> Result<Client, ::kube::Error> {
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENCE);
     config.write_timeout = Some(CONNECT);
-    build(config).map_err(|e| ConfigError::Client(Box::new(e)))
+    build(config)
 }
 
 /// As kube's own, but with probes: a peer that vanished without a word is else noticed after [`SILENCE`] only, and what

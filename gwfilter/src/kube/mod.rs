@@ -6,6 +6,7 @@
 
 mod config;
 pub mod events;
+pub mod fleet;
 pub mod kinds;
 pub mod own;
 mod pace;

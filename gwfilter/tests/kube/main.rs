@@ -13,6 +13,7 @@ mod lease;
 mod lifecycle;
 mod metrics;
 mod outage;
+mod plugin;
 mod prometheus;
 mod rights;
 #[path = "../support/rules.rs"]

@@ -8,6 +8,7 @@
 //! ends with `params.end()?`, and gives `Reply::json`, `Reply::text` or `Reply::lines`. What only the loop knows is a variant of [`Call`]
 //! with a `oneshot::Sender` for the answer, an arm in `Agent::take`, and `shared.ask(Call::…)` in the route.
 
+mod explain;
 mod guard;
 mod local;
 mod remote;
@@ -28,6 +29,7 @@ use tokio::time::timeout;
 use super::doctor::Ward;
 use super::{Agent, RUN_DIR, aside};
 use crate::dataplane::seen::Programs;
+use crate::pipeline::Built;
 use crate::samples::filter::Filter;
 use crate::telemetry::metrics::Figures;
 pub(super) use guard::Tokens;
@@ -54,6 +56,8 @@ pub(super) enum Call {
     Programs(oneshot::Sender<Programs>),
     /// The gateways, for the doctor.
     Doctor(oneshot::Sender<Ward>),
+    /// The generation that is wanted, if there is one yet.
+    Built(oneshot::Sender<Option<Built>>),
 }
 
 /// What all doors and routes share.
@@ -65,6 +69,8 @@ pub(super) struct Shared {
     streams: Arc<Semaphore>,
     /// One look of the doctor at a time.
     look: Semaphore,
+    /// One explanation at a time: each takes the memory of a set of tables.
+    explaining: Semaphore,
 }
 
 impl Shared {
@@ -76,6 +82,7 @@ impl Shared {
             state_dir: state_dir.unwrap_or_else(|| RUN_DIR.into()),
             streams: Arc::new(Semaphore::new(STREAMS)),
             look: Semaphore::new(1),
+            explaining: Semaphore::new(1),
         };
         (Arc::new(shared), asked)
     }
@@ -139,6 +146,7 @@ impl Agent {
             Call::Samples(filter, answer) => drop(answer.send(self.watch_samples(filter))),
             Call::Programs(answer) => drop(answer.send(self.dataplane.programs())),
             Call::Doctor(answer) => drop(answer.send(self.ward())),
+            Call::Built(answer) => drop(answer.send(self.enforcer.built().cloned())),
         }
     }
 }

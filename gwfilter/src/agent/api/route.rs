@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::reply::Reply;
-use super::{Call, PATIENCE, Shared};
+use super::{Call, PATIENCE, Shared, explain};
 use crate::agent::doctor::{grown, refused};
 use crate::cli::duration;
 use crate::dataplane::observe::LONGEST;
@@ -26,15 +26,17 @@ pub(in crate::agent) enum Route {
     Samples,
     Counters,
     Doctor,
+    Explain,
     Metrics,
 }
 
 impl Route {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Status,
         Self::Counters,
         Self::Samples,
         Self::Doctor,
+        Self::Explain,
         Self::Metrics,
     ];
 
@@ -45,6 +47,7 @@ impl Route {
             Self::Samples => filter::PATH,
             Self::Counters => "/v1/counters",
             Self::Doctor => "/v1/doctor",
+            Self::Explain => "/v1/explain",
             Self::Metrics => "/metrics",
         }
     }
@@ -58,6 +61,7 @@ impl Route {
     pub(super) const fn patience(self) -> Duration {
         match self {
             Self::Status | Self::Counters | Self::Metrics => PATIENCE,
+            Self::Explain => explain::PATIENCE,
             // The kernel verifies some programs first.
             Self::Samples => PATIENCE.saturating_mul(2),
             Self::Doctor => LONGEST.saturating_add(PATIENCE),
@@ -71,6 +75,7 @@ impl Route {
             Self::Counters => counters(&params, shared).await,
             Self::Samples => samples(params, shared).await,
             Self::Doctor => doctor(params, shared).await,
+            Self::Explain => explain::answer(params, shared).await,
             Self::Metrics => metrics(&params, shared).await,
         };
         answer.unwrap_or_else(|refusal| refusal)
