@@ -69,8 +69,9 @@ fn somebody_touches_the_kernel_then_it_is_alerted_on_until_it_is_long_mended() {
     lab.enforced();
 }
 
-const VOUCHED: [&str; 5] = [
+const VOUCHED: [&str; 6] = [
     "GwfilterSourceUnread",
+    "GwfilterPodLeaseExpired",
     "GwfilterLeaseEnding",
     "GwfilterLeaseExpired",
     "GwfilterPaused",
@@ -79,12 +80,20 @@ const VOUCHED: [&str; 5] = [
 
 #[test]
 fn nobody_vouches_or_nothing_is_to_be_dropped_then_it_is_alerted_on_until_it_is_over() {
-    let [unread, ending, expired, paused, observing] = VOUCHED;
-    let mut lab = Lab::new(&["--lease", "12s", "--pod-lease", "12s"]);
+    let [unread, pods, ending, expired, paused, observing] = VOUCHED;
+    let mut lab = Lab::new(&["--lease", "30s", "--pod-lease", "6s"]);
     lab.enforced();
     let away = lab.site.manifests().with_extension("away");
     std::fs::rename(lab.site.manifests(), &away).expect("moved");
-    lab.fire(&[unread, ending, expired]);
+    // That of pods' addresses is over long before the node's: no page for it, and all else is refused on.
+    let before = lab.fire(&[unread, pods]);
+    assert!(!before.iter().any(|alert| alert == expired), "{before:?}");
+    lab.enforced();
+    lab.fire(&[ending, expired]);
+    // Once nothing is refused at all, that alone is told.
+    lab.sees(&format!(
+        "absent(ALERTS{{alertname=\"{pods}\", alertstate=\"firing\"}})"
+    ));
     std::fs::rename(&away, lab.site.manifests()).expect("moved back");
     lab.calm();
     lab.enforced();

@@ -194,9 +194,9 @@ impl Lab {
         assert!(calm.is_some(), "{last:?} fire; agent:\n{}", self.agent.tail());
     }
 
-    /// These alerts fire, soon; others may, too.
+    /// These alerts fire, soon; others may, too. All that fired until then.
     #[track_caller]
-    pub(crate) fn fire(&self, alerts: &[&str]) {
+    pub(crate) fn fire(&self, alerts: &[&str]) -> Vec<String> {
         let mut seen: Vec<String> = Vec::new();
         let all = poll::every(Duration::from_millis(300), SOON, || {
             seen.extend(self.firing());
@@ -209,6 +209,7 @@ impl Lab {
             "of {alerts:?} only {seen:?} fired; agent:\n{}",
             self.agent.tail()
         );
+        seen
     }
 
     /// Names of the alerts that fire now. Their words are whole: no template of them failed.
