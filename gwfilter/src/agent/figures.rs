@@ -44,6 +44,8 @@ impl Agent {
             .map(|report| (report.name.clone(), GatewayFigures::of(report)))
             .collect();
         let (reading, lost_lines) = self.read_counters().ok().unzip();
+        let rules: Vec<_> = self.enforcer.names().rules.values().map(Arc::clone).collect();
+        let carried = reading.as_ref().map(|reading| self.carry.beside(reading, &rules));
         Figures {
             generation: self.enforcer.generation(),
             generation_at: self.enforcer.swapped_at(),
@@ -56,7 +58,8 @@ impl Agent {
             leases,
             paused,
             reading,
-            rules: self.enforcer.names().rules.values().map(Arc::clone).collect(),
+            carried: carried.unwrap_or_default(),
+            rules,
             uncounted: self.enforcer.uncounted(),
             finds: self.interfaces.finds(),
             sources: self.feed.sources(),

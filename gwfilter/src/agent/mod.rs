@@ -63,6 +63,7 @@ use crate::notice;
 use crate::pipeline::{self, Refuse};
 use crate::plan::{self, Past};
 use crate::telemetry::counters::Book;
+use crate::telemetry::metrics::carry::Carry;
 use crate::telemetry::packet::Sink;
 use crate::telemetry::{LogFormat, chain};
 
@@ -196,6 +197,7 @@ struct Agent {
     changes: Changes,
     interfaces: Interfaces,
     book: Book,
+    carry: Carry,
     suppressed: u64,
     packet_log: Option<(EbpfLogger<Sink>, Sink)>,
     network_error: Option<String>,
@@ -346,6 +348,7 @@ impl Agent {
             changes: Changes::default(),
             interfaces,
             book: Book::default(),
+            carry: Carry::default(),
             suppressed: 0,
             packet_log,
             network_error: None,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gwfilter_common::abi::sample::Sampler;
+use gwfilter_common::abi::sample::{Sampler, Sampling};
 use hyper::body::Bytes;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -35,6 +35,8 @@ pub(super) struct Watchers {
     all: Vec<Watcher>,
     weights: Weights,
     masks: [u64; 3],
+    /// How much is written now.
+    sampling: Sampling,
     /// Looked at, by verdict and CPU, and lost in all, at the last reading.
     looked: [Vec<u64>; 3],
     lost: u64,
@@ -166,8 +168,12 @@ impl Agent {
         let filters = self.watchers.all.iter().map(|watcher| watcher.share.filter());
         let cpus = u64::try_from(cpus).unwrap_or(1);
         let sampling = sampling(filters, &self.watchers.masks, cpus);
-        if let Err(e) = self.dataplane.set_sampling(sampling) {
-            warn!(error = chain(&e), "how much is sampled cannot be set");
+        match self.dataplane.set_sampling(sampling) {
+            Ok(()) => {
+                self.watchers.weights.change(&self.watchers.sampling, &sampling);
+                self.watchers.sampling = sampling;
+            }
+            Err(e) => warn!(error = chain(&e), "how much is sampled cannot be set"),
         }
     }
 

@@ -62,10 +62,6 @@ pub struct Count {
 }
 
 impl Count {
-    fn since(&mut self, before: Packets, seconds: f64) {
-        self.per_second = Some(Rates::of(self.packets.since(before), seconds));
-    }
-
     /// Whether something came since the reading before; without one, whether something ever came.
     #[must_use]
     pub fn stirs(&self) -> bool {
@@ -93,27 +89,56 @@ impl Block {
             if packets.is_none() {
                 continue;
             }
-            let reason = u8::try_from(code).ok().and_then(Reason::from_code);
-            let name = reason.map_or_else(|| format!("(reason {code})"), |reason| reason.name().to_owned());
-            let count = self.reasons.entry(name).or_default();
+            let count = self.reasons.entry(reason_of(code)).or_default();
             count.packets = count.packets.plus(packets);
             self.all.packets = self.all.packets.plus(packets);
         }
     }
 
-    fn since(&mut self, before: Option<&Self>, seconds: f64) {
-        let of = |reason: &str| Some(before?.reasons.get(reason)?.packets);
+    /// With rates of what came in so many seconds, by reason.
+    fn came(&mut self, came: Option<&BTreeMap<String, Packets>>, seconds: f64) {
+        let of = |reason: &str| came?.get(reason).copied();
         for (reason, count) in &mut self.reasons {
-            count.since(of(reason).unwrap_or_default(), seconds);
+            count.per_second = Some(Rates::of(of(reason).unwrap_or_default(), seconds));
         }
-        // Of the sum of reasons: one of several listeners may have begun anew.
-        let rates = self.reasons.values().filter_map(|count| count.per_second);
-        self.all.per_second = Some(rates.fold(Rates::default(), |sum, rates| Rates {
-            passed: sum.passed + rates.passed,
-            dropped: sum.dropped + rates.dropped,
-            would_drop: sum.would_drop + rates.would_drop,
-        }));
+        let all = came.into_iter().flat_map(BTreeMap::values);
+        let all = all.fold(Packets::default(), |sum, packets| sum.plus(*packets));
+        self.all.per_second = Some(Rates::of(all, seconds));
     }
+}
+
+fn reason_of(code: usize) -> String {
+    let reason = u8::try_from(code).ok().and_then(Reason::from_code);
+    reason.map_or_else(|| format!("(reason {code})"), |reason| reason.name().to_owned())
+}
+
+fn rule_of(name: Option<&str>, index: u32) -> String {
+    name.map_or_else(|| format!("(rule {index}, its name is not known)"), str::to_owned)
+}
+
+/// What one index of a reading says, and whose it was then, where that is known.
+#[derive(Clone, Debug, PartialEq)]
+struct Read<T> {
+    name: Option<String>,
+    /// The row that it is a part of; `None`: of no gateway, or a rule.
+    row: Option<String>,
+    tallies: T,
+}
+
+impl<T> Read<T> {
+    /// What it said in the reading before; nothing, if it was somebody else's: an index begins from zero for a new owner.
+    fn before<'a>(&self, of: Option<&'a Self>) -> Option<&'a T> {
+        let of = of?;
+        let other = self.name.is_some() && of.name.is_some() && self.name != of.name;
+        (!other).then_some(&of.tallies)
+    }
+}
+
+/// A reading by index. Only there can it be seen what began anew: in the sum of several counters it cannot.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Raw {
+    listeners: BTreeMap<u32, Read<Vec<Tally>>>,
+    rules: BTreeMap<u32, Read<Tally>>,
 }
 
 /// One reading.
@@ -133,6 +158,9 @@ pub struct Counted {
     pub rules: BTreeMap<String, Count>,
     /// Packets whose destination could not be known, or for which there were no tables.
     pub unattributed: Block,
+    /// As it was read, for the rates of the next reading; those that have rates themselves are without.
+    #[serde(skip)]
+    pub raw: Raw,
 }
 
 impl Counted {
@@ -147,35 +175,65 @@ impl Counted {
             counted.rules.entry(name.to_string()).or_default();
         }
         for (index, tallies) in listeners {
-            if *index == NO_LISTENER {
-                counted.unattributed.add(tallies);
-            } else {
-                let block = counted.gateways.entry(gateway_of(names, *index)).or_default();
-                block.add(tallies);
-            }
+            let name = names
+                .listeners
+                .get(index)
+                .map(|name| format!("{}:{}", name.gateway, name.listener));
+            let row = (*index != NO_LISTENER).then(|| gateway_of(names, *index));
+            let block = match &row {
+                None => &mut counted.unattributed,
+                Some(gateway) => counted.gateways.entry(gateway.clone()).or_default(),
+            };
+            block.add(tallies);
+            let tallies = tallies.clone();
+            counted.raw.listeners.insert(*index, Read { name, row, tallies });
         }
         for (index, tally) in rules {
-            let name = names.rules.get(index).map_or_else(
-                || format!("(rule {index}, its name is not known)"),
-                ToString::to_string,
-            );
-            let count = counted.rules.entry(name).or_default();
+            let name = names.rules.get(index).map(ToString::to_string);
+            let count = counted.rules.entry(rule_of(name.as_deref(), *index)).or_default();
             count.packets = count.packets.plus((*tally).into());
+            counted.raw.rules.insert(
+                *index,
+                Read {
+                    name,
+                    row: None,
+                    tallies: *tally,
+                },
+            );
         }
         counted
     }
 
-    /// With rates since `before`, which was so many seconds ago.
+    /// With rates since `before`, which was so many seconds ago: of each counter by itself, and then summed.
     #[must_use]
     pub fn after(mut self, before: &Self, seconds: f64) -> Self {
+        let raw = std::mem::take(&mut self.raw);
+        let mut blocks: BTreeMap<Option<String>, BTreeMap<String, Packets>> = BTreeMap::new();
+        for (index, read) in &raw.listeners {
+            let block = blocks.entry(read.row.clone()).or_default();
+            let before = read.before(before.raw.listeners.get(index));
+            for (code, tally) in read.tallies.iter().enumerate() {
+                let before = before.and_then(|tallies| tallies.get(code)).copied();
+                let came = Packets::from(*tally).since(before.unwrap_or_default().into());
+                let sum = block.entry(reason_of(code)).or_default();
+                *sum = sum.plus(came);
+            }
+        }
         for (name, block) in &mut self.gateways {
-            block.since(before.gateways.get(name), seconds);
+            block.came(blocks.get(&Some(name.clone())), seconds);
+        }
+        self.unattributed.came(blocks.get(&None), seconds);
+        let mut rules: BTreeMap<String, Packets> = BTreeMap::new();
+        for (index, read) in &raw.rules {
+            let before = read.before(before.raw.rules.get(index)).copied();
+            let came = Packets::from(read.tallies).since(before.unwrap_or_default().into());
+            let sum = rules.entry(rule_of(read.name.as_deref(), *index)).or_default();
+            *sum = sum.plus(came);
         }
         for (name, count) in &mut self.rules {
-            let before = before.rules.get(name).map(|count| count.packets);
-            count.since(before.unwrap_or_default(), seconds);
+            let came = rules.get(name).copied().unwrap_or_default();
+            count.per_second = Some(Rates::of(came, seconds));
         }
-        self.unattributed.since(Some(&before.unattributed), seconds);
         self.seconds = Some(seconds);
         self
     }

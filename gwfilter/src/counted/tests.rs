@@ -126,6 +126,50 @@ fn a_counter_that_began_anew_then_no_rate_from_before() {
 }
 
 #[test]
+fn one_of_several_counters_goes_or_has_a_new_owner_then_no_rate_of_what_the_others_had() {
+    let dropped = |n| block(&[(Reason::DeniedByRule, tally(0, n, 0))]);
+    let of = |listeners: &[(u32, u64)], names: &Names| {
+        let listeners: Vec<_> = listeners.iter().map(|(i, n)| (*i, dropped(*n))).collect();
+        let rules: Vec<_> = listeners
+            .iter()
+            .map(|(i, block)| (*i, block[usize::from(Reason::DeniedByRule.code())]))
+            .collect();
+        Counted::of(&listeners, &rules, names)
+    };
+    let gateway = "istio-system/istio-ingressgateway";
+    let rate = |counted: &Counted| counted.gateways[gateway].all.per_second.unwrap().dropped;
+    let before = of(&[(1, 1_000_000), (2, 9_000_000)], &names());
+    // Index 1 is of another gateway now, and began from zero.
+    let mut given = names();
+    given.listeners.insert(
+        1,
+        ListenerName {
+            gateway: "shop/new".into(),
+            listener: "http".into(),
+        },
+    );
+    given.rules.insert(1, "ns[shop]-policy[new]-rule[0]".into());
+    let after = of(&[(1, 2_000_000), (2, 9_000_007)], &given).after(&before, 1.0);
+    assert!((rate(&after) - 7.0).abs() < 1e-9, "{after:?}");
+    let new = after.gateways["shop/new"].reasons["denied-by-rule"]
+        .per_second
+        .unwrap();
+    assert!((new.dropped - 2_000_000.0).abs() < 1e-3, "{new:?}");
+    let rule = after.rules["ns[shop]-policy[new]-rule[0]"].per_second.unwrap();
+    assert!((rule.dropped - 2_000_000.0).abs() < 1e-3, "{rule:?}");
+    // It is gone, or began anew.
+    for listeners in [vec![(2, 9_000_007)], vec![(1, 0), (2, 9_000_007)]] {
+        let after = of(&listeners, &names()).after(&before, 1.0);
+        assert!((rate(&after) - 7.0).abs() < 1e-9, "{after:?}");
+        assert_eq!(after.raw, Raw::default());
+    }
+    // Its name could not be read for once.
+    let nameless = of(&[(1, 1_000_000), (2, 9_000_000)], &Names::default());
+    let after = of(&[(1, 1_000_000), (2, 9_000_000)], &names()).after(&nameless, 1.0);
+    assert!(rate(&after).abs() < 1e-9, "{after:?}");
+}
+
+#[test]
 fn nothing_counted_then_said() {
     let nothing = Counted {
         at: 1_795_708_800,

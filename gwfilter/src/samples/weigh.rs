@@ -37,6 +37,14 @@ impl Weights {
             Some(_) => count.max(1),
         }
     }
+
+    /// What is to be written changes from `before` to `now`: what counters of verdicts that nobody wanted counted meanwhile is no sample's.
+    pub fn change(&mut self, before: &Sampling, now: &Sampling) {
+        let budget =
+            |of: &Sampling, verdict: u8| of.budgets.get(usize::from(verdict)).copied().unwrap_or_default();
+        self.0
+            .retain(|(_, _, _, verdict), _| budget(before, *verdict) > 0 || budget(now, *verdict) == 0);
+    }
 }
 
 /// How much is to be written for these listeners, with the masks as they are.
@@ -109,6 +117,35 @@ mod tests {
         assert_eq!([of(1, 1, 7), of(0, 2, 9), of(0, 1, 151)], [1, 1, 1]);
         // The counter began anew.
         assert_eq!([of(0, 1, 4), of(0, 1, 5), of(0, 1, 0)], [4, 1, 1]);
+    }
+
+    #[test]
+    fn a_verdict_that_nobody_wanted_for_a_while_then_its_first_sample_stands_for_itself() {
+        let of = |filters: &[&Filter]| sampling(filters.iter().copied(), &[0; 3], 1);
+        let only = |verdict| Filter {
+            verdicts: [verdict].into(),
+            ..Filter::default()
+        };
+        let (drops, passes) = (only(Verdict::Drop), only(Verdict::Pass));
+        let (both, one, none) = (of(&[&drops, &passes]), of(&[&drops]), of(&[]));
+        let mut weights = Weights::default();
+        let weigh = |weights: &mut Weights, verdict: Verdict, count| {
+            weights.of(&Sample {
+                verdict: u8::try_from(verdict.index()).unwrap(),
+                count,
+                ..sample()
+            })
+        };
+        weights.change(&none, &both);
+        assert_eq!(weigh(&mut weights, Verdict::Drop, 10), 1);
+        assert_eq!(weigh(&mut weights, Verdict::Pass, 10), 1);
+        weights.change(&both, &one);
+        // Written before that was known.
+        assert_eq!(weigh(&mut weights, Verdict::Pass, 12), 2);
+        assert_eq!(weigh(&mut weights, Verdict::Drop, 30), 20);
+        weights.change(&one, &both);
+        assert_eq!(weigh(&mut weights, Verdict::Pass, 5_000_000), 1);
+        assert_eq!(weigh(&mut weights, Verdict::Drop, 40), 10);
     }
 
     #[test]

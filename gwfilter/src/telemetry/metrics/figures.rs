@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gwfilter_common::abi::Tally;
 
+use super::carry::{Carried, plus};
 use super::names;
 use super::process::Process;
 use super::spread::Spread;
@@ -36,6 +37,8 @@ pub struct Figures {
     pub paused: bool,
     /// The kernel's counters; `None`: they could not be read.
     pub reading: Option<Reading>,
+    /// What counters said that are gone since.
+    pub carried: Carried,
     /// The names of all rules that have a counter, in order of the counter's index, which is stable.
     pub rules: Vec<Arc<str>>,
     /// Rules that got no counter.
@@ -120,14 +123,7 @@ pub(super) fn rules(figures: &Figures, most: usize) -> (Vec<(Arc<str>, Tally)>, 
     let tally = |name: &Arc<str>| reading.rules.get(name).copied().unwrap_or_default();
     let own = figures.rules.iter().take(most);
     let others = figures.rules.get(most..).unwrap_or_default();
-    let sum = others
-        .iter()
-        .map(tally)
-        .fold(Tally::default(), |sum, tally| Tally {
-            passed: sum.passed.saturating_add(tally.passed),
-            dropped: sum.dropped.saturating_add(tally.dropped),
-            would_drop: sum.would_drop.saturating_add(tally.would_drop),
-        });
+    let sum = others.iter().map(tally).fold(figures.carried.rules, plus);
     let own = own.map(|name| (Arc::clone(name), tally(name))).collect();
     (own, sum, wide(others.len()))
 }

@@ -2,6 +2,7 @@
 //!
 //! [`table`] is the list of all metrics, and the only place where one has a name; [`figures`] is what they are made from.
 
+pub mod carry;
 pub mod figures;
 pub mod names;
 mod page;

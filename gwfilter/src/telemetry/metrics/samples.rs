@@ -75,7 +75,7 @@ const ALWAYS: [(Reason, &str); 4] = [
     (Reason::NoRuleAllows, "drop"),
 ];
 
-/// Listeners of one gateway are one.
+/// Listeners of one gateway are one, with those that are gone.
 pub(super) fn packets(figures: &Figures) -> Vec<Sample> {
     let Some(reading) = &figures.reading else {
         return Vec::new();
@@ -85,7 +85,12 @@ pub(super) fn packets(figures: &Figures) -> Vec<Sample> {
         .listeners
         .iter()
         .map(|((gateway, _), tallies)| (&**gateway, tallies));
-    for (gateway, tallies) in listeners.chain([("", &reading.unattributed)]) {
+    let carried = figures
+        .carried
+        .gateways
+        .iter()
+        .map(|(gateway, tallies)| (&**gateway, tallies));
+    for (gateway, tallies) in listeners.chain(carried).chain([("", &reading.unattributed)]) {
         // Of packets that no gateway can be named for, the others do not happen.
         for (reason, verdict) in ALWAYS
             .iter()

@@ -101,6 +101,23 @@ fn figures_then_samples_of_both_forms() {
 }
 
 #[test]
+fn what_is_gone_then_in_the_sums_still() {
+    let mut figures = figures();
+    let mut gone = vec![Tally::default(); 32];
+    gone[usize::from(Reason::DeniedByRule.code())].dropped = 1000;
+    figures.carried.gateways = [("a/gw".into(), gone)].into();
+    figures.carried.rules.dropped = 5;
+    let lines = lines(&figures, Form::Prometheus);
+    let summed = 2 * (NUMBER - RULES) + 5;
+    for wanted in [
+        "gwfilter_packets_total{gateway=\"a/gw\",reason=\"denied-by-rule\",verdict=\"drop\"} 1014".to_owned(),
+        format!("gwfilter_rule_packets_total{{policy=\"other\",verdict=\"drop\"}} {summed}"),
+    ] {
+        assert!(lines.contains(&wanted), "{wanted} in {lines:#?}");
+    }
+}
+
+#[test]
 fn ten_thousand_rules_then_the_first_of_them_by_themselves_and_the_rest_as_one() {
     let lines = lines(&figures(), Form::OpenMetrics);
     let rules = |verdict: &str| {
