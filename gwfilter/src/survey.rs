@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::agent;
-use crate::control::Words;
 use crate::counted::Counted;
 use crate::dataplane::control::{Control, ControlError, now_ns};
 use crate::dataplane::pins::{self, BPFFS, Hook, PinsError, interface_name};
@@ -73,10 +72,13 @@ pub fn status(dirs: &[PathBuf], programs: &Programs) -> Result<Status, SurveyErr
         .map(|link| attached(link, programs))
         .collect();
     let agent = agent()?;
-    let words = words()?;
+    let mut unknown: Vec<String> = hidden().into_iter().collect();
+    let words = match told(only(pins::controls()?), &mut unknown).flatten() {
+        Some(path) => Some(Control::open(&path)?.words().map_err(ControlError::from)?),
+        None => None,
+    };
     let control = words.map(|words| status::Control::of(words, now_ns));
     let last = newest(dirs);
-    let mut unknown: Vec<String> = hidden().into_iter().collect();
     let tables = told(tables(!attached.is_empty()), &mut unknown).flatten();
     let counters = told(Counters::open(), &mut unknown).flatten();
     let names = counters.as_ref().and_then(|counters| names(dirs, counters));
@@ -140,13 +142,15 @@ fn agent() -> Result<Word, PinsError> {
     Ok(if pins::held()? { RUNNING } else { NOT_RUNNING }.into())
 }
 
-/// Lease and pause.
-fn words() -> Result<Option<Words>, SurveyError> {
-    let Some(path) = pins::controls()?.into_iter().next() else {
-        return Ok(None);
-    };
-    let control = Control::open(&path)?;
-    Ok(Some(control.words().map_err(ControlError::from)?))
+/// Where lease and pause of the one agent that lies here are; an error says why they are not known.
+fn only(mut controls: Vec<PathBuf>) -> Result<Option<PathBuf>, Unknown> {
+    match controls.len() {
+        0 | 1 => Ok(controls.pop()),
+        _ => Err(Unknown(
+            "lease and pause: those of several agents lie here; one takes over from another, ask again"
+                .to_owned(),
+        )),
+    }
 }
 
 /// The tables in force; an error says why they are not known.
@@ -222,5 +226,22 @@ fn attached(link: &Link, programs: &Programs) -> Attached {
         program: known.map(|p| p.name.clone()),
         since: link.since,
         loaded_since: known.and_then(|p| p.since),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_of_two_agents_then_neither_is_taken_for_the_one_in_force() {
+        let (one, two) = (PathBuf::from("a/control"), PathBuf::from("b/control"));
+        assert_eq!(only(Vec::new()).unwrap(), None);
+        assert_eq!(only(vec![one.clone()]).unwrap(), Some(one.clone()));
+        let why = only(vec![one, two]).unwrap_err().to_string();
+        assert!(
+            why.starts_with("lease and pause: those of several agents"),
+            "{why}"
+        );
     }
 }
