@@ -23,7 +23,7 @@ pub fn doctor(asked: &[Asked], palette: Palette) -> String {
         })
     });
     let mut folded = fold(each);
-    folded.sort_by(|((a, ..), _), ((b, ..), _)| a.cmp(b));
+    folded.sort_by_key(|((name, ..), _)| *name);
     for ((name, findings, verdict), nodes) in folded {
         text.push_str(&format!(
             "{}: {verdict}, on {}\n",
