@@ -169,7 +169,8 @@ fn tables(attached: bool) -> Result<Option<Seen>, Unknown> {
     match look(root) {
         Ok(Some(seen)) => Ok(Some(seen)),
         Ok(None) => Err(Unknown(
-            "the tables in force: they are of another version of gwfilter".to_owned(),
+            "the tables in force: they are of another version of gwfilter; use the gwfilter of the agent's own version (kubectl exec into its pod)"
+                .to_owned(),
         )),
         Err(e) => Err(Unknown(format!("the tables in force: {}", chain(&e)))),
     }

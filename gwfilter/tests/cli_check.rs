@@ -88,17 +88,23 @@ fn check_given_policies_that_drop_nobody_then_the_headline_does_not_say_enforced
         ),
         (
             policy(&format!("{{action: DENY, {here}}}")),
-            "enforced",
-            "enforced",
+            "would be enforced",
+            "would be enforced",
         ),
-        (policy("{action: ALLOW}"), "enforced", "enforced"),
-        (policy("{}"), "enforced", "enforced"),
+        (
+            policy("{action: ALLOW}"),
+            "would be enforced",
+            "would be enforced",
+        ),
+        (policy("{}"), "would be enforced", "would be enforced"),
     ] {
         let text = check_text(&format!("{objects}{policies}"));
         let first = format!("gateway istio-system/istio-ingressgateway - {headline}\n");
         assert!(text.starts_with(&first), "{policies}: {text}");
         assert!(
-            text.contains(&format!("\n1 gateway, {sum}\n")),
+            text.contains(&format!(
+                "\n1 gateway, {sum} (from these files; what a node does now: `gwfilter status`)\n"
+            )),
             "{policies}: {text}"
         );
     }

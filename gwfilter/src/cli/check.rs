@@ -100,26 +100,26 @@ fn text(built: &Built, verified: Verified, p: Palette, out: &mut impl Write) -> 
             out,
             "no gateway on this node: nothing is judged, every packet passes untouched"
         )?,
-        1 => writeln!(
-            out,
-            "1 gateway, {}",
-            match (enforced, idle) {
-                (1, _) => "enforced",
-                (_, 1) => "nothing to drop",
-                _ => "not enforced",
-            }
-        )?,
-        n if idle > 0 => writeln!(
-            out,
-            "{n} gateways, {enforced} enforced, {idle} with nothing to drop"
-        )?,
-        n => writeln!(out, "{n} gateways, {enforced} enforced")?,
+        n => {
+            let of = match (n, enforced, idle) {
+                (1, 1, _) => "1 gateway, would be enforced".to_owned(),
+                (1, _, 1) => "1 gateway, nothing to drop".to_owned(),
+                (1, ..) => "1 gateway, not enforced".to_owned(),
+                (_, _, 0) => format!("{n} gateways, {enforced} would be enforced"),
+                _ => format!("{n} gateways, {enforced} would be enforced, {idle} with nothing to drop"),
+            };
+            // No node was asked.
+            writeln!(
+                out,
+                "{of} (from these files; what a node does now: `gwfilter status`)"
+            )?;
+        }
     }
     if verified.addresses > 0 {
         let how = if verified.sampled { " (a sample)" } else { "" };
         writeln!(
             out,
-            "verified: the tables do what the rules say for {} addresses at the edges of prefixes{how}",
+            "self-check passed: tables and rules agree for {} addresses{how}",
             verified.addresses
         )?;
     }
@@ -158,9 +158,9 @@ fn one_gateway(
     } else if report.enforced && !report.refuses {
         p.dim("nothing to drop: no rule refuses anybody by what the node sees")
     } else if report.enforced && report.why.is_empty() {
-        p.good("enforced")
+        p.good("would be enforced")
     } else if report.enforced {
-        p.warn("enforced in part")
+        p.warn("would be enforced in part")
     } else if gateway.not_enforced.is_none() && gateway.observe.is_some() {
         p.warn("observed only: nothing is dropped")
     } else {
@@ -233,11 +233,11 @@ fn one_policy(policy: &PolicyReport, p: Palette, out: &mut impl Write) -> io::Re
     }
     for rule in &policy.rules {
         let at = match rule.enforced_at {
-            EnforcedAt::Node => p.good("node"),
-            EnforcedAt::Gateway => p.warn("gateway"),
-            EnforcedAt::Both => p.warn("both"),
+            EnforcedAt::Node => p.good("at the node:"),
+            EnforcedAt::Gateway => p.warn("at the gateway:"),
+            EnforcedAt::Both => p.warn("at both:"),
         };
-        writeln!(out, "    {at:<8}{}", rule.id)?;
+        writeln!(out, "    {at:<16}{}", rule.id)?;
         for why in &rule.why {
             told(out, format_args!("            - "), "                ", why)?;
         }

@@ -153,7 +153,11 @@ fn show(line: &Line, p: Palette, out: &mut impl Write) -> io::Result<()> {
     if let Some(client) = line.client {
         write!(out, " client {}", p.strong(client))?;
     }
-    write!(out, "  {}", line.gateway.as_deref().unwrap_or("unknown gateway"))?;
+    write!(
+        out,
+        "  {}",
+        line.gateway.as_deref().unwrap_or("(gateway not known)")
+    )?;
     if let Some(policy) = &line.policy {
         write!(out, " {}", p.strong(policy))?;
     }
@@ -218,7 +222,10 @@ impl Seen {
                 .to_owned();
         }
         let mut text = if verdicts <= shown {
-            format!("{shown} verdicts shown: all there were")
+            match shown {
+                1 => "1 verdict shown: all there was".to_owned(),
+                _ => format!("{shown} verdicts shown: all there were"),
+            }
         } else {
             let percent = shown.saturating_mul(100) / verdicts.max(1);
             match percent {
@@ -289,6 +296,7 @@ mod tests {
                 ..line()
             },
             Line {
+                verdict: Verdict::Pass,
                 gateway: None,
                 policy: None,
                 reason: "left-to-gateway".to_owned(),
@@ -300,7 +308,7 @@ mod tests {
         12:00:00.123 drop       denied-by-rule   198.51.100.20:40000 -> 203.0.113.9:443/tcp  istio-system/istio-ingressgateway ns[istio-system]-policy[deny]-rule[0] xdp@eth0
         12:00:00.123 pass       allowed          [2001:db8:51::20]:40001 -> [2001:db8:113::9]:443/tcp  istio-system/istio-ingressgateway xdp@eth0 (for 52)
         12:00:00.123 would-drop paused           10.0.0.5:33000 -> 203.0.113.9:443/tcp client 198.51.100.20:40000  istio-system/istio-ingressgateway ns[istio-system]-policy[deny]-rule[0] tc@eth0
-        12:00:00.123 drop       left-to-gateway  198.51.100.20:40000 -> 203.0.113.9:443/udp  unknown gateway xdp@eth0
+        12:00:00.123 pass       left-to-gateway  198.51.100.20:40000 -> 203.0.113.9:443/udp  (gateway not known) xdp@eth0
         ");
         let coloured = shown(&lines, Palette::COLOURED);
         assert!(
@@ -326,7 +334,7 @@ mod tests {
         let mut seen = Seen::default();
         assert_snapshot!(seen.summary(), @"no verdict was seen: no packet to a gateway came in meanwhile, or none that the filters let through; `gwfilter status` tells what is judged here");
         seen.add(&Message::Sample(Box::new(line())));
-        assert_snapshot!(seen.summary(), @"1 verdicts shown: all there were");
+        assert_snapshot!(seen.summary(), @"1 verdict shown: all there was");
         for _ in 0..99 {
             seen.add(&Message::Sample(Box::new(Line { weight: 52, ..line() })));
         }

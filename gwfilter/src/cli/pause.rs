@@ -9,6 +9,7 @@ use super::{Output, duration, written};
 use crate::control::{Span, moment};
 use crate::dataplane::control::{Control, now_ns};
 use crate::dataplane::pins::{self, BPFFS};
+use crate::status;
 
 /// Arguments of `gwfilter pause`.
 #[derive(Debug, clap::Args)]
@@ -62,10 +63,12 @@ fn paused(output: Output, span: Option<Duration>) -> String {
     match (output, seconds) {
         (Output::Json, _) => serde_json::json!({"paused": true, "seconds": seconds}).to_string(),
         (Output::Text, Some(seconds)) => format!(
-            "paused for {seconds}s: what is refused is counted and passes; `gwfilter resume` ends it before"
+            "paused for {}: nothing is dropped on this node; what would have been is counted (would-drop) and goes to the gateway; `gwfilter resume` ends it earlier",
+            status::span(seconds)
         ),
         (Output::Text, None) => {
-            "paused: what is refused is counted and passes, until `gwfilter resume`".to_owned()
+            "paused until `gwfilter resume`: nothing is dropped on this node; what would have been is counted (would-drop) and goes to the gateway"
+                .to_owned()
         }
     }
 }
@@ -74,8 +77,8 @@ fn paused(output: Output, span: Option<Duration>) -> String {
 fn resumed(output: Output, was: bool) -> String {
     match (output, was) {
         (Output::Json, _) => serde_json::json!({"paused": false, "was_paused": was}).to_string(),
-        (Output::Text, true) => "resumed: what is refused is dropped again".to_owned(),
-        (Output::Text, false) => "it was not paused; what is refused is dropped".to_owned(),
+        (Output::Text, true) => "the pause is over; connections made meanwhile are spared for the drain window. What this node drops now: `gwfilter status`".to_owned(),
+        (Output::Text, false) => "it was not paused; nothing changed. What this node drops now: `gwfilter status`".to_owned(),
     }
 }
 
@@ -114,10 +117,10 @@ mod tests {
             said.extend([resumed(output, true), resumed(output, false)]);
         }
         insta::assert_snapshot!(said.join("\n"), @r#"
-        paused for 3600s: what is refused is counted and passes; `gwfilter resume` ends it before
-        paused: what is refused is counted and passes, until `gwfilter resume`
-        resumed: what is refused is dropped again
-        it was not paused; what is refused is dropped
+        paused for 60m: nothing is dropped on this node; what would have been is counted (would-drop) and goes to the gateway; `gwfilter resume` ends it earlier
+        paused until `gwfilter resume`: nothing is dropped on this node; what would have been is counted (would-drop) and goes to the gateway
+        the pause is over; connections made meanwhile are spared for the drain window. What this node drops now: `gwfilter status`
+        it was not paused; nothing changed. What this node drops now: `gwfilter status`
         {"paused":true,"seconds":3600}
         {"paused":true,"seconds":null}
         {"paused":false,"was_paused":true}

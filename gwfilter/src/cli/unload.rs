@@ -88,9 +88,12 @@ fn text(removed: &[Removed], agent: Agent, mounted: bool) -> String {
     }
     match agent {
         Agent::None => {}
-        Agent::Ended => lines.push("the agent that ran here has ended".to_owned()),
+        Agent::Ended => lines.push(
+            "the agent that ran here has ended; a DaemonSet starts it again, and it attaches again. To stop drops: `gwfilter pause`; for good: delete the DaemonSet"
+                .to_owned(),
+        ),
         Agent::Remains => lines.push(
-            "the agent that ran here has not ended yet (is it frozen?); it can attach nothing that lasts, and ends when it goes on"
+            "the agent that ran here has not ended yet: it is stuck (stopped or frozen?); nothing is enforced meanwhile, and it ends by itself as soon as it runs again"
                 .to_owned(),
         ),
     }
@@ -124,9 +127,9 @@ mod tests {
         insta::assert_snapshot!(text(&both, Agent::Ended, true), @r"
         removed xdp from eth0 (ifindex 2)
         removed tcx from (gone) (ifindex 7)
-        the agent that ran here has ended
+        the agent that ran here has ended; a DaemonSet starts it again, and it attaches again. To stop drops: `gwfilter pause`; for good: delete the DaemonSet
         ");
-        insta::assert_snapshot!(text(&[], Agent::Remains, true), @"the agent that ran here has not ended yet (is it frozen?); it can attach nothing that lasts, and ends when it goes on");
+        insta::assert_snapshot!(text(&[], Agent::Remains, true), @"the agent that ran here has not ended yet: it is stuck (stopped or frozen?); nothing is enforced meanwhile, and it ends by itself as soon as it runs again");
         insta::assert_snapshot!(text(&[], Agent::None, true), @"nothing to remove: no gwfilter link is pinned for this network namespace");
         insta::assert_snapshot!(text(&[], Agent::None, false), @r"
         nothing to remove: no gwfilter link is pinned for this network namespace

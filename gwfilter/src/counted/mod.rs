@@ -29,7 +29,7 @@ pub struct Rates {
     pub passed: f64,
     /// Dropped.
     pub dropped: f64,
-    /// Passed that would have been dropped.
+    /// Passed that would have been dropped: observed, or paused.
     pub would_drop: f64,
 }
 

@@ -85,6 +85,8 @@ fn counters_then_each_gateway_reason_and_rule_and_what_has_no_name_by_its_index(
     (rule 9, its name is not known)                             0             1             0
     ns[istio-system]-policy[ingress-policy]-rule[0]            13            20            13
     ns[istio-system]-policy[ingress-policy]-rule[1]             0             0             0
+
+    would-drop is a part of passed: paused, or observed only
     ");
 }
 
@@ -94,7 +96,7 @@ fn two_readings_then_rates_of_what_stirred() {
     let mut second = counted(4).after(&first, 2.0);
     second.agent = NOT_RUNNING.into();
     assert_snapshot!(second.text(), @r"
-    2026-11-26T16:00:04Z: packets a second, over 2.0s; no agent runs, what is attached goes on counting
+    2026-11-26T16:00:04Z: packets a second, over 2.0s; no agent runs; what it left goes on counting, and dropping until the lease ends (`gwfilter status`)
     gateway                              reason                passed       dropped    would-drop
     (listener 7, its name is not known)  (all)                      0             0             0
     istio-system/istio-ingressgateway    (all)                   1500            30             0

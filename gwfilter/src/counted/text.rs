@@ -38,10 +38,16 @@ impl Counted {
         } else {
             text += &table(&rows);
         }
+        let would = |count: &Count| count.packets.would_drop > 0;
+        let would = self.gateways.values().any(|block| would(&block.all));
         if !rules.is_empty() {
             text.push('\n');
             let rules: Vec<Row> = [head("rule", "")].into_iter().chain(rules).collect();
             text += &table(&rules);
+        }
+        // Between two readings the columns are known.
+        if would && !rated {
+            text += "\nwould-drop is a part of passed: paused, or observed only\n";
         }
         text
     }
@@ -60,7 +66,7 @@ impl Counted {
             (None, None) => line += ": packets since the counters began",
         }
         if self.agent != RUNNING {
-            line += "; no agent runs, what is attached goes on counting";
+            line += "; no agent runs; what it left goes on counting, and dropping until the lease ends (`gwfilter status`)";
         }
         line + "\n"
     }

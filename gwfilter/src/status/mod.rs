@@ -145,7 +145,7 @@ pub struct Packets {
     pub passed: u64,
     /// Dropped.
     pub dropped: u64,
-    /// Passed that would have been dropped: observed, paused, or without a lease.
+    /// Passed that would have been dropped: observed, or paused. Without a lease nothing is held against a packet.
     pub would_drop: u64,
 }
 

@@ -132,24 +132,26 @@ pub(super) fn state(enforced: bool, why: &[String], observe: bool, facts: &Facts
         (true, false) => "enforced in part",
         (false, _) => return "not enforced".to_owned(),
     };
-    let control = facts.control;
     if !facts.attached {
         return format!("was {agent_says}, nothing is attached now");
     }
-    if control.is_some_and(|c| c.lease == "expired") {
+    let Some(control) = facts.control else {
+        return format!("{agent_says} as the agent wrote down, if neither lease nor pause is in the way");
+    };
+    if control.lease == "expired" {
         return format!("was {agent_says}, until the lease ran out");
     }
     if observe {
         return "counted only".to_owned();
     }
-    if control.is_some_and(|c| c.paused) {
+    if control.paused {
         return format!("counted only, {agent_says} when the pause ends");
     }
-    let left = if facts.agent == RUNNING { "" } else { "left " };
-    let pods = if control.is_some_and(|c| c.pod_lease == "expired") {
-        " but for pods' addresses"
-    } else {
-        ""
-    };
-    format!("{left}{agent_says}{pods}")
+    let pods = control.pod_lease == "expired";
+    match (facts.agent == RUNNING, pods) {
+        (true, false) => agent_says.to_owned(),
+        (true, true) => format!("{agent_says} but for pods' addresses"),
+        (false, false) => format!("still {agent_says}, by the last policies"),
+        (false, true) => format!("still {agent_says}, by the last policies, but for pods' addresses"),
+    }
 }

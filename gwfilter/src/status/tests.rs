@@ -77,12 +77,23 @@ fn what_the_kernel_does_then_the_word_for_what_the_agent_had_enforced() {
     let (over, runs) = (0, 5_000_000_000_000);
     for (agent, [lease, pod_lease, paused], observe, word) in [
         (RUNNING, [runs, runs, over], false, "enforced"),
-        (NOT_RUNNING, [runs, runs, over], false, "left enforced"),
+        (
+            NOT_RUNNING,
+            [runs, runs, over],
+            false,
+            "still enforced, by the last policies",
+        ),
         (
             RUNNING,
             [runs, over, over],
             false,
             "enforced but for pods' addresses",
+        ),
+        (
+            NOT_RUNNING,
+            [runs, over, over],
+            false,
+            "still enforced, by the last policies, but for pods' addresses",
         ),
         (
             RUNNING,
@@ -121,6 +132,15 @@ fn what_the_kernel_does_then_the_word_for_what_the_agent_had_enforced() {
         };
         assert_eq!(state(true, &[], observe, &facts), word);
         assert_eq!(state(false, &[], observe, &facts), "not enforced");
+        let unknown = Facts {
+            control: None,
+            ..facts
+        };
+        let said = state(true, &[], false, &unknown);
+        assert!(
+            said.starts_with("enforced as the agent wrote down, if "),
+            "{said}"
+        );
         let off = Facts {
             attached: false,
             ..facts
@@ -182,10 +202,15 @@ fn tables_counters_and_notes_then_one_row_for_each_gateway() {
         },
     )]
     .into();
+    let words = Words {
+        lease: u64::MAX,
+        pod_lease: u64::MAX,
+        paused: 0,
+    };
     let facts = Facts {
         agent: RUNNING,
         attached: true,
-        control: None,
+        control: Some(&Control::of(words, 1)),
         in_force: Some(&found),
         tables: &tables,
         packets: Some(&packets),

@@ -47,17 +47,34 @@ fn counted(n: usize, one: &str, more: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { more })
 }
 
+/// Who sees to it that a lease goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Renews {
+    /// An agent that is ready.
+    Does,
+    /// An agent that is not, or does not say.
+    May,
+    /// There is none.
+    Nobody,
+}
+
 impl Control {
-    pub(super) fn lines(&self) -> impl Iterator<Item = String> {
+    pub(super) fn lines(&self, renews: Renews) -> impl Iterator<Item = String> {
         let paused = self.paused.then(|| {
             let end = self.paused_seconds.map_or_else(
                 || "until `gwfilter resume`".to_owned(),
-                |s| format!("for {s}s more"),
+                |s| format!("for {} more", span(s)),
             );
-            format!("PAUSED: what is refused is counted and passes, {end}")
+            format!("PAUSED {end}: nothing is dropped on this node; what would have been is counted")
         });
-        let lease = |what: &str, state: &str, seconds: Option<u64>| match (state, seconds) {
-            ("runs", Some(s)) => format!("{what}: runs for {s}s more"),
+        let lease = move |what: &str, state: &str, seconds: Option<u64>| match (state, seconds.map(span)) {
+            ("runs", Some(left)) => match renews {
+                Renews::Does => format!("{what}: {left} left, the agent renews it"),
+                Renews::May => {
+                    format!("{what}: ends in {left} unless the agent renews it, then everything passes there")
+                }
+                Renews::Nobody => format!("{what}: ends in {left}, then everything passes there"),
+            },
             ("off", _) => format!("{what}: off"),
             _ => format!("{what}: EXPIRED, nothing is refused there until it is renewed"),
         };
@@ -92,7 +109,8 @@ impl Attached {
         }
         match (self.in_place, self.ahead) {
             (Some(false), _) => more.push(
-                "DETACHED by somebody else: no packet reaches it until an agent looks after it".to_owned(),
+                "DETACHED by somebody else: nothing is judged there, the gateway judges; a running agent attaches it again within 30s"
+                    .to_owned(),
             ),
             (_, Some(0)) if wide => more.push("first in line".to_owned()),
             (_, Some(ahead)) if ahead > 0 => more.push(format!(
@@ -118,13 +136,15 @@ impl Attached {
 }
 
 impl Gateway {
-    fn line(&self) -> String {
+    /// `counted`: for how long, in seconds, if that is known.
+    fn line(&self, counted: Option<u64>) -> String {
         let mut line = format!("gateway {}: {}", self.name, self.state);
         if let Some(address) = &self.client_address {
             line += &format!(", client address {address}");
         }
         if let Some(packets) = &self.packets {
-            line += &format!("; {}", told(packets));
+            let since = counted.map_or_else(String::new, |seconds| format!("in {}: ", span(seconds)));
+            line += &format!("; {since}{}", told(packets));
         }
         line
     }
@@ -154,11 +174,11 @@ impl Gateway {
 
 /// `passed 12, dropped 3`.
 fn told(packets: &Packets) -> String {
-    let mut told = format!("passed {}, dropped {}", packets.passed, packets.dropped);
-    if packets.would_drop > 0 {
-        told += &format!(", would have dropped {}", packets.would_drop);
-    }
-    told
+    let would = match packets.would_drop {
+        0 => String::new(),
+        n => format!(" ({n} of them would have been dropped)"),
+    };
+    format!("passed {}{would}, dropped {}", packets.passed, packets.dropped)
 }
 
 impl Status {
@@ -179,9 +199,17 @@ impl Status {
         lines.extend(self.attached.iter().map(|at| at.line(wide, now)));
         let nothing = self.attached.is_empty() && self.agent != RUNNING;
         if self.attached.is_empty() && !nothing {
-            lines.push("attached: nothing".to_owned());
+            lines.push(
+                "attached: nothing: nothing is judged on this node, every packet goes to the gateway; the agent's log says why"
+                    .to_owned(),
+            );
         }
-        lines.extend(self.control.iter().flat_map(Control::lines));
+        let renews = match (self.agent == RUNNING, &self.last) {
+            (false, _) => Renews::Nobody,
+            (true, Some(last)) if last.ready => Renews::Does,
+            (true, _) => Renews::May,
+        };
+        lines.extend(self.control.iter().flat_map(|control| control.lines(renews)));
         let Some(last) = &self.last else {
             if !nothing {
                 lines.push(match self.generation {
@@ -192,7 +220,7 @@ impl Status {
                     None => "generation: not known; the agent left nothing that can be read (--state-dir?)"
                         .to_owned(),
                 });
-                self.gateways(&mut lines, wide);
+                self.gateways(&mut lines, now, wide);
             }
             return self.finish(lines, now, wide);
         };
@@ -210,7 +238,7 @@ impl Status {
         if self.gateways.is_empty() {
             lines.push("gateways: none is known here, so every packet passes".to_owned());
         }
-        self.gateways(&mut lines, wide);
+        self.gateways(&mut lines, now, wide);
         self.finish(lines, now, wide)
     }
 
@@ -222,10 +250,7 @@ impl Status {
             (false, true) => {
                 lines.push("agent: not running; nothing is enforced on this node".to_owned());
             }
-            (false, false) => lines.push(
-                "agent: not running; what is attached stays as it is, `gwfilter unload` takes it off"
-                    .to_owned(),
-            ),
+            (false, false) => lines.push(format!("agent: NOT RUNNING; {}", self.orphaned())),
         }
         if let Some(at) = self.agent_seen.filter(|_| wide || self.agent != RUNNING) {
             lines.push(format!(
@@ -237,7 +262,28 @@ impl Status {
         lines
     }
 
+    /// What goes on without an agent, and what to do about it.
+    fn orphaned(&self) -> String {
+        let observe = self.last.as_ref().is_some_and(|last| last.observe);
+        let goes_on = match &self.control {
+            None => "may still be enforced (lease and pause are not known)",
+            Some(control) if control.paused || control.lease == "expired" || observe => {
+                return "changes since it ended are not in force here. Start the agent; what this node does meanwhile stands below"
+                    .to_owned();
+            }
+            Some(control) if control.lease == "off" => "are still enforced, without an end (`--lease off`)",
+            Some(_) => "are still enforced until the lease ends",
+        };
+        format!(
+            "the last policies {goes_on}, and changes since are not (a client allowed since may be refused). \
+             Start the agent; to stop dropping meanwhile: `gwfilter pause`"
+        )
+    }
+
     fn in_force(&self, now: u64) -> String {
+        if self.attached.is_empty() {
+            return String::new();
+        }
         self.generation_since.map_or_else(String::new, |since| {
             format!(", in force for {}", span(now.saturating_sub(since)))
         })
@@ -250,10 +296,20 @@ impl Status {
             _ if nothing => {
                 format!("generation: none is in force; the last was {number} from {from}, as of {age} ago")
             }
-            Some(now_in_force) if now_in_force != number => format!(
-                "generation: {now_in_force}{}; what follows is of {number} from {from}, as of {age} ago",
-                self.in_force(now)
-            ),
+            Some(now_in_force) if now_in_force != number => {
+                let (why, next) = if self.agent == RUNNING {
+                    (
+                        "the agent has not yet written down what it holds",
+                        "; if this stays for more than a minute, see its log",
+                    )
+                } else {
+                    ("the agent ended before it wrote down what it held", "")
+                };
+                format!(
+                    "generation: {now_in_force}{}; {why}, so gateways below are of {number} ({age} old){next}",
+                    self.in_force(now)
+                )
+            }
             _ if wide => format!(
                 "generation: {number} from {from}{}; written down {age} ago",
                 self.in_force(now)
@@ -262,9 +318,10 @@ impl Status {
         }
     }
 
-    fn gateways(&self, lines: &mut Vec<String>, wide: bool) {
+    fn gateways(&self, lines: &mut Vec<String>, now: u64, wide: bool) {
+        let counted = self.counted_since.map(|since| now.saturating_sub(since));
         for gateway in &self.gateways {
-            lines.push(gateway.line());
+            lines.push(gateway.line(counted));
             lines.extend(gateway.why.iter().map(|why| format!("  {why}")));
             if wide {
                 lines.extend(gateway.more().into_iter().map(|more| format!("  {more}")));
@@ -294,7 +351,7 @@ impl Status {
 fn finds(finds: &BTreeMap<String, u64>) -> Option<String> {
     let each = finds.iter().map(|(name, times)| format!("{name} {times}×"));
     let each: Vec<String> = each.collect();
-    (!each.is_empty()).then(|| format!("found and dealt with: {}", each.join(", ")))
+    (!each.is_empty()).then(|| format!("found and put right since the agent started: {}", each.join(", ")))
 }
 
 #[cfg(test)]

@@ -14,14 +14,27 @@ const NOW: u64 = 1_795_708_800;
 const SECOND: u64 = 1_000_000_000;
 
 fn counted(dropped: u64, passed: u64) -> Counted {
-    let tally = |passed, dropped| Tally {
-        passed,
+    let refused = Tally {
         dropped,
-        would_drop: 0,
+        ..Tally::default()
     };
+    of(Reason::DeniedByRule, refused, passed)
+}
+
+/// As [`counted`] while paused.
+fn paused(would_drop: u64, passed: u64) -> Counted {
+    let refused = Tally {
+        passed: would_drop,
+        would_drop,
+        dropped: 0,
+    };
+    of(Reason::Paused, refused, passed)
+}
+
+fn of(reason: Reason, refused: Tally, passed: u64) -> Counted {
     let mut block = vec![Tally::default(); 32];
-    block[usize::from(Reason::Allowed.code())] = tally(passed, 0);
-    block[usize::from(Reason::DeniedByRule.code())] = tally(0, dropped);
+    block[usize::from(Reason::Allowed.code())].passed = passed;
+    block[usize::from(reason.code())] = refused;
     let name = |gateway: &str| ListenerName {
         gateway: gateway.into(),
         listener: "http".into(),
@@ -37,7 +50,7 @@ fn counted(dropped: u64, passed: u64) -> Counted {
     Counted {
         at: NOW,
         agent: RUNNING.into(),
-        ..Counted::of(&[(1, block)], &[(1, tally(0, dropped))], &names)
+        ..Counted::of(&[(1, block)], &[(1, refused)], &names)
     }
 }
 
@@ -188,26 +201,26 @@ fn no_agent_then_no_sources_and_why() {
     top.sampling(Sampling::None(
         "no agent runs here, so there are no samples; rates are the kernel's own".to_owned(),
     ));
-    top.counted(Ok(counted(10, 10)));
-    top.counted(Ok(counted(40, 20).after(&counted(10, 10), 2.0)));
+    top.counted(Ok(paused(10, 10)));
+    top.counted(Ok(paused(40, 20).after(&paused(10, 10), 2.0)));
     assert_snapshot!(screen(&top, 110, 22), @r"
     gwfilter top  PAUSED  NO AGENT  generation 7, 12m  lease 59m
-    a second: passed 5, dropped 15, would-drop 0
-    ┌dropped a second, at most 15────────────────────────────────────────────────────────────────────────────────┐
-    │█                                                                                                           │
-    │█                                                                                                           │
-    │█                                                                                                           │
+    a second: passed 20, dropped 0, would-drop 15
+    ┌dropped a second, at most 0─────────────────────────────────────────────────────────────────────────────────┐
+    │                                                                                                            │
+    │                                                                                                            │
+    │                                                                                                            │
     └────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
     ┌gateways, a second, by dropped────────────────────────────────────────┐┌prefixes: drop, estimated───────────┐
     │gateway                                dropped      passed  would-drop││no agent runs here, so there are no │
-    │istio-system/istio-ingressgateway           15         5.0           0││samples; rates are the kernel's own │
+    │istio-system/istio-ingressgateway            0          20          15││samples; rates are the kernel's own │
     │shop/gw                                      0           0           0││                                    │
     │                                                                      ││                                    │
     │                                                                      ││                                    │
     └──────────────────────────────────────────────────────────────────────┘└────────────────────────────────────┘
     ┌rules, a second, by dropped───────────────────────────────────────────┐┌sources: drop, estimated────────────┐
     │rule                                               dropped  would-drop││no agent runs here, so there are no │
-    │…[istio-system]-policy[ingress-policy]-rule[0]          15           0││samples; rates are the kernel's own │
+    │…[istio-system]-policy[ingress-policy]-rule[0]           0          15││samples; rates are the kernel's own │
     │                                                                      ││                                    │
     │                                                                      ││                                    │
     │                                                                      ││                                    │
@@ -252,6 +265,7 @@ fn each_state_of_the_node_then_its_alarm() {
             "LEASE EXPIRED",
         ),
         (|s| *s = status(RUNNING, 61 * SECOND), "PAUSED for 60s"),
+        (|s| s.control = None, "LEASE NOT KNOWN"),
         (|s| s.attached.clear(), "NOTHING ATTACHED"),
         (|s| s.agent = NOT_RUNNING.into(), "NO AGENT"),
     ] {

@@ -116,6 +116,9 @@ fn alarms(status: &Status) -> Vec<String> {
             ));
         }
     }
+    if status.control.is_none() && !status.attached.is_empty() {
+        alarms.push("LEASE NOT KNOWN".to_owned());
+    }
     if status.last.as_ref().is_some_and(|last| last.observe) {
         alarms.push("OBSERVE".to_owned());
     }

@@ -148,7 +148,10 @@ fn packets_to_a_gateway_then_counted_to_the_last_one_with_an_agent_and_without()
     counted(&lab, first + second);
     let status = json(&lab, "status");
     assert_eq!(status["agent"], "not-running");
-    assert_eq!(gateway_of(&status)["state"], "left enforced");
+    assert_eq!(
+        gateway_of(&status)["state"],
+        "still enforced, by the last policies"
+    );
     assert!(
         status["agent_seen"].as_u64() >= last["written_at"].as_u64(),
         "{status:#}"

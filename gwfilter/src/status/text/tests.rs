@@ -94,19 +94,19 @@ fn a_calm_node_then_few_lines_and_wide_has_all() {
     assert_snapshot!(status().text(NOW), @r"
     agent: running
     attached: eth0 by xdp
-    lease of all destinations: runs for 3540s more
-    lease of pods' addresses: runs for 41s more
+    lease of all destinations: 59m left, the agent renews it
+    lease of pods' addresses: 41s left, the agent renews it
     generation: 7 from the cluster, in force for 12m
-    gateway ns/gw: enforced, client address packet-source; passed 1204, dropped 33
+    gateway ns/gw: enforced, client address packet-source; in 25h: passed 1204, dropped 33
     ");
     assert_snapshot!(status().wide(NOW), @r"
     agent: running
     last sign of life of an agent: 19s ago, at 2026-11-26T15:59:41Z
     attached: eth0 (ifindex 2) by xdp; native XDP for multi-buffer frames too, first in line, program 57 gwf_xdp_frags, loaded 3h12m ago, served for 7d
-    lease of all destinations: runs for 3540s more
-    lease of pods' addresses: runs for 41s more
+    lease of all destinations: 59m left, the agent renews it
+    lease of pods' addresses: 41s left, the agent renews it
     generation: 7 from the cluster, in force for 12m; written down 42s ago
-    gateway ns/gw: enforced, client address packet-source; passed 1204, dropped 33
+    gateway ns/gw: enforced, client address packet-source; in 25h: passed 1204, dropped 33
       tuples: 203.0.113.10:443/tcp, [2001:db8::10]:443/tcp
       prefixes: 38 IPv4, 2 IPv6; 2 tables, 12 KiB
     tables in force: 1205 KiB
@@ -119,20 +119,53 @@ fn a_dead_agent_then_said_with_its_last_sign_of_life_and_what_goes_on() {
     let dead = |status: &mut Status| {
         status.agent = NOT_RUNNING.into();
         status.agent_seen = Some(NOW - 900);
-        status.gateways = vec![gateway("ns/gw", "left enforced")];
+        let words = Words {
+            lease: 2701 * SECOND,
+            pod_lease: 0,
+            paused: 0,
+        };
+        status.control = Some(Control::of(words, SECOND));
+        let state = "still enforced, by the last policies, but for pods' addresses";
+        status.gateways = vec![gateway("ns/gw", state)];
         if let Some(last) = &mut status.last {
             last.not_ready = Some("it is of no interest any more".to_owned());
         }
     };
     assert_snapshot!(text(dead), @r"
-    agent: not running; what is attached stays as it is, `gwfilter unload` takes it off
+    agent: NOT RUNNING; the last policies are still enforced until the lease ends, and changes since are not (a client allowed since may be refused). Start the agent; to stop dropping meanwhile: `gwfilter pause`
     last sign of life of an agent: 15m ago, at 2026-11-26T15:45:00Z
     attached: eth0 by xdp
-    lease of all destinations: runs for 3540s more
-    lease of pods' addresses: runs for 41s more
+    lease of all destinations: ends in 45m, then everything passes there
+    lease of pods' addresses: EXPIRED, nothing is refused there until it is renewed
     generation: 7 from the cluster, in force for 12m
-    gateway ns/gw: left enforced, client address packet-source; passed 1204, dropped 33
+    gateway ns/gw: still enforced, by the last policies, but for pods' addresses, client address packet-source; in 25h: passed 1204, dropped 33
     ");
+    // What the lease or a pause has ended is not called enforced.
+    let first = |lease, paused| {
+        let words = Words {
+            lease,
+            pod_lease: lease,
+            paused,
+        };
+        let of = |status: &mut Status| {
+            dead(status);
+            status.control = Some(Control::of(words, SECOND));
+        };
+        text(of).lines().next().unwrap().to_owned()
+    };
+    for (lease, paused) in [(0, 0), (u64::MAX, 61 * SECOND)] {
+        let line = first(lease, paused);
+        assert!(
+            line.contains("NOT RUNNING") && !line.contains("enforced"),
+            "{line}"
+        );
+    }
+    assert!(first(u64::MAX, 0).contains("still enforced, without an end"));
+    let unknown = |status: &mut Status| {
+        dead(status);
+        status.control = None;
+    };
+    assert!(text(unknown).contains("may still be enforced"));
 }
 
 #[test]
@@ -175,13 +208,23 @@ fn nothing_attached_then_nothing_is_in_force() {
 #[test]
 fn another_generation_in_force_or_none_that_was_written_down_then_said() {
     let other = |status: &mut Status| status.generation = Some(8);
+    let ended = text(|status| {
+        other(status);
+        status.agent = NOT_RUNNING.into();
+    });
+    assert!(
+        ended.contains(
+            "; the agent ended before it wrote down what it held, so gateways below are of 7 (42s old)\n"
+        ),
+        "{ended}"
+    );
     assert_snapshot!(text(other), @r"
     agent: running
     attached: eth0 by xdp
-    lease of all destinations: runs for 3540s more
-    lease of pods' addresses: runs for 41s more
-    generation: 8, in force for 12m; what follows is of 7 from the cluster, as of 42s ago
-    gateway ns/gw: enforced, client address packet-source; passed 1204, dropped 33
+    lease of all destinations: 59m left, the agent renews it
+    lease of pods' addresses: 41s left, the agent renews it
+    generation: 8, in force for 12m; the agent has not yet written down what it holds, so gateways below are of 7 (42s old); if this stays for more than a minute, see its log
+    gateway ns/gw: enforced, client address packet-source; in 25h: passed 1204, dropped 33
     ");
     let unread = |status: &mut Status| {
         status.last = None;
@@ -194,24 +237,24 @@ fn another_generation_in_force_or_none_that_was_written_down_then_said() {
     assert_snapshot!(text(unread), @r"
     agent: running
     attached: eth0 by xdp
-    lease of all destinations: runs for 3540s more
-    lease of pods' addresses: runs for 41s more
+    lease of all destinations: ends in 59m unless the agent renews it, then everything passes there
+    lease of pods' addresses: ends in 41s unless the agent renews it, then everything passes there
     generation: 7, in force for 12m; the agent left nothing that can be read (--state-dir?)
-    gateway ns/gw: enforced; passed 1204, dropped 33
+    gateway ns/gw: enforced; in 25h: passed 1204, dropped 33
     ");
     let nothing = |status: &mut Status| {
         unread(status);
         (status.generation, status.generation_since) = (None, None);
         status.gateways.clear();
-        status.unknown = vec!["the tables in force: they are of another version of gwfilter".to_owned()];
+        status.unknown = vec!["the tables in force: they are of another version of gwfilter; use the gwfilter of the agent's own version (kubectl exec into its pod)".to_owned()];
     };
     assert_snapshot!(text(nothing), @r"
     agent: running
     attached: eth0 by xdp
-    lease of all destinations: runs for 3540s more
-    lease of pods' addresses: runs for 41s more
+    lease of all destinations: ends in 59m unless the agent renews it, then everything passes there
+    lease of pods' addresses: ends in 41s unless the agent renews it, then everything passes there
     generation: not known; the agent left nothing that can be read (--state-dir?)
-    not known: the tables in force: they are of another version of gwfilter
+    not known: the tables in force: they are of another version of gwfilter; use the gwfilter of the agent's own version (kubectl exec into its pod)
     ");
 }
 
@@ -242,21 +285,21 @@ fn what_is_not_as_it_should_be_then_told_in_the_short_form_too() {
         }];
         if let Some(last) = &mut status.last {
             last.observe = true;
-            last.not_ready = Some("no interface is served".to_owned());
+            (last.ready, last.not_ready) = (false, Some("the wanted generation is not in force".to_owned()));
             last.finds = [("link-detached".to_owned(), 2), ("mtu-changed".to_owned(), 1)].into();
         }
     };
     assert_snapshot!(text(odd), @r"
     agent: running
     attached: eth0 by tcx; behind 2 other programs, whose verdict comes first
-    attached: eth1 by xdp; DETACHED by somebody else: no packet reaches it until an agent looks after it
-    lease of all destinations: runs for 3540s more
-    lease of pods' addresses: runs for 41s more
+    attached: eth1 by xdp; DETACHED by somebody else: nothing is judged there, the gateway judges; a running agent attaches it again within 30s
+    lease of all destinations: ends in 59m unless the agent renews it, then everything passes there
+    lease of pods' addresses: ends in 41s unless the agent renews it, then everything passes there
     generation: 7 from the cluster, in force for 12m
     observe: packets are judged and counted, none is dropped
-    not ready: no interface is served
-    found and dealt with: link-detached 2×, mtu-changed 1×
-    gateway ns/gw: not enforced, client address packet-source; passed 9, dropped 0, would have dropped 4
+    not ready: the wanted generation is not in force
+    found and put right since the agent started: link-detached 2×, mtu-changed 1×
+    gateway ns/gw: not enforced, client address packet-source; in 25h: passed 9 (4 of them would have been dropped), dropped 0
       code: text
     ");
     let bare = |status: &mut Status| {
@@ -265,10 +308,10 @@ fn what_is_not_as_it_should_be_then_told_in_the_short_form_too() {
     };
     assert_snapshot!(text(bare), @r"
     agent: running
-    attached: nothing
-    lease of all destinations: runs for 3540s more
-    lease of pods' addresses: runs for 41s more
-    generation: 7 from the cluster, in force for 12m
+    attached: nothing: nothing is judged on this node, every packet goes to the gateway; the agent's log says why
+    lease of all destinations: 59m left, the agent renews it
+    lease of pods' addresses: 41s left, the agent renews it
+    generation: 7 from the cluster
     gateways: none is known here, so every packet passes
     ");
 }
@@ -314,13 +357,13 @@ fn figures_that_are_not_known_then_wide_says_so() {
     attached: eth0 (ifindex 2) by xdp; native XDP, program 57 (name not readable), served for 7d
     attached: eth0 (ifindex 2) by xdp-generic; generic XDP, not for multi-buffer frames, first in line, program 57 gwf_xdp, loaded 3h12m ago, served for 7d
     attached: eth0 (ifindex 2) by clsact; traffic control, first in line, program 57 gwf_tc, loaded 3h12m ago, served for 7d
-    lease of all destinations: runs for 3540s more
-    lease of pods' addresses: runs for 41s more
+    lease of all destinations: 59m left, the agent renews it
+    lease of pods' addresses: 41s left, the agent renews it
     generation: 7 from the cluster, in force for 12m; written down 42s ago
     gateway ns/a: enforced, client address packet-source
       tuples: not known, for the tables cannot be read
       prefixes: not known
-    gateway ns/b: not enforced, client address packet-source; passed 1204, dropped 33
+    gateway ns/b: not enforced, client address packet-source; in 25h: passed 1204, dropped 33
       tuples: none is in force
       prefixes: 38 IPv4, 2 IPv6; 1 table
     tables in force: 1205 KiB
@@ -336,12 +379,14 @@ fn lease_and_pause_then_the_lines_that_tell_them() {
             pod_lease,
             paused,
         };
-        Control::of(words, SECOND).lines().collect::<Vec<_>>()
+        Control::of(words, SECOND)
+            .lines(Renews::Nobody)
+            .collect::<Vec<_>>()
     };
     assert_eq!(
         lines(61 * SECOND, u64::MAX, 0),
         [
-            "lease of all destinations: runs for 60s more",
+            "lease of all destinations: ends in 60s, then everything passes there",
             "lease of pods' addresses: off"
         ]
     );
@@ -349,12 +394,12 @@ fn lease_and_pause_then_the_lines_that_tell_them() {
     assert_eq!(
         lines(SECOND, 0, u64::MAX),
         [
-            "PAUSED: what is refused is counted and passes, until `gwfilter resume`".to_owned(),
+            "PAUSED until `gwfilter resume`: nothing is dropped on this node; what would have been is counted".to_owned(),
             format!("lease of all destinations: {expired}"),
             format!("lease of pods' addresses: {expired}"),
         ]
     );
-    assert!(lines(0, 0, 3 * SECOND)[0].ends_with("for 2s more"));
+    assert!(lines(0, 0, 3 * SECOND)[0].starts_with("PAUSED for 2s more: "));
     for pods in [61 * SECOND, u64::MAX] {
         let of_pods = &lines(0, pods, 0)[1];
         assert!(
