@@ -16,6 +16,7 @@ mod progress;
 mod run;
 mod setup;
 mod setup_kube;
+mod setup_prometheus;
 mod test;
 mod tidy;
 mod toolchain;

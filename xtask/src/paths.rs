@@ -49,6 +49,12 @@ pub fn dist() -> PathBuf {
     target().join("dist")
 }
 
+/// Where `setup` keeps Prometheus and promtool, where the machine has none.
+#[must_use]
+pub fn prometheus() -> PathBuf {
+    target().join("tools/prometheus")
+}
+
 /// Where `setup` keeps the Kubernetes programs and CRDs.
 #[must_use]
 pub fn kube() -> PathBuf {

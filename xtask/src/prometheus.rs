@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::netns::Namespace;
+use crate::paths;
 use crate::process::Process;
 
 /// Where it listens, on the machine's own loopback.
@@ -22,6 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A series: its labels and its value now.
 pub type Series = (Value, f64);
+
+/// The programs that `cargo xtask setup` provides.
+pub const PROGRAMS: [&str; 2] = ["prometheus", "promtool"];
+
+/// Where one of [`PROGRAMS`] is: what `setup` unpacked, else the machine's own, by the search path.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
+    let unpacked = paths::prometheus().join(name);
+    if unpacked.is_file() { unpacked } else { name.into() }
+}
 
 /// The process with its folder.
 #[derive(Debug)]
@@ -40,7 +51,7 @@ impl Prometheus {
         let config = folder.path().join("prometheus.yaml");
         let text = configure(folder.path())?.to_string();
         fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
-        let mut command = Command::new("prometheus");
+        let mut command = Command::new(program("prometheus"));
         command
             .arg(format!("--config.file={}", config.display()))
             .arg(format!(

@@ -13,8 +13,8 @@ use xtask::envoy::Release;
 use xtask::paths;
 
 use crate::run::{output, run, say, which, without_outer_cargo};
-use crate::setup_kube;
 use crate::toolchain::{self, Compiler, Origin};
+use crate::{setup_kube, setup_prometheus};
 
 /// The releases of the cargo tools that are used.
 const CARGO_DENY: &str = "0.20.2";
@@ -268,11 +268,28 @@ impl Setup {
 
     fn prometheus(&mut self) -> Result<()> {
         const WHY: &str = "scrapes the agents and evaluates the shipped alerts, with promtool";
-        if which("prometheus").is_some() && which("promtool").is_some() {
-            return self.program("prometheus", "prometheus", WHY);
+        let folder = paths::prometheus();
+        if let Ok(version) = setup_prometheus::version(&folder) {
+            self.present("Prometheus", &format!("{version}, {}", folder.display()));
+            return Ok(());
         }
-        // The package starts a server of its own where there is an init system; the tests start theirs.
-        self.apt(&["prometheus"], WHY)
+        if which("promtool").is_some()
+            && let Some(path) = which("prometheus")
+        {
+            self.present("Prometheus", &path.display().to_string());
+            return Ok(());
+        }
+        let package = setup_prometheus::PACKAGE;
+        say(format_args!(
+            "unpacking Debian's package {package} to {}: {WHY}; it is not installed, so no service is started",
+            folder.display()
+        ));
+        needs_apt_get(package, WHY)?;
+        // Who is not root fetches by the lists that are there.
+        if nix::unistd::Uid::effective().is_root() {
+            self.apt_update()?;
+        }
+        setup_prometheus::fetch(apt_get()).with_context(|| format!("unpacking {package} ({WHY})"))
     }
 
     fn pip(&mut self) -> Result<()> {
@@ -316,21 +333,32 @@ impl Setup {
     fn apt(&mut self, packages: &[&str], why: &str) -> Result<()> {
         let wanted = packages.join(" ");
         say(format_args!("installing {wanted}: {why}"));
-        if which("apt-get").is_none() {
-            bail!("there is no apt-get here: install what Debian calls {wanted} by hand ({why})");
-        }
+        needs_apt_get(&wanted, why)?;
         if !nix::unistd::Uid::effective().is_root() {
             bail!("installing takes root: run `apt-get install {wanted}` as root, or this command ({why})");
         }
-        if !self.apt_updated {
-            run(apt_get().arg("update"))?;
-            self.apt_updated = true;
-        }
+        self.apt_update()?;
         run(apt_get()
             .args(["install", "--no-install-recommends"])
             .args(packages))
         .with_context(|| format!("installing {wanted} ({why})"))
     }
+
+    /// Once a run.
+    fn apt_update(&mut self) -> Result<()> {
+        if !self.apt_updated {
+            run(apt_get().arg("update"))?;
+            self.apt_updated = true;
+        }
+        Ok(())
+    }
+}
+
+fn needs_apt_get(wanted: &str, why: &str) -> Result<()> {
+    if which("apt-get").is_none() {
+        bail!("there is no apt-get here: install what Debian calls {wanted} by hand ({why})");
+    }
+    Ok(())
 }
 
 fn apt_get() -> Command {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use xtask::prometheus::program;
 
 use crate::alerts;
 use crate::lab::Lab;
@@ -27,7 +28,7 @@ fn name(rule: &Value) -> String {
 /// What is wrong with the rules and tests in a folder, if something is.
 #[track_caller]
 fn promtool(folder: &Path, arguments: &[&str]) -> String {
-    let output = Command::new("promtool")
+    let output = Command::new(program("promtool"))
         .args(arguments)
         .current_dir(folder)
         .stdin(Stdio::null())
@@ -117,7 +118,7 @@ fn the_text_of_an_agent_then_promtool_has_nothing_to_say() {
     let lab = Lab::new(&[]);
     lab.enforced();
     let text = lab.text();
-    let mut promtool = Command::new("promtool")
+    let mut promtool = Command::new(program("promtool"))
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
