@@ -1,10 +1,6 @@
 //! `kubectl gwfilter`: a real kubectl that finds the plugin, the API server's pod proxy, and nodes that answer or do not.
 
-#![expect(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "helpers of tests: their panic is the report"
-)]
+#![expect(clippy::expect_used, reason = "helpers of tests: their panic is the report")]
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
