@@ -225,7 +225,7 @@ fn paused_and_resumed_then_everything_passes_and_is_counted_in_between() {
     lab.refused(Client::A, vip());
     let said = gwfilter(&lab, &["pause"]);
     assert!(
-        said.starts_with("paused: ") && said.contains("gwfilter resume"),
+        said.starts_with("paused until ") && said.contains("gwfilter resume"),
         "{said}"
     );
     assert_eq!(
@@ -252,7 +252,7 @@ fn paused_and_resumed_then_everything_passes_and_is_counted_in_between() {
             (log.matches("enforcement is paused").count() > 2).then_some(())
         })
         .expect("loud");
-    assert!(gwfilter(&lab, &["resume"]).starts_with("resumed: "));
+    assert!(gwfilter(&lab, &["resume"]).starts_with("the pause is over"));
     assert_eq!(
         lab.site.get(Client::A, vip()),
         Answer::Timeout,
