@@ -1,12 +1,14 @@
 //! `gwfilter doctor`: whether the client address that policies speak of is real, and what mends it if not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
 use super::{Output, duration, manifests, origin};
+use crate::agent::RUN_DIR;
 use crate::client::{self, Agent};
 use crate::dataplane::choice::{self, World};
 use crate::dataplane::netlink::Netlink;
@@ -15,6 +17,7 @@ use crate::doctor::{self, Patient, Report};
 use crate::gateway::{self, setup};
 use crate::node::NodeFacts;
 use crate::source::Origin;
+use crate::survey::{self, SurveyError};
 use crate::{params, pipeline};
 
 /// How long the agent may take beside the look itself.
@@ -100,7 +103,7 @@ fn examine(args: &Args, from: &Origin) -> anyhow::Result<Report> {
     let built = pipeline::build(&snapshot, &node, &settings);
     let setups = setup::setups(&snapshot, &node, &settings.gateway);
     let own = setup::own_addresses(&snapshot, &node);
-    let mut patients = doctor::patients(&built, &setups);
+    let mut patients = doctor::patients(doctor::beds(&built), &setups);
     if let Some(name) = &args.gateway {
         let names: Vec<String> = patients.iter().map(Patient::name).collect();
         patients.retain(|patient| patient.name() == *name);
@@ -123,7 +126,12 @@ fn examine(args: &Args, from: &Origin) -> anyhow::Result<Report> {
             gateways: gateways.collect(),
         });
     };
-    let (seen, observed) = look(&patients, &world, &args.interface, time)?;
+    let before = dropped()?;
+    let (mut seen, observed) = look(&patients, &world, &args.interface, time)?;
+    let after = dropped()?;
+    for (patient, seen) in patients.iter().zip(&mut seen) {
+        seen.dropped = meanwhile(&patient.name(), &before, &after);
+    }
     let gateways = patients
         .iter()
         .zip(&seen)
@@ -144,6 +152,29 @@ fn world() -> anyhow::Result<World> {
         let (mut netlink, _stirs) = Netlink::open()?;
         Ok(netlink.world(true).await?)
     })
+}
+
+/// What was dropped on this node until now, by gateway; nothing where no agent ever counted.
+fn dropped() -> anyhow::Result<BTreeMap<String, u64>> {
+    match survey::counted(&survey::places(Path::new(RUN_DIR))) {
+        Ok(counted) => {
+            let gateways = counted.gateways.into_iter();
+            Ok(gateways
+                .map(|(name, block)| (name, block.all.packets.dropped))
+                .collect())
+        }
+        Err(SurveyError::NoCounters) => Ok(BTreeMap::new()),
+        Err(e) => Err(e).context("whether packets were dropped meanwhile cannot be known"),
+    }
+}
+
+/// What was dropped of a gateway between two readings. What has no name (in parentheses) may be its.
+fn meanwhile(gateway: &str, before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> u64 {
+    let its = after
+        .iter()
+        .filter(|(name, _)| *name == gateway || name.starts_with('('));
+    its.map(|(name, count)| count.saturating_sub(before.get(name).copied().unwrap_or(0)))
+        .fold(0, u64::saturating_add)
 }
 
 fn look(

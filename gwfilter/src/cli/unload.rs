@@ -10,6 +10,7 @@ use super::progress::Progress;
 use super::{Output, written};
 use crate::dataplane::netlink::Netlink;
 use crate::dataplane::pins::{self, Agent, BPFFS, interface_name};
+use crate::dataplane::probe;
 
 /// Arguments of `gwfilter unload`.
 #[derive(Debug, clap::Args)]
@@ -31,6 +32,13 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
     let unloaded = pins::unload()
         .context("gwfilter cannot be taken off this network namespace (root, who put it on, can)")?;
     drop(progress);
+    for device in unloaded
+        .links
+        .iter()
+        .filter_map(|pin| interface_name(pin.ifindex))
+    {
+        probe::sweep(&device);
+    }
     let removed: Vec<Removed> = unloaded
         .links
         .iter()

@@ -256,6 +256,7 @@ impl Dataplane {
     /// # Errors
     /// Every way was refused.
     pub fn attach(&mut self, device: &Device, mode: XdpMode, beside: bool) -> Result<Attached, AttachError> {
+        probe::sweep(&device.name);
         attach::attach(&mut self.kit(), device, mode, beside)
     }
 

@@ -28,7 +28,7 @@ pub fn look(
     over: impl Fn() -> bool,
 ) -> Result<(Vec<Seen>, Observed), ProbeError> {
     let time = time.min(LONGEST);
-    let mut look = Look::begin(patients, devices, time)?;
+    let mut look = Look::begin(patients, devices, time, &over)?;
     let began = Instant::now();
     while began.elapsed() < time && !over() {
         std::thread::sleep(FETCH.min(time.saturating_sub(began.elapsed())));
@@ -47,7 +47,13 @@ struct Look {
 }
 
 impl Look {
-    fn begin(patients: &[Patient], devices: &[Device], time: Duration) -> Result<Self, ProbeError> {
+    /// Stops between two devices if it is `over`.
+    fn begin(
+        patients: &[Patient],
+        devices: &[Device],
+        time: Duration,
+        over: &impl Fn() -> bool,
+    ) -> Result<Self, ProbeError> {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let mut destinations = Vec::new();
         for (number, patient) in (0_u32..).zip(patients) {
@@ -55,6 +61,9 @@ impl Look {
         }
         let mut probe = Probe::load(&destinations, now_ns().saturating_add(nanoseconds))?;
         for device in devices {
+            if over() {
+                return Err(ProbeError::Ended);
+            }
             probe.attach(device)?;
         }
         Ok(Self {

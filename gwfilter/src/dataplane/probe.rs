@@ -225,6 +225,15 @@ impl Probe {
     }
 }
 
+/// Takes off the filter that a doctor left who ended suddenly, if there is one. It has no link that would go with him.
+pub(crate) fn sweep(device: &str) {
+    let left = SchedClassifierLink::attached(device, TcAttachType::Ingress, PRIORITY, HANDLE, None);
+    if let Ok(left) = left {
+        // Not there is as good as taken off.
+        let _ = left.detach();
+    }
+}
+
 /// As a filter, before Linux 6.6. One that a doctor left who ended suddenly is replaced: it looks at nothing any more.
 fn clsact(program: &mut SchedClassifier, device: &str) -> Result<(), StepError> {
     match qdisc_add_clsact(device) {
@@ -237,11 +246,7 @@ fn clsact(program: &mut SchedClassifier, device: &str) -> Result<(), StepError> 
         handle: HANDLE,
         classid: None,
     });
-    let left = SchedClassifierLink::attached(device, TcAttachType::Ingress, PRIORITY, HANDLE, None);
-    if let Ok(left) = left {
-        // Not there is as good as taken off.
-        let _ = left.detach();
-    }
+    sweep(device);
     program
         .attach_with_options(device, TcAttachType::Ingress, place)
         .map(drop)

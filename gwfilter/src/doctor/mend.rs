@@ -10,10 +10,41 @@ use crate::manifest;
 /// The annotation with a pod's proxy configuration.
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
 
-/// One way to mend.
+/// One way to mend: steps that belong together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// When it is the right one, and what to know before it is begun.
+    pub when: Option<String>,
+    /// All of them, in this order.
+    pub steps: Vec<Mend>,
+}
+
+impl Way {
+    pub(super) fn of(steps: impl IntoIterator<Item = Mend>) -> Self {
+        Self {
+            when: None,
+            steps: steps.into_iter().collect(),
+        }
+    }
+
+    pub(super) fn when(when: impl Into<String>, steps: impl IntoIterator<Item = Mend>) -> Self {
+        Self {
+            when: Some(when.into()),
+            ..Self::of(steps)
+        }
+    }
+}
+
+impl From<Mend> for Way {
+    fn from(mend: Mend) -> Self {
+        Self::of([mend])
+    }
+}
+
+/// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mend {
-    /// What it does, and when it is the right one.
+    /// What it does.
     pub what: String,
     /// A command to be typed as it stands.
     pub command: Option<String>,
@@ -48,9 +79,9 @@ impl Mend {
 }
 
 /// `externalTrafficPolicy: Local`.
-pub(super) fn keep_source(setup: &Setup) -> Mend {
+pub(super) fn keep_source(setup: &Setup) -> Way {
     let patch = json!({"spec": {"externalTrafficPolicy": "Local"}});
-    Mend::command(
+    let step = Mend::command(
         "let kube-proxy leave the source alone (traffic then needs a pod of the gateway on each node that it is sent to)",
         format!(
             "kubectl -n {} patch service {} --type merge -p {}",
@@ -58,50 +89,79 @@ pub(super) fn keep_source(setup: &Setup) -> Mend {
             setup.name,
             quoted(&patch.to_string())
         ),
+    );
+    Way::when(
+        "first make sure that your network does not keep sources (Cilium in DSR mode, Calico's eBPF mode); if it does, leave it as it is",
+        [step],
     )
+}
+
+/// The PROXY protocol on both sides. `policies`: those that compare the peer, and what they are to compare.
+pub(super) fn both_sides(setup: &Setup, policies: Option<Mend>) -> Vec<Mend> {
+    [send_header(setup), expect_header(setup)]
+        .into_iter()
+        .chain(policies)
+        .collect()
+}
+
+/// Policies compare clients from now on.
+pub(super) fn compare_clients(policies: &[String]) -> Option<Mend> {
+    (!policies.is_empty()).then(|| {
+        Mend::by_hand(format!(
+            "change ipBlocks to remoteIpBlocks in: {}; until then it goes on comparing the balancer's address",
+            policies.join(", ")
+        ))
+    })
 }
 
 /// Envoy expects a PROXY header from now on.
 pub(super) fn expect_header(setup: &Setup) -> Mend {
     change(
         setup,
-        "let the gateway read the PROXY header (its pods are restarted; from then on it refuses connections without one, and policies on clients need \
-         remoteIpBlocks in place of ipBlocks)",
+        "let the gateway read the PROXY header (its pods are restarted; from then on it refuses connections without one)",
         |topology| {
             topology.insert("proxyProtocol".to_owned(), json!({}));
         },
     )
 }
 
-/// Envoy expects no PROXY header any more.
-pub(super) fn expect_no_header(setup: &Setup) -> Vec<Mend> {
+/// Envoy expects no PROXY header any more. What holds more than that setting is never deleted: it is named.
+pub(super) fn expect_no_header(setup: &Setup) -> Way {
     let what = "let the gateway expect no PROXY header";
-    let mut mends = Vec::new();
+    let mut steps = Vec::new();
     for by in &setup.by {
         if let By::EnvoyFilter(namespace, name) = by {
-            mends.push(Mend::command(
-                format!("{what}: take the EnvoyFilter away that adds it"),
-                format!("kubectl -n {namespace} delete envoyfilter {name}"),
-            ));
+            let others = if setup.filter_shared_with.is_empty() {
+                "it may hold other patches, and apply to other workloads: look at it first".to_owned()
+            } else {
+                format!(
+                    "it applies to {} too: look first whether they are to go on reading the header",
+                    setup.filter_shared_with.join(", ")
+                )
+            };
+            steps.push(Mend::by_hand(format!(
+                "{what}: take the patch with the listener filter envoy.filters.listener.proxy_protocol out of EnvoyFilter {namespace}/{name}, or \
+                 narrow its workloadSelector ({others})"
+            )));
         }
     }
     let own = config(setup);
     if own.pointer("/gatewayTopology/proxyProtocol").is_some() {
-        mends.push(change(
+        steps.push(change(
             setup,
             &format!("{what} (its pods are restarted)"),
             |topology| {
                 topology.remove("proxyProtocol");
             },
         ));
-    } else if mends.is_empty() {
-        mends.push(Mend::yaml(
+    } else if steps.is_empty() {
+        steps.push(Mend::yaml(
             format!("{what}: take proxyProtocol out of the mesh configuration, and restart the gateway's pods"),
             "meshConfig:\n  defaultConfig:\n    gatewayTopology:\n      proxyProtocol: {}   # this line away\n"
                 .to_owned(),
         ));
     }
-    mends
+    Way::of(steps)
 }
 
 /// `numTrustedProxies`.
@@ -110,8 +170,8 @@ pub(super) fn trust(setup: &Setup, proxies: usize) -> Mend {
         0 => "let the gateway take the packet's source for the client's address (its pods are restarted)"
             .to_owned(),
         n => format!(
-            "let the gateway take entry {n} from the right of X-Forwarded-For for the client's address (its pods are restarted; policies on \
-             clients need remoteIpBlocks in place of ipBlocks)"
+            "let the gateway take entry {n} from the right of X-Forwarded-For for the client's address (its pods are restarted). Only if nobody \
+             reaches the gateway but through that proxy: whoever does writes the header himself, and so chooses the address that policies judge"
         ),
     };
     change(setup, &what, |topology| {
@@ -169,6 +229,26 @@ fn key_of(sign: &str) -> Option<&str> {
         .1
         .split_once(": ")
         .map(|(key, _)| key)
+}
+
+/// What was stated is taken back; where nothing was, nothing is dropped any more.
+pub(super) fn unstate(setup: &Setup) -> Mend {
+    if setup.service && setup.stated.is_some() {
+        Mend::command(
+            "take the annotation away that says where this node takes the address from",
+            format!(
+                "kubectl -n {} annotate service {} gwfilter.io/client-address-",
+                setup.namespace, setup.name
+            ),
+        )
+    } else if setup.stated.is_some() {
+        Mend::by_hand("take the annotation gwfilter.io/client-address off the pod template")
+    } else {
+        Mend::command(
+            "let nothing be dropped on this node until that is understood",
+            "gwfilter pause".to_owned(),
+        )
+    }
 }
 
 /// The user states the mode.
@@ -257,7 +337,7 @@ mod tests {
             r#"kubectl -n istio-system patch deployment istio-ingressgateway --type merge -p '{"spec":{"template":{"metadata":{"annotations":{"proxy.istio.io/config":"{\"concurrency\":2,\"gatewayTopology\":{\"numTrustedProxies\":1,\"proxyProtocol\":{}},\"holdApplicationUntilProxyStarts\":true}"}}}}}'"#
         );
         setup.proxy_config = Some("{\"gatewayTopology\":{\"proxyProtocol\":{}}}".to_owned());
-        let mends = expect_no_header(&setup);
+        let mends = expect_no_header(&setup).steps;
         assert_eq!(mends.len(), 1);
         assert!(
             mends[0]
@@ -281,11 +361,11 @@ mod tests {
     }
 
     #[test]
-    fn set_by_the_mesh_or_an_envoy_filter_then_that_is_what_is_changed() {
+    fn set_by_the_mesh_or_an_envoy_filter_then_that_is_named_and_no_filter_is_deleted() {
         let mut setup = setup();
         setup.by = [By::Mesh].into();
         assert!(
-            expect_no_header(&setup)[0]
+            expect_no_header(&setup).steps[0]
                 .yaml
                 .as_deref()
                 .unwrap()
@@ -296,10 +376,15 @@ mod tests {
             "proxy-protocol".to_owned(),
         )]
         .into();
-        assert_eq!(
-            expect_no_header(&setup)[0].command.as_deref(),
-            Some("kubectl -n istio-system delete envoyfilter proxy-protocol")
+        let step = &expect_no_header(&setup).steps[0];
+        assert_eq!(step.command, None);
+        assert!(
+            step.what.contains("EnvoyFilter istio-system/proxy-protocol"),
+            "{step:?}"
         );
+        setup.filter_shared_with = vec!["infra/internal".to_owned()];
+        let step = &expect_no_header(&setup).steps[0];
+        assert!(step.what.contains("applies to infra/internal too"), "{step:?}");
     }
 
     #[test]

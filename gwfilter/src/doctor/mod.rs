@@ -8,18 +8,20 @@ mod mend;
 pub mod payload;
 mod rules;
 pub mod seen;
+mod sources;
 pub mod text;
 mod words;
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::gateway::model::{Gateway, Protocol, Tri, TupleKey};
 use crate::gateway::setup::{OwnAddresses, Setup};
 use crate::pipeline::Built;
-pub use mend::Mend;
+use crate::policy::Policy;
+pub use mend::{Mend, Way};
 use seen::Seen;
 
 /// Streams whose first bytes must have been seen before anything is said of them.
@@ -85,9 +87,7 @@ pub struct Finding {
     /// What follows from it for the policies.
     pub follows: Vec<String>,
     /// What mends it: any one of them.
-    pub mends: Vec<Mend>,
-    /// All of the mends belong together.
-    pub all_mends: bool,
+    pub mends: Vec<Way>,
 }
 
 /// What the gateway's Envoy is set to see.
@@ -141,6 +141,8 @@ pub struct Traffic {
     pub forwarded_for: Vec<(usize, u64)>,
     /// Packets that gwfilter refused meanwhile.
     pub refused: u64,
+    /// Of those, how many it is known of where they came from: an estimate, from samples.
+    pub refused_known: u64,
 }
 
 /// One source.
@@ -238,34 +240,58 @@ impl Patient {
     }
 }
 
-/// The gateways of a node, as they were built from objects; `setups` are of the same objects.
+/// A gateway of which it is not yet known what its Envoy is set to.
+#[derive(Clone, Debug)]
+pub(crate) struct Bed {
+    namespace: String,
+    name: String,
+    policies: Vec<PolicyUse>,
+    node: NodeSide,
+    destinations: Vec<TupleKey>,
+}
+
+/// The gateways of a node, as they were built from objects. Cheap: nothing is looked up in the objects.
 #[must_use]
-pub fn patients(built: &Built, setups: &[Setup]) -> Vec<Patient> {
-    let of = |gateway: &Gateway| {
-        setups
-            .iter()
-            .find(|s| s.namespace == gateway.namespace && s.name == gateway.name)
-    };
+pub(crate) fn beds(built: &Built) -> Vec<Bed> {
+    let policies: BTreeMap<String, &Policy> = built
+        .policies
+        .iter()
+        .map(|policy| (format!("{}/{}", policy.namespace, policy.name), policy.as_ref()))
+        .collect();
     let both = built.gateways.iter().enumerate();
-    both.filter_map(|(index, gateway)| {
-        let setup = of(gateway)?.clone();
-        Some(Patient {
-            policies: policies(built, index),
-            node: node_side(gateway, &setup),
-            destinations: destinations(gateway),
-            setup,
-        })
+    both.map(|(index, gateway)| Bed {
+        namespace: gateway.namespace.clone(),
+        name: gateway.name.clone(),
+        policies: uses(built, index, &policies),
+        node: node_side(gateway),
+        destinations: destinations(gateway),
     })
     .collect()
 }
 
-fn policies(built: &Built, index: usize) -> Vec<PolicyUse> {
+/// The gateways with what their Envoys are set to; `setups` are of the same objects.
+#[must_use]
+pub(crate) fn patients(beds: Vec<Bed>, setups: &[Setup]) -> Vec<Patient> {
+    let each = beds.into_iter().filter_map(|bed| {
+        let mut setups = setups.iter();
+        let setup = setups.find(|s| s.namespace == bed.namespace && s.name == bed.name)?;
+        let mut node = bed.node;
+        let policy = if setup.local_policy { "Local" } else { "Cluster" };
+        node.external_traffic_policy = setup.service.then(|| policy.into());
+        Some(Patient {
+            policies: bed.policies,
+            node,
+            destinations: bed.destinations,
+            setup: setup.clone(),
+        })
+    });
+    each.collect()
+}
+
+fn uses(built: &Built, index: usize, policies: &BTreeMap<String, &Policy>) -> Vec<PolicyUse> {
     let reported = built.reports.get(index).into_iter().flat_map(|r| &r.policies);
     let uses = reported.filter(|report| !report.dry_run).filter_map(|report| {
-        let policy = built
-            .policies
-            .iter()
-            .find(|p| format!("{}/{}", p.namespace, p.name) == report.name)?;
+        let policy = policies.get(&report.name)?;
         let fields: BTreeSet<String> = policy
             .rules
             .iter()
@@ -282,14 +308,15 @@ fn policies(built: &Built, index: usize) -> Vec<PolicyUse> {
     uses.collect()
 }
 
-fn node_side(gateway: &Gateway, setup: &Setup) -> NodeSide {
+fn node_side(gateway: &Gateway) -> NodeSide {
     let tuples = gateway.listeners.iter().flat_map(|l| &l.tuples);
     NodeSide {
         client_address: gateway.client_address.name().into(),
-        external_traffic_policy: setup
-            .service
-            .then(|| if setup.local_policy { "Local" } else { "Cluster" }.into()),
-        judged: tuples.map(|t| t.key.to_string()).collect(),
+        external_traffic_policy: None,
+        judged: tuples
+            .filter(|_| gateway.not_enforced.is_none())
+            .map(|t| t.key.to_string())
+            .collect(),
         rewritten: gateway.rewritten.iter().map(ToString::to_string).collect(),
     }
 }
@@ -306,7 +333,14 @@ fn destinations(gateway: &Gateway) -> Vec<TupleKey> {
 #[must_use]
 pub fn examine(patient: &Patient, seen: Option<&Seen>, own: &OwnAddresses) -> Diagnosis {
     let mut findings = rules::findings(patient, seen, own);
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
+    // The law comes first, what is certain before what is likely.
+    findings.sort_by_key(|finding| {
+        (
+            std::cmp::Reverse(finding.verdict),
+            finding.code != rules::JUDGED_DIFFERENTLY,
+            finding.certainty == Certainty::Likely,
+        )
+    });
     let setup = &patient.setup;
     Diagnosis {
         name: patient.name(),
@@ -347,6 +381,7 @@ fn traffic(seen: &Seen, own: &OwnAddresses) -> Traffic {
         forwarded_for_absent: seen.forwarded.absent,
         forwarded_for: seen.forwarded.entries.iter().map(|(n, c)| (*n, *c)).collect(),
         refused: seen.dropped,
+        refused_known: seen.refused.total(),
     }
 }
 

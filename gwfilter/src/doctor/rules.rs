@@ -2,24 +2,25 @@
 
 use super::mend;
 use super::seen::{Counted, Seen};
-use super::words::{entries, few, hops, is_own, is_private, set_up, told};
-use super::{
-    CLIENT, Certainty, ENOUGH, ENOUGH_OF_ONE, ENOUGH_SOURCES, Finding, Mend, PEER, Patient, Verdict,
-};
+use super::sources::{sources, too_little};
+use super::words::{entries, few, hops, is_node, set_up, told};
+use super::{CLIENT, Certainty, ENOUGH, Finding, Mend, PEER, Patient, Verdict, Way};
 use crate::gateway::model::{ClientAddress, Tri};
 use crate::gateway::setup::OwnAddresses;
 
 /// Addresses that may be those of one load balancer.
-const FEW: usize = 2;
-/// Addresses from which all requests of a proxy come.
-const SOME: usize = 8;
+pub(super) const FEW: usize = 2;
 
 /// All that can be said of a gateway; never empty.
 pub(super) fn findings(patient: &Patient, seen: Option<&Seen>, own: &OwnAddresses) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = [rewritten(patient, seen), one_sided(patient, seen)]
-        .into_iter()
-        .flatten()
-        .collect();
+    let mut findings: Vec<Finding> = [
+        judged_differently(patient),
+        rewritten(patient, seen),
+        one_sided(patient, seen),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     findings.extend(doubts(patient, seen));
     findings.extend(peer_fields(patient));
     let Some(seen) = seen else {
@@ -50,8 +51,15 @@ pub(super) fn findings(patient: &Patient, seen: Option<&Seen>, own: &OwnAddresse
 
 /// [`rewritten`]'s.
 const REWRITTEN: &str = "source-rewritten-by-policy";
+/// [`judged_differently`]'s.
+pub(super) const JUDGED_DIFFERENTLY: &str = "judged-differently";
 
-fn finding(code: &'static str, verdict: Verdict, what: impl Into<String>, evidence: Vec<String>) -> Finding {
+pub(super) fn finding(
+    code: &'static str,
+    verdict: Verdict,
+    what: impl Into<String>,
+    evidence: Vec<String>,
+) -> Finding {
     Finding {
         code: code.into(),
         verdict,
@@ -60,16 +68,15 @@ fn finding(code: &'static str, verdict: Verdict, what: impl Into<String>, eviden
         evidence,
         follows: Vec::new(),
         mends: Vec::new(),
-        all_mends: false,
     }
 }
 
-fn contradiction(
+pub(super) fn contradiction(
     code: &'static str,
     what: impl Into<String>,
     evidence: Vec<String>,
     follows: Vec<String>,
-    mends: Vec<Mend>,
+    mends: Vec<Way>,
 ) -> Finding {
     Finding {
         follows,
@@ -79,17 +86,17 @@ fn contradiction(
 }
 
 /// 95 of 100 or more.
-const fn nearly_all(part: u64, whole: u64) -> bool {
+pub(super) const fn nearly_all(part: u64, whole: u64) -> bool {
     part.saturating_mul(20) >= whole.saturating_mul(19)
 }
 
 /// 5 of 100 or fewer.
-const fn nearly_none(part: u64, whole: u64) -> bool {
+pub(super) const fn nearly_none(part: u64, whole: u64) -> bool {
     part.saturating_mul(20) <= whole
 }
 
 /// What the policies are compared with, where that is not the client's address. `all`: fields of the peer too.
-fn compared(patient: &Patient, with: &str, all: bool) -> Vec<String> {
+pub(super) fn compared(patient: &Patient, with: &str, all: bool) -> Vec<String> {
     let uses = patient.policies.iter().filter_map(|policy| {
         let wanted = |field: &&String| {
             CLIENT.iter().any(|word| field.contains(word))
@@ -98,7 +105,7 @@ fn compared(patient: &Patient, with: &str, all: bool) -> Vec<String> {
         let fields: Vec<&str> = policy.fields.iter().filter(wanted).map(String::as_str).collect();
         (!fields.is_empty()).then(|| {
             format!(
-                "policy {} ({}): {} {} compared with {with}, not with clients",
+                "policy {} ({}): {} {} compared with {with}, not with clients: all clients are let in or refused alike, by that address",
                 policy.name,
                 policy.action,
                 fields.join(" and "),
@@ -113,6 +120,61 @@ fn compared(patient: &Patient, with: &str, all: bool) -> Vec<String> {
         )];
     }
     uses
+}
+
+/// Policies that compare the peer, as a mend names them.
+pub(super) fn comparing_peers(patient: &Patient) -> Option<Mend> {
+    let policies = patient.policies.iter();
+    let names: Vec<String> = policies
+        .filter(|policy| policy.fields.iter().any(|field| is_peer(field)))
+        .map(|policy| format!("policy {} ({})", policy.name, policy.action))
+        .collect();
+    mend::compare_clients(&names)
+}
+
+fn is_peer(field: &str) -> bool {
+    PEER.iter().any(|word| field.contains(word)) && !field.contains("emote")
+}
+
+/// The gateway reads the header from now on, and policies compare clients.
+fn read_header(patient: &Patient) -> Way {
+    Way::of(std::iter::once(mend::expect_header(&patient.setup)).chain(comparing_peers(patient)))
+}
+
+/// The gateway trusts so many proxies from now on.
+pub(super) fn trust(patient: &Patient, proxies: usize) -> Way {
+    let policies = comparing_peers(patient).filter(|_| proxies > 0);
+    Way::of(std::iter::once(mend::trust(&patient.setup, proxies)).chain(policies))
+}
+
+/// This node judges by another address than the gateway. Nothing is worse: clients may be dropped here that the gateway would let in.
+fn judged_differently(patient: &Patient) -> Option<Finding> {
+    let (setup, node) = (&patient.setup, &patient.node);
+    let gateway = match (setup.trusted_proxies, setup.reads_header) {
+        // With both, X-Forwarded-For wins.
+        (Some(1..), _) => ClientAddress::XForwardedFor,
+        (Some(0), Tri::True) => ClientAddress::ProxyHeader,
+        _ => return None,
+    };
+    if node.judged.is_empty() || node.client_address == gateway.name() {
+        return None;
+    }
+    let words = |mode: &str| match mode {
+        "packet-source" => "the packet's source",
+        "proxy-header" => "the PROXY header",
+        _ => "X-Forwarded-For",
+    };
+    Some(contradiction(
+        JUDGED_DIFFERENTLY,
+        format!(
+            "this node judges {}, the gateway {}: clients may be dropped here that the gateway would let in",
+            words(&node.client_address),
+            words(gateway.name())
+        ),
+        vec![format!("judged here: {}", few(&node.judged)), set_up(patient)],
+        vec!["what this node drops is not what the policies say".to_owned()],
+        vec![mend::unstate(setup).into()],
+    ))
 }
 
 /// `externalTrafficPolicy: Cluster` and nothing else that names the client.
@@ -153,7 +215,7 @@ fn rewritten(patient: &Patient, seen: Option<&Seen>) -> Option<Finding> {
         },
         ..contradiction(
             REWRITTEN,
-            "the gateway sees a node's address for every client (unless this cluster's network keeps sources: Cilium in DSR mode, Calico's eBPF mode)",
+            "the gateway sees a node's address for every client",
             evidence,
             compared(patient, "the addresses of nodes", true),
             vec![mend::keep_source(setup)],
@@ -175,7 +237,7 @@ fn one_sided(patient: &Patient, seen: Option<&Seen>) -> Option<Finding> {
         vec![
             "the gateway takes the header for a part of the request and refuses that as malformed".to_owned(),
         ],
-        vec![mend::expect_header(setup), mend::send_no_header(setup)],
+        vec![read_header(patient), mend::send_no_header(setup).into()],
     ))
 }
 
@@ -197,7 +259,7 @@ fn doubts(patient: &Patient, seen: Option<&Seen>) -> Option<Finding> {
         )
     };
     Some(Finding {
-        mends: vec![mend::state(setup, mode, when)],
+        mends: vec![mend::state(setup, mode, when).into()],
         ..finding(
             "gateway-not-known",
             Verdict::Unknown,
@@ -211,13 +273,17 @@ fn doubts(patient: &Patient, seen: Option<&Seen>) -> Option<Finding> {
 fn peer_fields(patient: &Patient) -> Option<Finding> {
     let setup = &patient.setup;
     let elsewhere = setup.reads_header == Tri::True || setup.trusted_proxies.is_some_and(|n| n > 0);
-    let peer = |field: &&String| PEER.iter().any(|word| field.contains(word)) && !field.contains("emote");
     let uses: Vec<String> = patient
         .policies
         .iter()
-        .filter(|policy| policy.fields.iter().any(|field| peer(&field)))
+        .filter(|policy| policy.fields.iter().any(|field| is_peer(field)))
         .map(|policy| {
-            let fields: Vec<&str> = policy.fields.iter().filter(peer).map(String::as_str).collect();
+            let fields: Vec<&str> = policy
+                .fields
+                .iter()
+                .map(String::as_str)
+                .filter(|field| is_peer(field))
+                .collect();
             format!(
                 "policy {} ({}): {}",
                 policy.name,
@@ -230,7 +296,7 @@ fn peer_fields(patient: &Patient) -> Option<Finding> {
         return None;
     }
     Some(Finding {
-        follows: vec!["if clients are meant, write remoteIpBlocks (remote.ip) in their place".to_owned()],
+        follows: vec!["as it stands this policy lets in or refuses by the balancer's address, the same for every client; if clients are meant, write remoteIpBlocks (remote.ip)".to_owned()],
         ..finding(
             "peer-fields-behind-a-proxy",
             Verdict::Note,
@@ -271,7 +337,7 @@ fn header(patient: &Patient, seen: &Seen) -> Option<Finding> {
             vec![
                 "the gateway takes the header for the beginning of the request and refuses it as malformed: nobody gets through".to_owned(),
             ],
-            vec![mend::expect_header(setup), mend::send_no_header(setup)],
+            vec![read_header(patient), mend::send_no_header(setup).into()],
         )),
         Tri::Unknown => all.then(|| {
             finding(
@@ -293,9 +359,9 @@ fn header(patient: &Patient, seen: &Seen) -> Option<Finding> {
                     "those with a header are refused by the gateway as malformed".to_owned()
                 }],
                 if setup.reads_header == Tri::True {
-                    vec![mend::send_header(setup)]
+                    vec![mend::send_header(setup).into()]
                 } else {
-                    vec![mend::send_no_header(setup)]
+                    vec![mend::send_no_header(setup).into()]
                 },
             )
         }),
@@ -307,12 +373,12 @@ fn missing_header(patient: &Patient, seen: &Seen, evidence: Vec<String>) -> Find
     let setup = &patient.setup;
     // Where everything comes from a few addresses, the clients are behind them, and the header is what names them.
     let hidden = seen.sources.distinct() <= FEW;
-    let write = mend::send_header(setup);
+    let write = Way::from(mend::send_header(setup));
     let leave = mend::expect_no_header(setup);
     let mends = if hidden {
-        std::iter::once(write).chain(leave).collect()
+        vec![write, leave]
     } else {
-        leave.into_iter().chain([write]).collect()
+        vec![leave, write]
     };
     contradiction(
         "proxy-header-missing",
@@ -321,6 +387,23 @@ fn missing_header(patient: &Patient, seen: &Seen, evidence: Vec<String>) -> Find
         vec!["the gateway closes every connection without a header: nobody gets through".to_owned()],
         mends,
     )
+}
+
+/// Policies that compare the client's address, where the gateway finds none in the header.
+fn packets(patient: &Patient) -> Vec<String> {
+    let uses = patient.policies.iter().filter_map(|policy| {
+        let fields = policy.fields.iter().filter(|field| !is_peer(field));
+        let fields: Vec<&str> = fields.map(String::as_str).collect();
+        (!fields.is_empty()).then(|| {
+            format!(
+                "policy {} ({}): {} compares the addresses that packets come from",
+                policy.name,
+                policy.action,
+                fields.join(" and ")
+            )
+        })
+    });
+    uses.collect()
 }
 
 /// X-Forwarded-For against `numTrustedProxies`, where that is set.
@@ -338,11 +421,11 @@ fn forwarded(patient: &Patient, seen: &Seen, own: &OwnAddresses) -> Option<Findi
             "the gateway is set to trust X-Forwarded-For, and requests come without it",
             evidence,
             [
-                compared(patient, "the addresses that packets come from", false),
+                packets(patient),
                 vec!["whoever reaches the gateway directly can write the header, and so choose the address that policies judge".to_owned()],
             ]
             .concat(),
-            vec![mend::trust(&patient.setup, 0)],
+            vec![trust(patient, 0)],
         ));
     }
     if with < ENOUGH {
@@ -365,7 +448,7 @@ fn forwarded(patient: &Patient, seen: &Seen, own: &OwnAddresses) -> Option<Findi
                 vec!["a client that writes the header itself fills the missing entries, and so chooses the address that policies judge".to_owned()],
             ]
             .concat(),
-            vec![mend::trust(&patient.setup, usual)],
+            vec![trust(patient, usual)],
         ));
     }
     if usual > trusted
@@ -390,7 +473,7 @@ fn forwarded(patient: &Patient, seen: &Seen, own: &OwnAddresses) -> Option<Findi
                 &format!("{}, which are proxies", told(taken, Some(own))),
                 false,
             ),
-            vec![mend::trust(&patient.setup, usual)],
+            vec![trust(patient, usual)],
         ));
     }
     Some(finding(
@@ -409,143 +492,14 @@ fn proxies(taken: &Counted, left: Option<&Counted>, own: &OwnAddresses) -> bool 
     let few = taken.distinct() <= FEW;
     let further = left.is_some_and(|left| left.distinct() >= 2 * taken.distinct());
     let total = taken.total();
-    few && (further || nearly_all(taken.of(|address| is_own(address, own)), total))
+    few && (further || nearly_all(taken.of(|address| is_node(address, own)), total))
 }
 
 /// The number of entries that the proxies in front write: the smallest that is not rare, since each writes one, and a client may only add.
-fn usual(seen: &Seen) -> Option<usize> {
+pub(super) fn usual(seen: &Seen) -> Option<usize> {
     let with = seen.forwarded.with();
     let mut entries = seen.forwarded.entries.iter();
     entries
         .find(|(_, count)| count.saturating_mul(50) >= with)
         .map(|(entries, _)| *entries)
-}
-
-/// Where packets come from, if that is what the gateway judges.
-fn sources(patient: &Patient, seen: &Seen, own: &OwnAddresses, agree: bool) -> Option<Finding> {
-    let setup = &patient.setup;
-    if setup.reads_header != Tri::False || setup.trusted_proxies != Some(0) {
-        return None;
-    }
-    if seen.streams() >= ENOUGH && !nearly_none(seen.with_header(), seen.streams()) {
-        return None;
-    }
-    let mut all = seen.sources.clone();
-    for (address, times) in seen.refused.most() {
-        all.add(address, times);
-    }
-    let total = all.total();
-    let mut evidence = vec![if seen.refused.total() == 0 {
-        format!(
-            "{total} new connections with data came from {}",
-            told(&all, Some(own))
-        )
-    } else {
-        format!(
-            "{} new connections with data, and about {} that gwfilter refused, came from {}",
-            seen.streams(),
-            seen.refused.total(),
-            told(&all, Some(own))
-        )
-    }];
-    let (known, with) = (seen.forwarded.known(), seen.forwarded.with());
-    if known >= ENOUGH
-        && nearly_all(with, known)
-        && all.distinct() <= SOME
-        && let Some(usual) = usual(seen)
-    {
-        return Some(contradiction(
-            "forwarded-for-not-read",
-            "a proxy in front names the client in X-Forwarded-For, and the gateway does not look there",
-            [evidence, vec![hops(seen), set_up(patient)]].concat(),
-            compared(patient, "the address of the proxy in front", true),
-            vec![mend::trust(setup, usual)],
-        ));
-    }
-    let inside = all.of(|address| is_own(address, own));
-    if total >= ENOUGH_SOURCES && nearly_all(inside, total) {
-        evidence.push(format!(
-            "{inside} of {total} came from addresses of this cluster itself"
-        ));
-        let mut finding = contradiction(
-            "source-is-a-node",
-            "something in front writes an address of this cluster over the client's, before the packets reach this node",
-            evidence,
-            compared(patient, &told(&all, Some(own)), true),
-            vec![],
-        );
-        if agree {
-            finding.mends = vec![mend::send_header(setup), mend::expect_header(setup)];
-            finding.all_mends = true;
-        } else {
-            finding.mends = vec![mend::keep_source(setup)];
-        }
-        return Some(finding);
-    }
-    let private = all.of(is_private);
-    let stated = setup.stated == Some(ClientAddress::PacketSource);
-    if total >= ENOUGH_OF_ONE && all.distinct() <= FEW && private == total && !stated {
-        return Some(Finding {
-            certainty: Certainty::Likely,
-            mends: vec![
-                mend::send_header(setup),
-                mend::expect_header(setup),
-                mend::state(
-                    setup,
-                    ClientAddress::PacketSource,
-                    "if these are clients of yours and no balancer, say so",
-                ),
-            ],
-            ..contradiction(
-                "one-source",
-                "everything comes from one or two addresses of a private network, as from a load balancer that hides its clients",
-                evidence,
-                compared(patient, &told(&all, None), true),
-                vec![],
-            )
-        });
-    }
-    (agree && total >= ENOUGH_SOURCES).then(|| {
-        finding(
-            "packet-source-seen",
-            Verdict::Agree,
-            "the gateway judges the packet's source, and packets come with sources of their own",
-            evidence,
-        )
-    })
-}
-
-/// Too little to say anything.
-fn too_little(patient: &Patient, seen: &Seen) -> Finding {
-    let streams = seen.streams();
-    let mut evidence = vec![format!(
-        "{streams} new connections with data were seen ({} began at all); of how they begin nothing is said below {ENOUGH}, of where they come from below {ENOUGH_SOURCES}",
-        seen.connections
-    )];
-    let hidden = patient.setup.trusted_proxies.is_some_and(|n| n > 0) && streams >= ENOUGH;
-    if hidden {
-        evidence.push(format!(
-            "the client's address is in X-Forwarded-For, and only {} requests could be read ({} streams are TLS, {} requests are longer than what is looked at)",
-            seen.forwarded.known(),
-            seen.tls,
-            seen.forwarded.cut
-        ));
-    }
-    if seen.dropped > 0 {
-        evidence.push(format!(
-            "{} packets were refused by gwfilter meanwhile, before they could be looked at; who they are from: gwfilter monitor --verdict drop --gateway {}",
-            seen.dropped,
-            patient.name()
-        ));
-    }
-    finding(
-        "not-enough-traffic",
-        Verdict::NotEnough,
-        if hidden {
-            "what names the client cannot be seen here"
-        } else {
-            "not enough traffic was seen to say anything; look longer, or at a busier time"
-        },
-        evidence,
-    )
 }

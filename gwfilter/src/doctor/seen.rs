@@ -172,6 +172,17 @@ impl Seen {
         self.sources.total()
     }
 
+    /// Takes in a sample of a packet that was refused, and how many it stands for.
+    pub fn note_refused(&mut self, source: IpAddr, weight: u64) {
+        self.refused.add(source.to_canonical(), weight);
+    }
+
+    /// Packets were refused, and it is not known from whom: clients are missing in what was seen, and nobody can say which.
+    #[must_use]
+    pub fn refused_from_nobody_knows(&self) -> bool {
+        self.dropped > 0 && self.refused.total().saturating_mul(2) < self.dropped
+    }
+
     /// Those that begin with a PROXY header.
     #[must_use]
     pub const fn with_header(&self) -> u64 {

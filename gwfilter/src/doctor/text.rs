@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{Certainty, Diagnosis, Finding, Report, Traffic, Verdict};
+use super::{Certainty, Diagnosis, Finding, Report, Traffic, Verdict, Way};
 
 /// Writes it.
 ///
@@ -30,28 +30,70 @@ pub fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
         one(gateway, out)?;
         writeln!(out)?;
     }
-    let wrong = report
-        .gateways
-        .iter()
-        .filter(|g| g.verdict == Verdict::Contradiction)
-        .count();
-    match (report.gateways.len(), wrong) {
-        (0, _) => writeln!(out, "no gateway on this node: there is nothing to examine")?,
-        (_, 0) => writeln!(out, "nothing to mend was found")?,
-        (1, _) => writeln!(out, "1 gateway, to be mended")?,
-        (n, wrong) => writeln!(out, "{n} gateways, {wrong} to be mended")?,
-    }
+    writeln!(out, "{}", footer(report))?;
     out.flush()
 }
 
-fn one(gateway: &Diagnosis, out: &mut impl Write) -> io::Result<()> {
-    let state = match gateway.verdict {
-        Verdict::Agree | Verdict::Note => "the client address is right",
+/// The last line: what it all comes to.
+#[must_use]
+pub fn footer(report: &Report) -> String {
+    let of = |verdict| report.gateways.iter().filter(|g| g.verdict == verdict).count();
+    let all = report.gateways.len();
+    match (all, of(Verdict::Contradiction)) {
+        (0, _) => return "no gateway on this node: there is nothing to examine".to_owned(),
+        (_, 0) => {}
+        (1, _) => return "1 gateway, to be mended".to_owned(),
+        (n, wrong) => return format!("{n} gateways, {wrong} to be mended"),
+    }
+    let (little, unknown) = (of(Verdict::NotEnough), of(Verdict::Unknown));
+    let findings = report.gateways.iter().flat_map(|g| &g.findings);
+    let notes = findings.filter(|f| f.verdict == Verdict::Note).count();
+    let mut parts = Vec::new();
+    if little + unknown < all {
+        parts.push("nothing to mend was found".to_owned());
+    }
+    if notes > 0 {
+        parts.push(format!("{} to read", counted(notes, "note")));
+    }
+    if little > 0 {
+        let why = if report.observed.is_some() {
+            "too little was seen"
+        } else {
+            "no traffic was looked at"
+        };
+        parts.push(format!("no answer: {why} of {}", counted(little, "gateway")));
+    }
+    if unknown > 0 {
+        parts.push(format!(
+            "no answer: what {} {} set to is not known",
+            counted(unknown, "gateway"),
+            if unknown == 1 { "is" } else { "are" }
+        ));
+    }
+    parts.join("; ")
+}
+
+/// What a gateway comes to, in a few words.
+#[must_use]
+pub fn headline(gateway: &Diagnosis) -> &'static str {
+    let mut wrong = gateway
+        .findings
+        .iter()
+        .filter(|f| f.verdict == Verdict::Contradiction);
+    match gateway.verdict {
+        Verdict::Agree => "the client address is right",
+        Verdict::Note => "nothing contradicts; read the note",
         Verdict::NotEnough => "not enough seen to say",
         Verdict::Unknown => "not known",
-        Verdict::Contradiction => "the client address is WRONG",
-    };
-    writeln!(out, "gateway {} - {state}", gateway.name)?;
+        Verdict::Contradiction if wrong.any(|f| f.certainty == Certainty::Certain) => {
+            "the client address is WRONG"
+        }
+        Verdict::Contradiction => "the client address is PROBABLY wrong",
+    }
+}
+
+fn one(gateway: &Diagnosis, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "gateway {} - {}", gateway.name, headline(gateway))?;
     let header = match gateway.gateway.reads_proxy_header.as_ref() {
         "yes" => "expects a PROXY header",
         "no" => "expects no PROXY header",
@@ -82,7 +124,7 @@ fn one(gateway: &Diagnosis, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "  traffic:     {}", traffic_line(traffic))?;
     }
     for finding in &gateway.findings {
-        one_finding(finding, out)?;
+        self::finding(finding, out)?;
     }
     Ok(())
 }
@@ -124,7 +166,11 @@ fn counted(number: usize, thing: &str) -> String {
     format!("{number} {thing}{plural}")
 }
 
-fn one_finding(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
+/// Writes one finding of a gateway, indented below its headline.
+///
+/// # Errors
+/// `out` cannot be written.
+pub fn finding(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
     let mark = match finding.verdict {
         Verdict::Agree => "ok",
         Verdict::Note => "note",
@@ -143,20 +189,42 @@ fn one_finding(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "      so: {line}")?;
     }
     let several = finding.mends.len() > 1;
-    for (number, mend) in finding.mends.iter().enumerate() {
-        let word = match (several, finding.all_mends, number) {
-            (false, ..) => "mend",
-            (true, true, 0) => "mend, first",
-            (true, true, _) => "then",
-            (true, false, 0) => "mend, either",
-            (true, false, _) => "or",
+    for (number, way) in finding.mends.iter().enumerate() {
+        let word = match (several, number) {
+            (false, _) => "mend",
+            (true, 0) => "mend, either",
+            (true, _) => "or",
         };
-        writeln!(out, "      {word}: {}", mend.what)?;
-        if let Some(command) = &mend.command {
-            writeln!(out, "        {command}")?;
+        one_way(way, word, out)?;
+    }
+    Ok(())
+}
+
+fn one_way(way: &Way, word: &str, out: &mut impl Write) -> io::Result<()> {
+    let alone = way.steps.len() == 1;
+    if let Some(when) = &way.when {
+        writeln!(out, "      {word}: {when}{}", if alone { "" } else { ":" })?;
+    }
+    for (number, step) in way.steps.iter().enumerate() {
+        let line = match (&way.when, number) {
+            (None, 0) if alone => format!("      {word}: "),
+            (None, 0) => format!("      {word}, first: "),
+            (None, _) => "      then: ".to_owned(),
+            (Some(_), _) if alone => "        ".to_owned(),
+            (Some(_), 0) => "        first: ".to_owned(),
+            (Some(_), _) => "        then: ".to_owned(),
+        };
+        writeln!(out, "{line}{}", step.what)?;
+        let indent = if way.when.is_some() {
+            "          "
+        } else {
+            "        "
+        };
+        if let Some(command) = &step.command {
+            writeln!(out, "{indent}{command}")?;
         }
-        for line in mend.yaml.iter().flat_map(|yaml| yaml.lines()) {
-            writeln!(out, "        {line}")?;
+        for line in step.yaml.iter().flat_map(|yaml| yaml.lines()) {
+            writeln!(out, "{indent}{line}")?;
         }
     }
     Ok(())

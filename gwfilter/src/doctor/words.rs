@@ -11,19 +11,19 @@ use crate::gateway::setup::OwnAddresses;
 pub(super) fn set_up(patient: &Patient) -> String {
     let setup = &patient.setup;
     let header = match setup.reads_header {
-        Tri::True => "a PROXY header on every connection",
-        Tri::False => "no PROXY header",
-        Tri::Unknown => "what is not known of the PROXY header",
+        Tri::True => "the gateway expects a PROXY header on every connection",
+        Tri::False => "the gateway expects no PROXY header",
+        Tri::Unknown => "whether the gateway expects a PROXY header is not known",
     };
     let proxies = setup
         .trusted_proxies
-        .map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+        .map_or_else(|| "not known".to_owned(), |n| n.to_string());
     let signs = if setup.signs.is_empty() {
         "nothing sets either".to_owned()
     } else {
         setup.signs.join("; ")
     };
-    format!("the gateway expects {header}; numTrustedProxies is {proxies} ({signs})")
+    format!("{header}; numTrustedProxies is {proxies} ({signs})")
 }
 
 /// A number of entries.
@@ -75,9 +75,14 @@ pub(super) fn few(list: &[String]) -> String {
     }
 }
 
-/// Of a node or a pod.
-pub(super) fn is_own(address: &IpAddr, own: &OwnAddresses) -> bool {
-    own.nodes.contains_key(address) || own.pods.iter().any(|net| net.contains(address))
+/// Of a node: what something on the way writes over a client's. A pod's is a client's own.
+pub(super) fn is_node(address: &IpAddr, own: &OwnAddresses) -> bool {
+    own.nodes.contains_key(address)
+}
+
+/// Of a pod, and not of a node.
+pub(super) fn is_pod(address: &IpAddr, own: &OwnAddresses) -> bool {
+    !is_node(address, own) && own.pods.iter().any(|net| net.contains(address))
 }
 
 /// Of a private network, or one that providers have between their machines.

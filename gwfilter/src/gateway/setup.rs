@@ -47,6 +47,8 @@ pub struct Setup {
     pub signs: Vec<String>,
     /// Where these settings stand.
     pub by: BTreeSet<By>,
+    /// Other gateways of this node, `ns/service`, to which an EnvoyFilter of `by` applies too.
+    pub filter_shared_with: Vec<String>,
     /// Why one of them is not known.
     pub doubts: Vec<Why>,
     /// `gwfilter.io/client-address`, where it is stated.
@@ -82,6 +84,22 @@ pub fn setups(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings) -> Ve
         .map(|(candidate, annotations)| setup(&world, candidate, annotations))
         .collect();
     setups.sort_by_key(|s| format!("{}/{}", s.namespace, s.name));
+    let filters: Vec<(String, By)> = setups
+        .iter()
+        .flat_map(|s| {
+            let filters = s.by.iter().filter(|by| matches!(by, By::EnvoyFilter(..)));
+            filters.map(|by| (format!("{}/{}", s.namespace, s.name), by.clone()))
+        })
+        .collect();
+    for setup in &mut setups {
+        let own = format!("{}/{}", setup.namespace, setup.name);
+        let others: BTreeSet<&String> = filters
+            .iter()
+            .filter(|(name, by)| *name != own && setup.by.contains(by))
+            .map(|(name, _)| name)
+            .collect();
+        setup.filter_shared_with = others.into_iter().cloned().collect();
+    }
     setups
 }
 
@@ -147,6 +165,7 @@ fn setup(world: &World<'_>, candidate: &Candidate<'_>, annotations: &Annotations
         trusted_proxies: one.map(|(proxies, _)| *proxies).filter(|_| followed),
         signs: signs.map(|(sign, _)| sign.clone()).collect(),
         by: evidence.by,
+        filter_shared_with: Vec::new(),
         doubts: evidence.doubts,
         stated: annotations.client_address.flatten(),
         owner,

@@ -36,7 +36,8 @@ pub fn doctor(asked: &[Asked], palette: Palette) -> String {
             for evidence in words(finding, "/evidence") {
                 text.push_str(&format!("    seen: {evidence}\n"));
             }
-            for mend in items(finding, "/mends") {
+            let ways = items(finding, "/mends").iter();
+            for mend in ways.flat_map(|way| items(way, "/steps")) {
                 text.push_str(&format!("    mend: {}\n", word(mend, "/what").unwrap_or("?")));
                 if let Some(command) = word(mend, "/command") {
                     text.push_str(&format!("      {command}\n"));
@@ -69,7 +70,7 @@ mod tests {
     fn diagnoses_then_equal_ones_folded_with_the_command_that_mends() {
         let sick = json!({"observed": null, "gateways": [{"name": "ns/gw", "verdict": "wrong", "findings": [{
             "code": "header-not-expected", "verdict": "wrong", "what": "streams begin with a PROXY header that the gateway does not read",
-            "evidence": ["40 of 40 streams"], "mends": [{"what": "let the gateway read it", "command": "kubectl apply -f -", "yaml": "a: 1\nb: 2"}],
+            "evidence": ["40 of 40 streams"], "mends": [{"when": null, "steps": [{"what": "let the gateway read it", "command": "kubectl apply -f -", "yaml": "a: 1\nb: 2"}]}],
         }]}]});
         let well =
             json!({"observed": null, "gateways": [{"name": "ns/gw", "verdict": "right", "findings": []}]});

@@ -67,11 +67,12 @@ impl Said {
             .collect()
     }
 
-    /// The mends of the worst finding.
-    fn mends(&self) -> (Vec<Value>, bool) {
+    /// The steps of this way to mend the worst finding.
+    fn steps(&self, way: usize) -> Vec<Value> {
         let worst = self.report.pointer("/gateways/0/findings/0").expect("a finding");
-        let mends = worst["mends"].as_array().expect("mends").clone();
-        (mends, worst["all_mends"] == true)
+        let steps = worst.pointer(&format!("/mends/{way}/steps"));
+        let steps = steps.and_then(Value::as_array).cloned();
+        steps.unwrap_or_else(|| panic!("no way {way}: {worst:#}"))
     }
 }
 
@@ -276,17 +277,9 @@ impl Ward {
         lines.iter().skip(before).filter_map(of).collect()
     }
 
-    /// Types what the doctor proposes: all of it where it belongs together, or else the way with this number.
+    /// Types what the doctor proposes: all steps of the way with this number.
     pub(crate) fn mend(&mut self, said: &Said, way: usize) {
-        let (mends, all) = said.mends();
-        let chosen: Vec<Value> = mends
-            .into_iter()
-            .enumerate()
-            .filter(|(number, _)| all || *number == way)
-            .map(|(_, mend)| mend)
-            .collect();
-        assert!(!chosen.is_empty(), "no mend {way}: {said:#?}");
-        for mend in chosen {
+        for mend in said.steps(way) {
             match (mend["command"].as_str(), mend["what"].as_str()) {
                 (Some(command), _) => self.kubectl(command),
                 (None, Some(what))
@@ -298,10 +291,23 @@ impl Ward {
                 (None, Some(what)) if what.contains("write no PROXY header") => {
                     self.sends = vec![Sends::Nothing]
                 }
+                (None, Some(what)) if what.starts_with("change ipBlocks to remoteIpBlocks") => {
+                    self.compare_clients();
+                }
                 _ => panic!("a mend that no hand can do: {mend}"),
             }
         }
         self.settle();
+    }
+
+    /// Policies compare clients from now on.
+    fn compare_clients(&mut self) {
+        for object in &mut self.objects {
+            if object["kind"] == "AuthorizationPolicy" {
+                let text = object.to_string().replace("\"ipBlocks\"", "\"remoteIpBlocks\"");
+                *object = serde_json::from_str(&text).expect("JSON");
+            }
+        }
     }
 
     /// The few verbs of kubectl that mends use, on the objects.

@@ -26,11 +26,12 @@ use hyper::body::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::doctor::Ward;
+use super::doctor::Admission;
 use super::{Agent, RUN_DIR, aside};
 use crate::dataplane::seen::Programs;
 use crate::pipeline::Built;
 use crate::samples::filter::Filter;
+use crate::telemetry::counters::Reading;
 use crate::telemetry::metrics::Figures;
 pub(super) use guard::Tokens;
 use local::Socket;
@@ -55,7 +56,9 @@ pub(super) enum Call {
     /// The programs that are loaded, by number.
     Programs(oneshot::Sender<Programs>),
     /// The gateways, for the doctor.
-    Doctor(oneshot::Sender<Ward>),
+    Doctor(oneshot::Sender<Admission>),
+    /// The kernel's counters alone; none if they cannot be read.
+    Counters(oneshot::Sender<Option<Reading>>),
     /// The generation that is wanted, if there is one yet.
     Built(oneshot::Sender<Option<Built>>),
 }
@@ -68,7 +71,9 @@ pub(super) struct Shared {
     state_dir: PathBuf,
     streams: Arc<Semaphore>,
     /// One look of the doctor at a time.
-    look: Semaphore,
+    look: Arc<Semaphore>,
+    /// The objects are looked into for one at a time.
+    admission: Arc<Semaphore>,
     /// One explanation at a time: each takes the memory of a set of tables.
     explaining: Semaphore,
 }
@@ -81,7 +86,8 @@ impl Shared {
             calls,
             state_dir: state_dir.unwrap_or_else(|| RUN_DIR.into()),
             streams: Arc::new(Semaphore::new(STREAMS)),
-            look: Semaphore::new(1),
+            look: Arc::new(Semaphore::new(1)),
+            admission: Arc::new(Semaphore::new(1)),
             explaining: Semaphore::new(1),
         };
         (Arc::new(shared), asked)
@@ -145,7 +151,10 @@ impl Agent {
             Call::Figures(answer) => drop(answer.send(self.figures())),
             Call::Samples(filter, answer) => drop(answer.send(self.watch_samples(filter))),
             Call::Programs(answer) => drop(answer.send(self.dataplane.programs())),
-            Call::Doctor(answer) => drop(answer.send(self.ward())),
+            Call::Doctor(answer) => drop(answer.send(self.admission())),
+            Call::Counters(answer) => {
+                drop(answer.send(self.read_counters().ok().map(|(reading, _)| reading)));
+            }
             Call::Built(answer) => drop(answer.send(self.enforcer.built().cloned())),
         }
     }

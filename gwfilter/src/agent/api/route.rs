@@ -1,19 +1,23 @@
 //! The routes: their addresses, how long each may take, and who answers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
 use serde::Serialize;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::reply::Reply;
 use super::{Call, PATIENCE, Shared, explain};
-use crate::agent::doctor::{grown, refused};
+use crate::agent::doctor::{Refusals, grown, refused};
+use crate::agent::samples::READ;
 use crate::cli::duration;
 use crate::dataplane::observe::LONGEST;
 use crate::params::Params;
+use crate::samples::Verdict;
 use crate::samples::filter::{self, Filter};
 use crate::survey::{self, SurveyError};
 use crate::telemetry::chain;
@@ -129,24 +133,45 @@ async fn doctor(mut params: Params, shared: &Shared) -> Result<Reply, Reply> {
             "`observe` is longer than 10m",
         ));
     }
-    let mut ward = shared.ask(Call::Doctor).await?;
-    if let Some(gateway) = gateway
-        && !ward.keep(&gateway)
+    let time = time.filter(|time| !time.is_zero());
+    // Before the loop is asked for anything: one look at a time.
+    let alone = match time {
+        Some(_) => Some(Arc::clone(&shared.look).try_acquire_owned().map_err(|_| {
+            Reply::refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "somebody looks at the traffic already; ask again when that is over",
+            )
+        })?),
+        None => None,
+    };
+    let turn = timeout(PATIENCE, Arc::clone(&shared.admission).acquire_owned()).await;
+    let turn = turn.ok().and_then(Result::ok).ok_or_else(super::silent)?;
+    let admission = shared.ask(Call::Doctor).await?;
+    let mut ward = admission.ward(turn).await.ok_or_else(super::silent)?;
+    if let Some(gateway) = &gateway
+        && !ward.keep(gateway)
     {
         let words = format!("there is no gateway {gateway} on this node");
         return Err(Reply::refuse(StatusCode::NOT_FOUND, &words));
     }
-    let Some(time) = time.filter(|time| !time.is_zero()) else {
-        return Ok(Reply::json(&ward.report(None, &BTreeMap::new())));
+    let Some((time, alone)) = time.zip(alone) else {
+        let nothing = (BTreeMap::new(), Refusals::of(None));
+        return Ok(Reply::json(&ward.report(None, &nothing.0, &nothing.1)));
     };
-    let Ok(_alone) = shared.look.try_acquire() else {
-        return Err(Reply::refuse(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "somebody looks at the traffic already; ask again when that is over",
-        ));
+    // The probe is behind what refuses: who is refused is known from samples only.
+    let filter = Filter {
+        verdicts: [Verdict::Drop].into(),
+        gateway,
+        ..Filter::default()
     };
-    let before = refused(shared.figures().await?.reading.as_ref());
-    let looked = match ward.look(time).await {
+    let lines = shared.ask(|answer| Call::Samples(filter, answer)).await;
+    let mut refusals = Refusals::of(lines.ok());
+    let before = refused(shared.ask(Call::Counters).await?.as_ref());
+    let looked = tokio::select! {
+        looked = ward.look(time, alone) => looked,
+        never = refusals.gather() => match never {},
+    };
+    let looked = match looked {
         Ok(looked) => looked,
         Err(e) => {
             warn!(error = chain(&e), "traffic cannot be looked at");
@@ -154,8 +179,14 @@ async fn doctor(mut params: Params, shared: &Shared) -> Result<Reply, Reply> {
             return Err(Reply::refuse(StatusCode::INTERNAL_SERVER_ERROR, &words));
         }
     };
-    let after = refused(shared.figures().await?.reading.as_ref());
-    Ok(Reply::json(&ward.report(Some(looked), &grown(&before, &after))))
+    let after = refused(shared.ask(Call::Counters).await?.as_ref());
+    // What is still in the ring.
+    let _ = timeout(READ.saturating_mul(3), refusals.gather()).await;
+    Ok(Reply::json(&ward.report(
+        Some(looked),
+        &grown(&before, &after),
+        &refusals,
+    )))
 }
 
 async fn metrics(params: &Params, shared: &Shared) -> Result<Reply, Reply> {

@@ -21,6 +21,7 @@ pub(super) fn setup() -> Setup {
         trusted_proxies: Some(0),
         signs: Vec::new(),
         by: BTreeSet::new(),
+        filter_shared_with: Vec::new(),
         doubts: Vec::new(),
         stated: None,
         owner: Some(("deployment".to_owned(), "istio-ingressgateway".to_owned())),
@@ -41,9 +42,18 @@ fn patient(edit: impl FnOnce(&mut Setup)) -> Patient {
             fields: BTreeSet::from([if by_header { "remoteIpBlocks" } else { "ipBlocks" }.to_owned()]),
         }],
         node: NodeSide {
-            client_address: ClientAddress::PacketSource.name().into(),
+            client_address: match (setup.trusted_proxies, setup.reads_header) {
+                (Some(1..), _) => ClientAddress::XForwardedFor,
+                (_, Tri::True) => ClientAddress::ProxyHeader,
+                _ => ClientAddress::PacketSource,
+            }
+            .name()
+            .into(),
             external_traffic_policy: Some(if setup.local_policy { "Local" } else { "Cluster" }.into()),
-            judged: vec!["203.0.113.80:80/tcp".to_owned()],
+            judged: (!by_header)
+                .then(|| "203.0.113.80:80/tcp".to_owned())
+                .into_iter()
+                .collect(),
             rewritten: if setup.local_policy {
                 Vec::new()
             } else {
@@ -214,7 +224,101 @@ fn all_from_nodes_then_their_addresses_are_named_as_such() {
         finding.follows[0].contains("istio-system/ingress-policy (ALLOW): ipBlocks"),
         "{finding:#?}"
     );
-    assert!(finding.all_mends && finding.mends.len() == 2, "{finding:#?}");
+    assert_eq!(finding.certainty, Certainty::Likely);
+    // Both sides and the policies, as one way.
+    assert_eq!(finding.mends[0].steps.len(), 3, "{finding:#?}");
+    // Who says that they are clients is believed.
+    let stated = patient(|setup| setup.stated = Some(ClientAddress::PacketSource));
+    only(&stated, &seen, "packet-source-seen", Verdict::Agree);
+}
+
+#[test]
+fn all_from_pods_then_they_are_the_clients_and_nothing_is_to_be_mended() {
+    for sources in [&["10.244.3.7", "10.244.9.1"][..], &["10.244.3.7", "10.0.0.5"]] {
+        let seen = seen(ENOUGH_OF_ONE, sources, GET);
+        only(&patient(|_| {}), &seen, "clients-are-pods", Verdict::Note);
+    }
+}
+
+#[test]
+fn refused_and_not_known_from_whom_then_no_rule_speaks_of_sources() {
+    // The one permitted client among many that are dropped before they could be seen, and everything else that would be said of sources.
+    let mut proxied = Seen::default();
+    for client in CLIENTS {
+        more(&mut proxied, ENOUGH, &["10.9.0.1"], &request(client));
+    }
+    for seen in [
+        seen(ENOUGH_OF_ONE, &["10.0.0.9"], GET),
+        seen(ENOUGH_OF_ONE, &["10.0.0.5"], GET),
+        seen(ENOUGH_OF_ONE, &["10.244.0.9"], GET),
+        seen_of_clients(),
+        proxied,
+    ] {
+        let mut some = seen;
+        some.dropped = 1;
+        only(&patient(|_| {}), &some, "refused-not-seen", Verdict::NotEnough);
+    }
+    // The samples tell from whom: then it is right.
+    let mut known = seen(ENOUGH_OF_ONE, &["10.0.0.9"], GET);
+    known.dropped = 300;
+    for client in ["198.51.100.7", "192.0.2.20", "203.0.113.9"] {
+        known.note_refused(client.parse().unwrap(), 90);
+    }
+    only(&patient(|_| {}), &known, "packet-source-seen", Verdict::Agree);
+}
+
+#[test]
+fn forwarded_for_of_a_few_direct_clients_then_nothing_is_advised() {
+    // As many addresses in the header as packets have, or a few more: whoever sends them writes the header himself.
+    let mut direct = Seen::default();
+    for (source, named) in [
+        ("198.51.100.7", "192.168.0.1"),
+        ("203.0.113.9", "192.168.0.2"),
+        ("192.0.2.20", "192.168.0.3"),
+    ] {
+        more(&mut direct, ENOUGH, &[source], &request(named));
+    }
+    more(&mut direct, 1, &["192.0.2.20"], &request("192.168.0.4"));
+    only(&patient(|_| {}), &direct, "packet-source-seen", Verdict::Agree);
+    // A proxy: likely, and nothing where the user says where the address is.
+    let mut proxied = Seen::default();
+    for client in CLIENTS {
+        more(&mut proxied, ENOUGH, &["198.51.100.1"], &request(client));
+    }
+    let found = examine(&patient(|_| {}), Some(&proxied), &own()).findings;
+    assert_eq!(
+        (found[0].code.as_ref(), found[0].certainty),
+        ("forwarded-for-not-read", Certainty::Likely)
+    );
+    assert!(
+        found[0].mends[0].steps[0]
+            .what
+            .contains("Only if nobody reaches the gateway but through that proxy")
+    );
+    let stated = patient(|setup| setup.stated = Some(ClientAddress::PacketSource));
+    only(&stated, &proxied, "packet-source-seen", Verdict::Agree);
+}
+
+#[test]
+fn another_address_judged_here_than_at_the_gateway_then_that_comes_first() {
+    for edit in [reads_header as fn(&mut Setup), |setup| trusts(1)(setup)] {
+        let mut differs = patient(edit);
+        differs.node.client_address = "packet-source".into();
+        assert!(
+            codes(&differs, None)
+                .iter()
+                .all(|(code, _)| code != "judged-differently"),
+            "nothing is judged"
+        );
+        differs.node.judged = vec!["203.0.113.80:80/tcp".to_owned()];
+        for seen in [None, Some(seen_of_clients())] {
+            let found = codes(&differs, seen.as_ref());
+            assert_eq!(
+                found[0],
+                ("judged-differently".to_owned(), Verdict::Contradiction)
+            );
+        }
+    }
 }
 
 #[test]
@@ -231,7 +335,7 @@ fn refused_before_they_are_seen_then_their_sources_count_all_the_same() {
         ..Seen::default()
     };
     only(&patient(|_| {}), &seen, "not-enough-traffic", Verdict::NotEnough);
-    seen.refused.add("10.0.0.5".parse().unwrap(), 300);
+    seen.note_refused("10.0.0.5".parse().unwrap(), 300);
     only(
         &patient(|_| {}),
         &seen,
@@ -239,7 +343,7 @@ fn refused_before_they_are_seen_then_their_sources_count_all_the_same() {
         Verdict::Contradiction,
     );
     seen.refused = seen::Counted::default();
-    seen.refused.add("10.77.0.1".parse().unwrap(), 300);
+    seen.note_refused("10.77.0.1".parse().unwrap(), 300);
     only(&patient(|_| {}), &seen, "one-source", Verdict::Contradiction);
 }
 
@@ -273,8 +377,8 @@ fn policy_cluster_then_known_without_traffic() {
     let diagnosis = examine(&cluster, Some(&seen), &own());
     assert!(
         diagnosis.findings.iter().all(|finding| {
-            finding.mends.iter().all(|mend| {
-                mend.command.as_deref()
+            finding.mends.iter().all(|way| {
+                way.steps[0].command.as_deref()
                     == Some(
                         r#"kubectl -n istio-system patch service istio-ingressgateway --type merge -p '{"spec":{"externalTrafficPolicy":"Local"}}'"#,
                     )
@@ -345,7 +449,7 @@ fn header_missing_then_the_first_mend_is_the_one_that_keeps_clients_known() {
     let first = |sources: &[&str]| {
         let seen = seen(ENOUGH, sources, GET);
         let diagnosis = examine(&patient(reads_header), Some(&seen), &own());
-        diagnosis.findings[0].mends[0].what.clone()
+        diagnosis.findings[0].mends[0].steps[0].what.clone()
     };
     assert!(
         first(&["10.9.0.1"]).contains("load balancer write"),
@@ -465,12 +569,7 @@ fn entries_of_forwarded_for_against_the_proxies_that_are_trusted() {
     );
     // Behind TLS nobody sees it.
     let tls = seen(ENOUGH * 4, &CLIENTS, &[0x16, 0x03, 0x01]);
-    only(
-        &patient(trusts(1)),
-        &tls,
-        "not-enough-traffic",
-        Verdict::NotEnough,
-    );
+    only(&patient(trusts(1)), &tls, "client-inside-tls", Verdict::NotEnough);
 }
 
 #[test]
@@ -480,10 +579,18 @@ fn entries_then_the_mend_names_the_number_that_was_seen() {
         (3, "192.0.2.1, 10.9.0.2", 2),
         (0, "192.0.2.1", 1),
     ] {
-        let seen = seen(ENOUGH, &["10.9.0.1"], &request(list));
+        let mut seen = Seen::default();
+        for client in CLIENTS {
+            more(
+                &mut seen,
+                ENOUGH,
+                &["10.9.0.1"],
+                &request(&list.replace("192.0.2.1", client)),
+            );
+        }
         let set = patient(trusts(trusted));
         let diagnosis = examine(&set, Some(&seen), &own());
-        let command = diagnosis.findings[0].mends[0].command.clone().unwrap();
+        let command = diagnosis.findings[0].mends[0].steps[0].command.clone().unwrap();
         assert!(
             command.contains(&format!(r#"numTrustedProxies\":{want}"#)),
             "{command}"
