@@ -73,7 +73,7 @@ fn look(ctx: &TcContext) -> Option<()> {
         family,
     };
     // SAFETY: nobody changes an element while the program is attached.
-    let gateway = *unsafe { GWF_PROBE_DEST.get(&to) }?;
+    let gateway = *unsafe { GWF_PROBE_DEST.get(to) }?;
     let tcp = at.judgeable(&packet)?;
     let sequence = u32::from_be_bytes(packet.read::<4>(at.l4 + 4)?);
     let flow = SynKey {
@@ -93,19 +93,19 @@ fn look(ctx: &TcContext) -> Option<()> {
     };
     if opens_connection(tcp.flags) {
         // What is not remembered is not told of when its data comes: nothing to do if it fails.
-        let _ = GWF_PROBE_SYN.insert(&flow, &sequence, u64::from(BPF_ANY));
+        let _ = GWF_PROBE_SYN.insert(flow, sequence, u64::from(BPF_ANY));
         return tell_syn(&head, now);
     }
     if payload == 0 || tcp.flags & SYN != 0 {
         return None;
     }
     // SAFETY: a number that is copied; what it is compared with decides.
-    let first = *unsafe { GWF_PROBE_SYN.get(&flow) }?;
+    let first = *unsafe { GWF_PROBE_SYN.get(flow) }?;
     if sequence != first.wrapping_add(1) {
         return None;
     }
     // Once: a repetition is not another beginning.
-    let _ = GWF_PROBE_SYN.remove(&flow);
+    let _ = GWF_PROBE_SYN.remove(flow);
     head.kind = PROBE_DATA;
     tell_data(ctx, &head, tcp.payload, now)
 }
@@ -158,7 +158,9 @@ fn tell_data(ctx: &TcContext, head: &ProbeHead, from: u32, now: u64) -> Option<(
     event.head.told = size;
     // SAFETY: the data is as long as the greatest masked size.
     let rc = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), from, event.bytes.as_mut_ptr().cast(), size) };
-    if rc == 0 && GWF_PROBE_RING.output(&*event, 0).is_err() {
+    // By reference: a copy would be a kilobyte of stack.
+    let whole: &ProbeEvent = event;
+    if rc == 0 && GWF_PROBE_RING.output(whole, 0).is_err() {
         tally.lost += 1;
     }
     // Nothing of a stream stays here, and the next record has nothing of this one.
