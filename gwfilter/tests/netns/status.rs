@@ -1,6 +1,10 @@
 //! `gwfilter status` and `gwfilter counters` beside an agent, and when it is dead: their figures are those of the packets that were sent.
 
-#![expect(clippy::expect_used, reason = "helpers of tests: their panic is the report")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests: their panic is the report, and an index of JSON that is not there is null"
+)]
 
 use std::fs;
 
