@@ -37,8 +37,11 @@ impl Lines {
     /// The connection broke: the agent ended without a word.
     pub async fn next(&mut self) -> Result<Option<String>, ClientError> {
         loop {
-            if let Some(line) = self.split.line() {
-                return Ok(Some(line));
+            match self.split.line() {
+                // The agent lives and has nothing to say.
+                Some(line) if line.is_empty() => continue,
+                Some(line) => return Ok(Some(line)),
+                None => {}
             }
             if self.ended {
                 return Ok(self.split.rest());

@@ -73,12 +73,15 @@ pub enum ReviewError {
 const TOKENS: &str = "tokenreviews";
 const ACCESS: &str = "subjectaccessreviews";
 
+/// Answers by digest, and until when each holds.
+type Kept = HashMap<[u8; 32], (Instant, Verdict)>;
+
 /// Asks, and remembers.
 pub struct Guard {
     client: Client,
     places: Semaphore,
     /// By the token's digest, so that no token lies in memory for longer than its request.
-    kept: Mutex<HashMap<[u8; 32], (Instant, Verdict)>>,
+    kept: Mutex<Kept>,
 }
 
 impl std::fmt::Debug for Guard {
@@ -119,11 +122,7 @@ impl Guard {
         }
         let verdict = self.ask(token, audience, path).await?;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        kept.retain(|_, (until, _)| *until > now);
-        if kept.len() < MOST {
-            kept.insert(digest, (now + KEPT, verdict));
-        }
+        keep(&mut kept, digest, verdict, Instant::now());
         Ok(verdict)
     }
 
@@ -159,6 +158,23 @@ impl Guard {
             Ok(answer) => answer.map_err(failed),
             Err(_) => Err(ReviewError::Timeout { resource }),
         }
+    }
+}
+
+/// Remembers an answer, if there is room. What was said of nobody's token makes room for all else: strangers can send as many of those as they
+/// like, and whoever has a right shall not wait behind them each time.
+fn keep(kept: &mut Kept, digest: [u8; 32], verdict: Verdict, now: Instant) {
+    kept.retain(|_, (until, _)| *until > now);
+    if kept.len() >= MOST && verdict != Verdict::Unknown {
+        let mut nobodys = kept
+            .iter()
+            .filter(|(_, (_, verdict))| *verdict == Verdict::Unknown);
+        if let Some(nobodys) = nobodys.next().map(|(digest, _)| *digest) {
+            kept.remove(&nobodys);
+        }
+    }
+    if kept.len() < MOST {
+        kept.insert(digest, (now + KEPT, verdict));
     }
 }
 
@@ -276,6 +292,28 @@ mod tests {
             let found = owner(&json!({"status": status}), Audience::Gwfilter).unwrap();
             assert_eq!(found.is_some(), wanted, "{audiences}");
         }
+    }
+
+    #[test]
+    fn strangers_tokens_in_all_places_then_one_with_a_right_still_kept() {
+        let now = Instant::now();
+        let mut kept = Kept::new();
+        let name = |number: usize| digest(&number.to_string(), Audience::Gwfilter, "/");
+        for number in 0..2 * MOST {
+            keep(&mut kept, name(number), Verdict::Unknown, now);
+        }
+        assert_eq!(kept.len(), MOST);
+        for number in 3 * MOST..4 * MOST {
+            keep(&mut kept, name(number), Verdict::Granted, now);
+            assert_eq!(kept.get(&name(number)), Some(&(now + KEPT, Verdict::Granted)));
+        }
+        // Who has a right makes no room for another, and for no stranger.
+        for verdict in [Verdict::Granted, Verdict::Unknown] {
+            keep(&mut kept, name(5 * MOST), verdict, now);
+            assert!(!kept.contains_key(&name(5 * MOST)) && kept.len() == MOST);
+        }
+        keep(&mut kept, name(5 * MOST), Verdict::Granted, now + KEPT);
+        assert_eq!(kept.len(), 1, "the others hold no longer");
     }
 
     #[test]

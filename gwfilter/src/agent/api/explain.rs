@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use serde_json::{Map, Value};
-use tokio::task::spawn_blocking;
 use tracing::error;
 
+use super::place::Place;
 use super::reply::Reply;
 use super::{Call, Shared};
 use crate::explain::{ExplainError, Explainer, Query};
@@ -24,9 +24,7 @@ const KEYS: [&str; 5] = ["source", "dest", "protocol", "proxy_source", "proxy_de
 pub(super) async fn answer(mut params: Params, shared: &Shared) -> Result<Reply, Reply> {
     let query = query(&mut params)?;
     params.end()?;
-    let Ok(_alone) = shared.explaining.acquire().await else {
-        return Err(super::silent());
-    };
+    let alone = Place::of(&shared.explaining).await?;
     let built = shared.ask(Call::Built).await?;
     let starts = || Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "the agent starts");
     let built = built.ok_or_else(starts)?;
@@ -38,7 +36,7 @@ pub(super) async fn answer(mut params: Params, shared: &Shared) -> Result<Reply,
         );
         return Err(Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, &words));
     }
-    let answered = spawn_blocking(move || {
+    let answered = alone.work(move || {
         let explainer = Explainer::new(built).map_err(|e| chain(&e));
         explainer.map(|explainer| explainer.answer(&query))
     });
@@ -46,12 +44,11 @@ pub(super) async fn answer(mut params: Params, shared: &Shared) -> Result<Reply,
         error!(error = why, "a packet cannot be explained");
         Reply::refuse(StatusCode::INTERNAL_SERVER_ERROR, why)
     };
-    match answered.await {
-        Ok(Ok(Ok(answer))) => Ok(Reply::json(&answer)),
-        Ok(Ok(Err(ExplainError::Query(e)))) => Err(Reply::refuse(StatusCode::BAD_REQUEST, &e.to_string())),
-        Ok(Ok(Err(e))) => Err(defect(&chain(&e))),
-        Ok(Err(why)) => Err(defect(&why)),
-        Err(_) => Err(super::silent()),
+    match answered.await? {
+        Ok(Ok(answer)) => Ok(Reply::json(&answer)),
+        Ok(Err(ExplainError::Query(e))) => Err(Reply::refuse(StatusCode::BAD_REQUEST, &e.to_string())),
+        Ok(Err(e)) => Err(defect(&chain(&e))),
+        Err(why) => Err(defect(&why)),
     }
 }
 

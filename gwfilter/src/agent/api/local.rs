@@ -97,7 +97,7 @@ async fn serve(listener: UnixListener, shared: Arc<Shared>) {
         }
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            serve::connection(stream, &Door::Root, &shared).await;
+            serve::connection(stream, &Door::Root, None, &shared).await;
             drop(place);
         });
     }

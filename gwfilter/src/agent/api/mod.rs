@@ -1,16 +1,19 @@
 //! The agent's HTTP API: what it knows, for who may know it. `GET` only; it changes nothing.
 //!
-//! `route` has the routes, `local` the unix socket, `remote` the TCP port, `guard` who may, `serve` one connection and its limits, `reply` what an
-//! answer is.
+//! `route` has the routes, `local` the unix socket, `remote` the TCP port, `guard` who may, `newcomer` who has shown no token, `serve` one connection, `course` its limits,
+//! `place` work that takes a while, `reply` what an answer is.
 //! A connection never touches the agent: it puts a [`Call`] to the event loop and waits for the answer.
 //!
 //! A new route is a variant of `Route` in `route.rs` with its path and an arm in `Route::answer`, which takes its parameters out of `Params`,
 //! ends with `params.end()?`, and gives `Reply::json`, `Reply::text` or `Reply::lines`. What only the loop knows is a variant of [`Call`]
 //! with a `oneshot::Sender` for the answer, an arm in `Agent::take`, and `shared.ask(Call::…)` in the route.
 
+mod course;
 mod explain;
 mod guard;
 mod local;
+mod newcomer;
+mod place;
 mod remote;
 mod reply;
 mod route;
@@ -43,6 +46,8 @@ pub(super) use route::Route;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Endless answers at a time, all doors together.
 const STREAMS: usize = 8;
+/// Readings of the kernel at a time.
+const SURVEYS: usize = 2;
 /// Questions that wait for the loop.
 const CALLS: usize = 4;
 
@@ -75,7 +80,9 @@ pub(super) struct Shared {
     /// The objects are looked into for one at a time.
     admission: Arc<Semaphore>,
     /// One explanation at a time: each takes the memory of a set of tables.
-    explaining: Semaphore,
+    explaining: Arc<Semaphore>,
+    /// Readings of what is in the kernel, each of thousands of system calls.
+    surveying: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -88,7 +95,8 @@ impl Shared {
             streams: Arc::new(Semaphore::new(STREAMS)),
             look: Arc::new(Semaphore::new(1)),
             admission: Arc::new(Semaphore::new(1)),
-            explaining: Semaphore::new(1),
+            explaining: Arc::new(Semaphore::new(1)),
+            surveying: Arc::new(Semaphore::new(SURVEYS)),
         };
         (Arc::new(shared), asked)
     }

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -15,17 +16,18 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Shared;
 use super::guard::Tokens;
+use super::newcomer::Newcomers;
 use super::serve::{self, Door};
 use crate::telemetry::chain;
 
 /// Connections at a time.
 const CONNECTIONS: usize = 32;
 /// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+const HANDSHAKE: Duration = Duration::from_secs(2);
 /// Between two connections: strangers' handshakes shall not take the time of the one thread that enforces.
 const PACE: Duration = Duration::from_millis(5);
 /// Pause after an address that cannot be had.
@@ -80,6 +82,16 @@ fn acceptor() -> Result<TlsAcceptor, TlsError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// So that who is gone without a word is noticed within a minute: nothing else would tell, where little is sent.
+fn keep_alive(stream: &TcpStream) -> nix::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &30)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &10)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &3)?;
+    // In milliseconds; for what was sent and nobody acknowledges.
+    setsockopt(stream, sockopt::TcpUserTimeout, &60_000)
+}
+
 async fn serve(address: SocketAddr, acceptor: TlsAcceptor, door: Arc<Door>, shared: Arc<Shared>) {
     let mut told = false;
     let listener = loop {
@@ -97,20 +109,26 @@ async fn serve(address: SocketAddr, acceptor: TlsAcceptor, door: Arc<Door>, shar
     if told {
         info!(%address, "the API can be asked");
     }
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let (places, newcomers) = (Arc::new(Semaphore::new(CONNECTIONS)), Newcomers::default());
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
         let accepted = listener.accept().await;
         sleep(PACE).await;
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, from)) = accepted else {
             continue;
         };
+        let Some(newcomer) = newcomers.admit(from.ip()) else {
+            continue;
+        };
+        if let Err(e) = keep_alive(&stream) {
+            debug!(error = %e, "a connection without keepalive");
+        }
         let (acceptor, door, shared) = (acceptor.clone(), Arc::clone(&door), Arc::clone(&shared));
         tokio::spawn(async move {
             if let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                serve::connection(stream, &door, &shared).await;
+                serve::connection(stream, &door, Some(newcomer), &shared).await;
             }
             drop(place);
         });

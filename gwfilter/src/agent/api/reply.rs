@@ -2,14 +2,19 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame};
 use hyper::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, Interval, interval_at};
 
 use crate::params::ParamsError;
+
+/// Time between two empty lines of an endless answer that has nothing to say: who reads sees that the agent lives, and the agent that nobody reads.
+const BEAT: Duration = Duration::from_secs(15);
 
 /// An answer of a route.
 #[derive(Debug)]
@@ -70,7 +75,11 @@ impl Reply {
     pub(super) fn into_response(self, place: Option<OwnedSemaphorePermit>) -> Response<Stream> {
         let mut response = Response::new(match self.content {
             Content::Whole(text) => Stream::Whole(Some(text)),
-            Content::Lines(lines) => Stream::Lines { lines, _place: place },
+            Content::Lines(lines) => Stream::Lines {
+                lines,
+                beat: interval_at(Instant::now() + BEAT, BEAT),
+                _place: place,
+            },
         });
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -94,6 +103,7 @@ pub(super) enum Stream {
     Whole(Option<Bytes>),
     Lines {
         lines: mpsc::Receiver<Bytes>,
+        beat: Interval,
         _place: Option<OwnedSemaphorePermit>,
     },
 }
@@ -108,7 +118,10 @@ impl Body for Stream {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let next = match self.get_mut() {
             Self::Whole(text) => Poll::Ready(text.take()),
-            Self::Lines { lines, .. } => lines.poll_recv(cx),
+            Self::Lines { lines, beat, .. } => match lines.poll_recv(cx) {
+                Poll::Pending => beat.poll_tick(cx).map(|_| Some(Bytes::from_static(b"\n"))),
+                ready => ready,
+            },
         };
         next.map(|next| next.map(|bytes| Ok(Frame::data(bytes))))
     }

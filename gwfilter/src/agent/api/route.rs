@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::place::Place;
 use super::reply::Reply;
 use super::{Call, PATIENCE, Shared, explain};
 use crate::agent::doctor::{Refusals, grown, refused};
@@ -90,29 +90,30 @@ async fn status(params: &Params, shared: &Shared) -> Result<Reply, Reply> {
     params.end()?;
     let programs = shared.ask(Call::Programs).await?;
     let dirs = survey::places(&shared.state_dir);
-    surveyed(move || survey::status(&dirs, &programs)).await
+    surveyed(shared, move || survey::status(&dirs, &programs)).await
 }
 
 async fn counters(params: &Params, shared: &Shared) -> Result<Reply, Reply> {
     params.end()?;
     let dirs = survey::places(&shared.state_dir);
-    surveyed(move || survey::counted(&dirs)).await
+    surveyed(shared, move || survey::counted(&dirs)).await
 }
 
 /// Aside, for it takes thousands of system calls, and the loop has more to do.
 async fn surveyed<T: Serialize + Send + 'static>(
+    shared: &Shared,
     survey: impl FnOnce() -> Result<T, SurveyError> + Send + 'static,
 ) -> Result<Reply, Reply> {
-    match spawn_blocking(survey).await {
-        Ok(Ok(found)) => Ok(Reply::json(&found)),
-        Ok(Err(e)) => {
+    let place = Place::of(&shared.surveying).await?;
+    match place.work(survey).await? {
+        Ok(found) => Ok(Reply::json(&found)),
+        Err(e) => {
             warn!(error = chain(&e), "the status cannot be told");
             Err(Reply::refuse(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "what is attached cannot be read; the agent's log says why",
             ))
         }
-        Err(_) => Err(super::silent()),
     }
 }
 

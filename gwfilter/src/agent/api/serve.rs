@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -11,16 +11,20 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::Shared;
+use super::course::{Course, Noted};
 use super::guard::Tokens;
+use super::newcomer::Newcomer;
 use super::reply::{Reply, Stream};
 use super::route::Route;
 use crate::params::Params;
 
 /// From the connection to the end of the question, and from the answer's making to its last byte.
 const EACH_WAY: Duration = Duration::from_secs(10);
+/// From the connection to the end of the question's head, where strangers come.
+const HURRY: Duration = Duration::from_secs(2);
 /// The longest head of a question, in bytes: a token of a cluster has about one and a half thousand.
 const HEAD: usize = 32 << 10;
 
@@ -33,46 +37,30 @@ pub(super) enum Door {
     Token(Arc<Tokens>),
 }
 
-/// Until when the connection may last; none for an endless answer.
-type Until = Mutex<Option<Instant>>;
-
-fn set(until: &Until, to: Option<Instant>) {
-    *until.lock().unwrap_or_else(PoisonError::into_inner) = to;
-}
-
-/// Answers one question.
-pub(super) async fn connection<I>(io: I, door: &Door, shared: &Arc<Shared>)
+/// Answers one question; `newcomer` is dropped when who asks has shown that he may.
+pub(super) async fn connection<I>(io: I, door: &Door, newcomer: Option<Newcomer>, shared: &Arc<Shared>)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let until: &Until = &Mutex::new(Some(Instant::now() + EACH_WAY));
+    let head = match door {
+        Door::Root => EACH_WAY,
+        Door::Token(_) => HURRY,
+    };
+    let course = &Course::new(Instant::now() + EACH_WAY, newcomer);
     let service = service_fn(|request: Request<Incoming>| async move {
-        Ok::<_, Infallible>(respond(&request, door, shared, until).await)
+        Ok::<_, Infallible>(respond(&request, door, shared, course).await)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(EACH_WAY)
+        .header_read_timeout(head)
         .max_buf_size(HEAD)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(Noted { io, course }), service);
     let mut connection = pin!(connection);
     tokio::select! {
         // Who asked and went away has nothing to be told.
         _ = &mut connection => {}
-        () = over(until) => {}
-    }
-}
-
-/// Waits until the time is over that was set last.
-async fn over(until: &Until) {
-    /// How often it is looked at where there is no end.
-    const LOOK: Duration = Duration::from_secs(1);
-    loop {
-        let end = *until.lock().unwrap_or_else(PoisonError::into_inner);
-        if end.is_some_and(|end| end <= Instant::now()) {
-            return;
-        }
-        sleep_until(end.unwrap_or_else(|| Instant::now() + LOOK)).await;
+        () = course.over() => {}
     }
 }
 
@@ -80,26 +68,27 @@ async fn respond(
     request: &Request<Incoming>,
     door: &Door,
     shared: &Arc<Shared>,
-    until: &Until,
+    course: &Course,
 ) -> Response<Stream> {
     let reply = match question(request, door).await {
         Ok((route, params)) => {
+            course.known();
             let patience = route.patience();
-            set(until, Some(Instant::now() + patience + EACH_WAY));
+            course.set(Some(Instant::now() + patience + EACH_WAY));
             let answer = timeout(patience, route.answer(params, shared));
             answer.await.unwrap_or_else(|_| super::silent())
         }
         Err(refusal) => refusal,
     };
     if !reply.is_endless() {
-        set(until, Some(Instant::now() + EACH_WAY));
+        course.set(Some(Instant::now() + EACH_WAY));
         return reply.into_response(None);
     }
     let Ok(place) = Arc::clone(&shared.streams).try_acquire_owned() else {
         let words = "too many listen already: end a `gwfilter monitor` or `top` on this node";
         return Reply::refuse(StatusCode::TOO_MANY_REQUESTS, words).into_response(None);
     };
-    set(until, None);
+    course.set(None);
     reply.into_response(Some(place))
 }
 
@@ -114,4 +103,95 @@ async fn question(request: &Request<Incoming>, door: &Door) -> Result<(Route, Pa
     }
     let params = Params::parse(request.uri().query().unwrap_or_default())?;
     Ok((route, params))
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::body::Bytes;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::agent::api::Call;
+
+    /// A question for samples, and the sender of its lines.
+    async fn listening() -> (tokio::io::DuplexStream, mpsc::Sender<Bytes>) {
+        let (mut asker, io) = tokio::io::duplex(4096);
+        let (shared, mut calls) = Shared::new(None);
+        tokio::spawn(async move { connection(io, &Door::Root, None, &shared).await });
+        let question = b"GET /v1/samples HTTP/1.1\r\nhost: agent\r\n\r\n";
+        asker.write_all(question).await.unwrap();
+        let Some(Call::Samples(_, answer)) = calls.recv().await else {
+            panic!("no question");
+        };
+        let (lines, receiver) = mpsc::channel(64);
+        answer.send(receiver).unwrap();
+        (asker, lines)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_to_tell_then_an_empty_line_now_and_then() {
+        let (mut asker, lines) = listening().await;
+        let start = Instant::now();
+        let mut text = String::new();
+        while !text.ends_with("1\r\n\n\r\n1\r\n\n\r\n") {
+            let mut bytes = [0; 256];
+            let length = timeout(EACH_WAY * 10, asker.read(&mut bytes))
+                .await
+                .unwrap()
+                .unwrap();
+            text.push_str(std::str::from_utf8(&bytes[..length]).unwrap());
+        }
+        assert_eq!(start.elapsed().as_secs(), 30, "{text}");
+        assert!(!lines.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_then_no_listener_after_half_a_minute() {
+        let (asker, lines) = listening().await;
+        let start = Instant::now();
+        let line = Bytes::from(vec![b'x'; 1024]);
+        while let Ok(sent) = timeout(EACH_WAY * 10, lines.send(line.clone())).await {
+            if sent.is_err() {
+                break;
+            }
+        }
+        assert!(lines.is_closed(), "sampling goes on for who does not read");
+        assert!(
+            (30..=32).contains(&start.elapsed().as_secs()),
+            "{:?}",
+            start.elapsed()
+        );
+        drop(asker);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_slowly_then_still_a_listener() {
+        let (mut asker, lines) = listening().await;
+        let start = Instant::now();
+        let flood = async { while lines.send(Bytes::from(vec![b'x'; 1024])).await.is_ok() {} };
+        let reader = async {
+            let mut bytes = [0; 4096];
+            while start.elapsed() < Duration::from_secs(300) {
+                assert!(asker.read(&mut bytes).await.unwrap() > 0);
+                tokio::time::sleep(Duration::from_secs(20)).await;
+            }
+        };
+        tokio::select! {
+            () = flood => panic!("dropped"),
+            () = reader => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_says_nothing_then_the_place_is_free_in_two_seconds() {
+        let tokens = Tokens::new(Some("/nowhere".into()), None).unwrap();
+        let (_asker, io) = tokio::io::duplex(64);
+        let (shared, _calls) = Shared::new(None);
+        let newcomers = super::super::newcomer::Newcomers::default();
+        let newcomer = newcomers.admit([192, 0, 2, 1].into());
+        let start = Instant::now();
+        connection(io, &Door::Token(Arc::new(tokens)), newcomer, &shared).await;
+        assert_eq!(start.elapsed().as_secs(), 2);
+    }
 }
