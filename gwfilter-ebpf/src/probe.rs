@@ -66,7 +66,7 @@ fn look(ctx: &TcContext) -> Option<()> {
     let (source_port, destination_port) = at.ports(&packet)?;
     let (source, destination) = at.addresses(&packet)?;
     let family = at.family.number();
-    let to = ProbeDest {
+    let to = &ProbeDest {
         address: destination,
         port: destination_port,
         _pad: 0,
@@ -76,7 +76,8 @@ fn look(ctx: &TcContext) -> Option<()> {
     let gateway = *unsafe { GWF_PROBE_DEST.get(to) }?;
     let tcp = at.judgeable(&packet)?;
     let sequence = u32::from_be_bytes(packet.read::<4>(at.l4 + 4)?);
-    let flow = SynKey {
+    // By reference: keys are passed on where they are, and not copied on a stack that has little left.
+    let flow = &SynKey {
         source,
         destination,
         source_port,
@@ -85,7 +86,7 @@ fn look(ctx: &TcContext) -> Option<()> {
     };
     let payload = at.end.saturating_sub(tcp.payload);
     let mut head = ProbeHead {
-        flow,
+        flow: *flow,
         gateway,
         kind: PROBE_SYN,
         told: 0,
