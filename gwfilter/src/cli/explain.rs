@@ -154,7 +154,7 @@ fn text(query: &Query, answer: &Answer, p: Palette, out: &mut impl Write) -> io:
     } else {
         p.good("pass")
     };
-    writeln!(out, "{word}: {} ({})", headline(answer), answer.reason)?;
+    writeln!(out, "{word}: {} ({})", headline(answer.reason), answer.reason)?;
     writeln!(out, "  packet          {} -> {}", query.source, query.key())?;
     if let Some((client, destination)) = query.proxy {
         writeln!(out, "  PROXY header    {client} -> {destination}")?;
@@ -185,8 +185,9 @@ fn text(query: &Query, answer: &Answer, p: Palette, out: &mut impl Write) -> io:
     out.flush()
 }
 
-fn headline(answer: &Answer) -> &'static str {
-    match answer.reason {
+/// What a reason says of the packet that was asked for.
+pub(crate) fn headline(reason: &str) -> &'static str {
+    match reason {
         "denied-by-rule" => "a DENY rule matches this source",
         "no-rule-allows" => "an ALLOW policy applies and none of its rules can match this source",
         "observed" => "it would be dropped, but the gateway is only observed",

@@ -129,7 +129,11 @@ pub fn run(args: &Args, palette: Palette, out: &mut (impl Write + IsTerminal)) -
         let asked = fleet.ask(&target, patience).await;
         let text = match (cluster.output, &args.verb) {
             (Output::Json, _) => plugin::json(&asked).to_string() + "\n",
-            (Output::Text, Verb::Explain(_)) => plugin::explain(&asked, palette),
+            (Output::Text, Verb::Explain(_)) => {
+                // The tables are what an answer is of; whether a node drops at all, its status says.
+                let statuses = fleet.ask("/v1/status", cluster.timeout).await;
+                plugin::explain(&asked, &statuses, palette)
+            }
             (Output::Text, Verb::Doctor(_)) => plugin::doctor(&asked, palette),
             (Output::Text, Verb::Status | Verb::Top(_)) => plugin::status(&asked, palette),
         };

@@ -99,6 +99,8 @@ pub struct Fleet {
     client: Client,
     token: String,
     namespace: String,
+    /// kubectl, as the user would call it for the agents' pods.
+    kubectl: String,
     pods: Vec<Pod>,
 }
 
@@ -130,6 +132,7 @@ impl Fleet {
         Ok(Self {
             client,
             token,
+            kubectl: kubectl(settings),
             namespace,
             pods,
         })
@@ -142,7 +145,7 @@ impl Fleet {
         for (number, pod) in self.pods.iter().cloned().enumerate() {
             let (client, token, places) = (self.client.clone(), self.token.clone(), Arc::clone(&places));
             let base = format!("/api/v1/namespaces/{}/pods/https:{}", self.namespace, pod.name);
-            let target = target.to_owned();
+            let (target, kubectl) = (target.to_owned(), self.kubectl.clone());
             tasks.spawn(async move {
                 let _place = places.acquire().await;
                 let answer = match pod.port {
@@ -155,13 +158,32 @@ impl Fleet {
                     Err(why) => Err(why),
                 };
                 let (node, pod) = (pod.node, pod.name);
-                (number, Asked { node, pod, answer })
+                let look = format!("{kubectl} describe pod {pod}");
+                let asked = Asked {
+                    node,
+                    pod,
+                    look,
+                    answer,
+                };
+                (number, asked)
             });
         }
         let mut all = tasks.join_all().await;
         all.sort_by_key(|(number, _)| *number);
         all.into_iter().map(|(_, asked)| asked).collect()
     }
+}
+
+/// `kubectl` with what leads to the same namespace of the same cluster.
+fn kubectl(settings: &Settings) -> String {
+    let mut command = "kubectl".to_owned();
+    if let Some(file) = &settings.kubeconfig {
+        command += &format!(" --kubeconfig {}", file.display());
+    }
+    if let Some(context) = &settings.context {
+        command += &format!(" --context {context}");
+    }
+    command + &format!(" -n {}", settings.namespace)
 }
 
 async fn client(settings: &Settings) -> Result<Client, FleetError> {

@@ -1,52 +1,30 @@
 //! `kubectl gwfilter doctor`.
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{Asked, answers, fold, items, named, silent, word, words};
 use crate::cli::style::Palette;
+use crate::doctor::{Diagnosis, Finding, text};
 
-/// Each gateway's diagnosis: equal ones once, with the nodes that give them.
+/// Each gateway's diagnosis: equal ones once, with the nodes that give them. In the words of `gwfilter doctor`; what an agent of another version
+/// says that these do not know, as it says it.
 #[must_use]
 pub fn doctor(asked: &[Asked], palette: Palette) -> String {
     let mut text = String::new();
     let each = answers(asked).flat_map(|(node, answer)| {
         let gateways = items(answer, "/gateways").iter();
         gateways.map(move |gateway| {
-            (
-                node,
-                (
-                    word(gateway, "/name").unwrap_or("?"),
-                    items(gateway, "/findings"),
-                    verdict(gateway),
-                ),
-            )
+            let name = word(gateway, "/name").unwrap_or("?");
+            (node, (name, headline(gateway), items(gateway, "/findings")))
         })
     });
     let mut folded = fold(each);
     folded.sort_by_key(|((name, ..), _)| *name);
-    for ((name, findings, verdict), nodes) in folded {
-        text.push_str(&format!(
-            "{}: {verdict}, on {}\n",
-            palette.strong(name),
-            named(&nodes)
-        ));
-        for finding in findings {
-            let code = word(finding, "/code").unwrap_or("?");
-            text.push_str(&format!("  {code}: {}\n", word(finding, "/what").unwrap_or("?")));
-            for evidence in words(finding, "/evidence") {
-                text.push_str(&format!("    seen: {evidence}\n"));
-            }
-            let ways = items(finding, "/mends").iter();
-            for mend in ways.flat_map(|way| items(way, "/steps")) {
-                text.push_str(&format!("    mend: {}\n", word(mend, "/what").unwrap_or("?")));
-                if let Some(command) = word(mend, "/command") {
-                    text.push_str(&format!("      {command}\n"));
-                }
-                for line in word(mend, "/yaml").unwrap_or_default().lines() {
-                    text.push_str(&format!("      {line}\n"));
-                }
-            }
-        }
+    for ((name, headline, findings), nodes) in folded {
+        let name = palette.strong(name);
+        text.push_str(&format!("{name} - {headline}, on {}\n", named(&nodes)));
+        text.extend(findings.iter().map(finding));
     }
     if text.is_empty() && answers(asked).next().is_some() {
         text.push_str("no gateway is known on the nodes that answered\n");
@@ -54,8 +32,26 @@ pub fn doctor(asked: &[Asked], palette: Palette) -> String {
     text + &silent(asked, palette)
 }
 
-fn verdict(gateway: &Value) -> &str {
-    word(gateway, "/verdict").unwrap_or("?")
+fn headline(gateway: &Value) -> String {
+    match Diagnosis::deserialize(gateway) {
+        Ok(gateway) => text::headline(&gateway).to_owned(),
+        Err(_) => word(gateway, "/verdict").unwrap_or("?").to_owned(),
+    }
+}
+
+fn finding(finding: &Value) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(finding) = Finding::deserialize(finding)
+        && text::finding(&finding, &mut bytes).is_ok()
+    {
+        return String::from_utf8_lossy(&bytes).into_owned();
+    }
+    let part = |pointer| word(finding, pointer).unwrap_or("?");
+    let mut text = format!("  {}: {} [{}]\n", part("/verdict"), part("/what"), part("/code"));
+    for line in words(finding, "/evidence") {
+        text.push_str(&format!("      seen: {line}\n"));
+    }
+    text + "      (this agent is of another version: `kubectl gwfilter doctor -o json` has all that it says)\n"
 }
 
 #[cfg(test)]
@@ -66,32 +62,52 @@ mod tests {
     use super::*;
     use crate::plugin::tests::{mute, said};
 
+    fn gateway(verdict: &str, findings: &Value) -> Value {
+        json!({"observed": null, "gateways": [{"name": "ns/gw", "verdict": verdict, "traffic": null, "findings": findings,
+            "gateway": {"reads_proxy_header": "no", "trusted_proxies": 0, "set_by": []},
+            "node": {"client_address": "packet-source", "external_traffic_policy": null, "judged": [], "rewritten": []}}]})
+    }
+
     #[test]
-    fn diagnoses_then_equal_ones_folded_with_the_command_that_mends() {
-        let sick = json!({"observed": null, "gateways": [{"name": "ns/gw", "verdict": "wrong", "findings": [{
-            "code": "header-not-expected", "verdict": "wrong", "what": "streams begin with a PROXY header that the gateway does not read",
-            "evidence": ["40 of 40 streams"], "mends": [{"when": null, "steps": [{"what": "let the gateway read it", "command": "kubectl apply -f -", "yaml": "a: 1\nb: 2"}]}],
-        }]}]});
-        let well =
-            json!({"observed": null, "gateways": [{"name": "ns/gw", "verdict": "right", "findings": []}]});
+    fn diagnoses_then_equal_ones_folded_in_the_words_of_the_nodes_own_command() {
+        let step =
+            json!({"what": "let the gateway read it", "command": "kubectl apply -f -", "yaml": "a: 1\nb: 2"});
+        let other = json!({"what": "let the load balancer send none", "command": null, "yaml": null});
+        let sick = gateway(
+            "contradiction",
+            &json!([{
+                "code": "header-not-expected", "verdict": "contradiction", "certainty": "certain", "evidence": ["40 of 40 streams"],
+                "what": "streams begin with a PROXY header that the gateway does not read", "follows": ["every connection fails"],
+                "mends": [{"when": null, "steps": [step]}, {"when": null, "steps": [other]}],
+            }]),
+        );
+        let well = gateway("agree", &json!([]));
+        let newer = gateway(
+            "splendid",
+            &json!([{"code": "new", "verdict": "splendid", "what": "something new", "evidence": ["1 of 1"]}]),
+        );
         let asked = [
             said("node-1", sick.clone()),
             said("node-2", sick),
             said("node-3", well),
-            mute("node-4"),
+            said("node-4", newer),
         ];
         assert_snapshot!(doctor(&asked, Palette::PLAIN), @r"
-        ns/gw: wrong, on node-1, node-2
-          header-not-expected: streams begin with a PROXY header that the gateway does not read
-            seen: 40 of 40 streams
-            mend: let the gateway read it
-              kubectl apply -f -
-              a: 1
-              b: 2
-        ns/gw: right, on node-3
-        no answer from node-4: the API server cannot reach it: connection refused
-          look: kubectl describe pod gwfilter-node-4
-        What is in a node's kernel goes on without its agent, until the lease ends.
+        ns/gw - the client address is WRONG, on node-1, node-2
+          ! streams begin with a PROXY header that the gateway does not read [header-not-expected]
+              seen: 40 of 40 streams
+              so: every connection fails
+              mend, either: let the gateway read it
+                kubectl apply -f -
+                a: 1
+                b: 2
+              or: let the load balancer send none
+        ns/gw - the client address is right, on node-3
+        ns/gw - splendid, on node-4
+          splendid: something new [new]
+              seen: 1 of 1
+              (this agent is of another version: `kubectl gwfilter doctor -o json` has all that it says)
         ");
+        assert!(doctor(&[mute("node-1")], Palette::PLAIN).starts_with("no answer from node-1"));
     }
 }

@@ -1,23 +1,40 @@
 //! `kubectl gwfilter explain`.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
+use super::status::Idle;
 use super::{Asked, answers, fold, named, silent, word, words};
+use crate::cli::explain::headline;
 use crate::cli::style::Palette;
 
-/// Equal answers once, each with the nodes that give it.
+/// Equal answers once, each with the nodes that give it. An answer says what the tables say; `statuses` are the same nodes' answers to
+/// `/v1/status`, by which a node that drops nothing is told apart.
 #[must_use]
-pub fn explain(asked: &[Asked], palette: Palette) -> String {
+pub fn explain(asked: &[Asked], statuses: &[Asked], palette: Palette) -> String {
+    let idle: BTreeMap<&str, Idle> = answers(statuses)
+        .filter_map(|(node, status)| Some((node, Idle::of(status)?)))
+        .collect();
     let mut text = String::new();
-    for (answer, nodes) in fold(answers(asked)) {
+    let each = answers(asked).map(|(node, answer)| {
         let drop = word(answer, "/verdict") == Some("drop");
-        let verdict = if drop {
-            palette.bad("DROP").to_string()
-        } else {
-            palette.good("pass").to_string()
-        };
+        let idle = idle.get(node).copied().filter(|_| drop);
+        (node, (answer, drop, idle))
+    });
+    for ((answer, drop, idle), nodes) in fold(each) {
         let reason = word(answer, "/reason").unwrap_or("?");
-        text.push_str(&format!("{verdict}: {reason}, on {}\n", named(&nodes)));
+        let on = named(&nodes);
+        let why = headline(reason);
+        text.push_str(&match (drop, idle) {
+            (true, Some(idle)) => {
+                let passes = passes(idle, nodes.len() > 1);
+                let would = palette.good("would be DROPPED, but passes");
+                format!("{would}: {on} {passes} ({reason})\n")
+            }
+            (true, None) => format!("{}: {why} ({reason}), on {on}\n", palette.bad("DROP")),
+            (false, _) => format!("{}: {why} ({reason}), on {on}\n", palette.good("pass")),
+        });
         for (name, pointer) in [
             ("gateway", "/gateway"),
             ("policy", "/policy"),
@@ -36,10 +53,24 @@ pub fn explain(asked: &[Asked], palette: Palette) -> String {
         fold(answers(asked).map(|(node, answer)| (node, answer.get("verdict").and_then(Value::as_str))));
     if differ.len() > 1 {
         text.push_str(
-            "The nodes differ: each judges what it sees, and knows only the gateways that it serves.\n",
+            "The nodes differ. not-a-gateway: that node does not serve this destination. A pass lets nobody in, the gateway still judges.\n",
         );
     }
     text + &silent(asked, palette)
+}
+
+/// Why nothing is dropped there, after the names of the nodes.
+const fn passes(idle: Idle, several: bool) -> &'static str {
+    match (idle, several) {
+        (Idle::Detached, false) => "has nothing attached",
+        (Idle::Detached, true) => "have nothing attached",
+        (Idle::Lease, false) => "has a lease that ran out",
+        (Idle::Lease, true) => "have leases that ran out",
+        (Idle::Paused, false) => "is paused",
+        (Idle::Paused, true) => "are paused",
+        (Idle::Observes, false) => "only observes",
+        (Idle::Observes, true) => "only observe",
+    }
 }
 
 #[cfg(test)]
@@ -58,22 +89,35 @@ mod tests {
             "client_address": null, "notes": ["no gateway of this node has this destination"]});
         let asked = [
             said("node-1", drop.clone()),
-            said("node-2", pass),
+            said("node-2", drop.clone()),
             said("node-3", drop),
-            mute("node-4"),
+            said("node-4", pass),
+            mute("node-5"),
         ];
-        assert_snapshot!(explain(&asked, Palette::PLAIN), @r"
-        DROP: denied-by-rule, on node-1, node-3
+        let status = |paused| json!({"attached": [{"interface": "eth0"}], "control": {"lease": "runs", "paused": paused}});
+        let statuses = [
+            said("node-1", status(false)),
+            said("node-2", status(true)),
+            mute("node-3"),
+            said("node-4", status(true)),
+        ];
+        assert_snapshot!(explain(&asked, &statuses, Palette::PLAIN), @r"
+        DROP: a DENY rule matches this source (denied-by-rule), on node-1, node-3
           gateway         istio-system/ingress
           policy          ns[istio-system]-policy[deny]-rule[0]
           client address  packet-source
           judged in       xdp
-        pass: not-a-gateway, on node-2
+        would be DROPPED, but passes: node-2 is paused (denied-by-rule)
+          gateway         istio-system/ingress
+          policy          ns[istio-system]-policy[deny]-rule[0]
+          client address  packet-source
+          judged in       xdp
+        pass: the destination is no gateway's (not-a-gateway), on node-4
           - no gateway of this node has this destination
-        The nodes differ: each judges what it sees, and knows only the gateways that it serves.
-        no answer from node-4: the API server cannot reach it: connection refused
-          look: kubectl describe pod gwfilter-node-4
-        What is in a node's kernel goes on without its agent, until the lease ends.
+        The nodes differ. not-a-gateway: that node does not serve this destination. A pass lets nobody in, the gateway still judges.
+        no answer from node-5: the API server cannot reach it: connection refused
+          look: kubectl -n gwfilter-system describe pod gwfilter-node-5
+        If the agent there is dead, its last policies go on being enforced until the lease ends (by default an hour, a minute at pods' addresses); changes since do not arrive there.
         ");
     }
 }

@@ -25,6 +25,8 @@ pub struct Asked {
     pub node: String,
     /// Its agent's pod.
     pub pod: String,
+    /// The command that shows this pod.
+    pub look: String,
     /// What it said, or why nothing.
     pub answer: Result<Value, String>,
 }
@@ -52,15 +54,18 @@ fn silent(asked: &[Asked], palette: Palette) -> String {
     for one in asked {
         if let Err(why) = &one.answer {
             text.push_str(&format!(
-                "{} {}: {why}\n  look: kubectl describe pod {}\n",
+                "{} {}: {why}\n  look: {}\n",
                 palette.bad("no answer from"),
                 one.node,
-                one.pod
+                one.look
             ));
         }
     }
     if !text.is_empty() {
-        text.push_str("What is in a node's kernel goes on without its agent, until the lease ends.\n");
+        text.push_str(
+            "If the agent there is dead, its last policies go on being enforced until the lease ends (by default an hour, a minute at pods' \
+             addresses); changes since do not arrive there.\n",
+        );
     }
     text
 }
@@ -137,6 +142,7 @@ mod tests {
         Asked {
             node: node.to_owned(),
             pod: format!("gwfilter-{node}"),
+            look: format!("kubectl -n gwfilter-system describe pod gwfilter-{node}"),
             answer: Ok(answer),
         }
     }

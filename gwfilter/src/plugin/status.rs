@@ -24,10 +24,16 @@ pub fn status(asked: &[Asked], palette: Palette) -> String {
     for name in names {
         text.push_str(&format!("\ngateway {}\n", palette.strong(name)));
         let each = answers(asked).flat_map(|(node, answer)| {
+            let idle = Idle::of(answer);
             let here = gateways(answer)
                 .iter()
                 .filter(move |gateway| word(gateway, "/name") == Some(name));
-            here.map(move |gateway| (node, (state(gateway), words(gateway, "/why").collect::<Vec<_>>())))
+            here.map(move |gateway| {
+                (
+                    node,
+                    (state(gateway, idle), words(gateway, "/why").collect::<Vec<_>>()),
+                )
+            })
         });
         for ((state, why), nodes) in fold(each) {
             text.push_str(&format!("  {state}: {}\n", named(&nodes)));
@@ -52,17 +58,62 @@ fn gateways(answer: &Value) -> &[Value] {
     }
 }
 
-fn state(gateway: &Value) -> &str {
+/// Why a node drops nothing at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Idle {
+    Detached,
+    Lease,
+    Paused,
+    Observes,
+}
+
+impl Idle {
+    /// By a node's status; none where nothing of the kind is said.
+    pub(super) fn of(status: &Value) -> Option<Self> {
+        let is = |pointer| status.pointer(pointer).and_then(Value::as_bool) == Some(true);
+        let list = status.get("attached").and_then(Value::as_array);
+        if list.is_some_and(|list| !list.iter().any(in_place)) {
+            Some(Self::Detached)
+        } else if word(status, "/control/lease") == Some("expired") {
+            Some(Self::Lease)
+        } else if is("/control/paused") {
+            Some(Self::Paused)
+        } else {
+            is("/last/observe").then_some(Self::Observes)
+        }
+    }
+}
+
+/// Whether this is not known to be taken away.
+fn in_place(attached: &Value) -> bool {
+    attached.get("in_place").and_then(Value::as_bool) != Some(false)
+}
+
+/// What the kernel does of a gateway. An agent of an earlier version says what it wrote down, which only holds where nothing is in the way.
+fn state<'a>(gateway: &'a Value, idle: Option<Idle>) -> &'a str {
     let enforced = gateway.get("enforced").and_then(Value::as_bool) == Some(true);
     let otherwise = if enforced { "enforced" } else { "not enforced" };
-    word(gateway, "/state").unwrap_or(otherwise)
+    let said = word(gateway, "/state").unwrap_or(otherwise);
+    match idle {
+        Some(idle) if said.starts_with("enforced") || said.starts_with("still enforced") => match idle {
+            Idle::Detached => "was enforced, nothing is attached now",
+            Idle::Lease => "was enforced, until the lease ran out",
+            Idle::Paused => "counted only, enforced when the pause ends",
+            Idle::Observes => "counted only",
+        },
+        _ => said,
+    }
 }
 
 fn row(one: &Asked) -> Vec<String> {
     let Ok(answer) = &one.answer else {
-        return vec![one.node.clone(), "no answer".to_owned(), String::new()];
+        return vec![
+            one.node.clone(),
+            "no answer".to_owned(),
+            "not known".to_owned(),
+            String::new(),
+        ];
     };
-    let is = |pointer| answer.pointer(pointer).and_then(Value::as_bool) == Some(true);
     let all = gateways(answer);
     let enforced = all
         .iter()
@@ -70,22 +121,22 @@ fn row(one: &Asked) -> Vec<String> {
         .count();
     let attached = items(answer, "/attached").iter().map(|at| {
         let part = |pointer| word(at, pointer).unwrap_or("?");
-        format!("{} ({})", part("/interface"), part("/hook"))
+        let detached = if in_place(at) { "" } else { ", DETACHED" };
+        format!("{} ({}{detached})", part("/interface"), part("/hook"))
     });
     let attached = attached.collect::<Vec<_>>().join(", ");
-    let enforces = if is("/control/paused") {
-        "nothing: PAUSED".to_owned()
-    } else if word(answer, "/control/lease") == Some("expired") {
-        "nothing: the lease has run out".to_owned()
-    } else if is("/last/observe") {
-        format!("nothing: observes {}", plural(all.len()))
-    } else {
-        format!("{enforced} of {}", plural(all.len()))
+    let enforces = match Idle::of(answer) {
+        Some(Idle::Detached) => "nothing: not attached".to_owned(),
+        Some(Idle::Lease) => "nothing: the lease has run out".to_owned(),
+        Some(Idle::Paused) => "nothing: PAUSED".to_owned(),
+        Some(Idle::Observes) => format!("nothing: observes {}", plural(all.len())),
+        None if answer.get("control") == Some(&Value::Null) => "not known".to_owned(),
+        None => format!("{enforced} of {}", plural(all.len())),
     };
-    let agent = match word(answer, "/last/not_ready") {
-        Some(why) => format!("not ready: {why}"),
-        None => word(answer, "/agent").unwrap_or("?").to_owned(),
-    };
+    let mut agent = word(answer, "/agent").unwrap_or("?").to_owned();
+    if let Some(why) = word(answer, "/last/not_ready") {
+        agent += &format!(", not ready: {why}");
+    }
     let generation = answer.get("generation").and_then(Value::as_u64);
     vec![
         one.node.clone(),
@@ -127,11 +178,17 @@ mod tests {
         let good = json!({"name": "istio-system/ingress", "enforced": true, "state": "enforced", "why": []});
         let bad = json!({"name": "istio-system/ingress", "enforced": false, "state": "not enforced",
             "why": ["probe-sources-unknown: nobody says where health probes come from"]});
-        let mut paused = answer(&good);
+        let waits = json!({"name": "istio-system/ingress", "enforced": true, "state": "counted only, enforced when the pause ends", "why": []});
+        let mut paused = answer(&waits);
         paused["control"]["paused"] = json!(true);
         let mut fresh = answer(&bad);
         fresh["last"]["not_ready"] = json!("no interface is served");
         fresh["attached"] = json!([]);
+        let was = json!({"name": "istio-system/ingress", "enforced": true, "state": "was enforced, nothing is attached now", "why": []});
+        let mut taken = answer(&was);
+        taken["attached"][0]["in_place"] = json!(false);
+        let mut expired = answer(&good);
+        expired["control"] = json!({"lease": "expired", "paused": true});
         let old = json!({"agent": "running", "generation": 3, "attached": [], "last": {"gateways": [good]}});
         let asked = [
             said("node-1", answer(&good)),
@@ -139,23 +196,30 @@ mod tests {
             said("node-3", fresh),
             mute("node-4"),
             said("node-5", old),
+            said("node-6", taken),
+            said("node-7", expired),
         ];
         assert_snapshot!(status(&asked, Palette::PLAIN), @r"
-        NODE    AGENT                              ENFORCES         GENERATION  ATTACHED
-        node-1  running                            1 of 1 gateway   7           eth0 (xdp)
-        node-2  running                            nothing: PAUSED  7           eth0 (xdp)
-        node-3  not ready: no interface is served  0 of 1 gateway   7           nothing
-        node-4  no answer
-        node-5  running                            1 of 1 gateway   3           nothing
+        NODE    AGENT                                       ENFORCES                        GENERATION  ATTACHED
+        node-1  running                                     1 of 1 gateway                  7           eth0 (xdp)
+        node-2  running                                     nothing: PAUSED                 7           eth0 (xdp)
+        node-3  running, not ready: no interface is served  nothing: not attached           7           nothing
+        node-4  no answer                                   not known
+        node-5  running                                     nothing: not attached           3           nothing
+        node-6  running                                     nothing: not attached           7           eth0 (xdp, DETACHED)
+        node-7  running                                     nothing: the lease has run out  7           eth0 (xdp)
 
         gateway istio-system/ingress
-          enforced: node-1, node-2, node-5
+          enforced: node-1
+          counted only, enforced when the pause ends: node-2
           not enforced: node-3
             probe-sources-unknown: nobody says where health probes come from
+          was enforced, nothing is attached now: node-5, node-6
+          was enforced, until the lease ran out: node-7
 
         no answer from node-4: the API server cannot reach it: connection refused
-          look: kubectl describe pod gwfilter-node-4
-        What is in a node's kernel goes on without its agent, until the lease ends.
+          look: kubectl -n gwfilter-system describe pod gwfilter-node-4
+        If the agent there is dead, its last policies go on being enforced until the lease ends (by default an hour, a minute at pods' addresses); changes since do not arrive there.
         ");
     }
 }

@@ -104,7 +104,9 @@ fn the_plugin_of_a_real_kubectl_then_a_row_for_each_node_by_the_users_own_rights
     let (code, out, err) = plugin(&lab, &sre, &["explain", "--source", A, "--dest", &dest]);
     assert_eq!(code, Some(0), "{err}");
     assert!(
-        out.starts_with(&format!("DROP: denied-by-rule, on {NODE}\n")),
+        out.starts_with(&format!(
+            "DROP: a DENY rule matches this source (denied-by-rule), on {NODE}\n"
+        )),
         "{out}"
     );
     assert!(
@@ -122,6 +124,31 @@ fn the_plugin_of_a_real_kubectl_then_a_row_for_each_node_by_the_users_own_rights
     let of = |name: &str| nodes.iter().find(|node| node["node"] == name).expect("the node");
     assert_eq!(of(NODE)["answer"]["verdict"], "drop", "{json}");
     assert!(of("node-dead")["error"].is_string(), "{json}");
+
+    // Counted and looked at: with the same right, of the agent that is there.
+    let (code, out, err) = plugin(&lab, &sre, &["top", "--once", "--every", "1s"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    let counted = out
+        .lines()
+        .find(|line| line.starts_with("istio-system/istio-ingressgateway"));
+    assert!(counted.is_some_and(|line| line.ends_with(" 1")), "{out}");
+    assert!(out.contains("no answer from node-dead"), "{out}");
+    for observe in [&[][..], &["--observe", "2s"]] {
+        let args = [&["doctor"], observe].concat();
+        let (code, out, err) = plugin(&lab, &sre, &args);
+        assert_eq!(code, Some(0), "{args:?}: {out}{err}");
+        let headline = out.lines().next().unwrap_or_default();
+        assert!(
+            headline.starts_with("istio-system/istio-ingressgateway - ")
+                && headline.ends_with(&format!(", on {NODE}")),
+            "{args:?}: {out}"
+        );
+        assert!(!out.contains("another version"), "{args:?}: {out}");
+        assert!(
+            out.contains("look: kubectl -n gwfilter-system describe pod gwfilter-dead"),
+            "{args:?}: {out}"
+        );
+    }
 
     // An agent that is gone too: nobody answered, which is said and no success.
     agent.process.interrupt(SOON).expect("ended");
