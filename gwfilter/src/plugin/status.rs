@@ -90,7 +90,7 @@ fn in_place(attached: &Value) -> bool {
 }
 
 /// What the kernel does of a gateway. An agent of an earlier version says what it wrote down, which only holds where nothing is in the way.
-fn state<'a>(gateway: &'a Value, idle: Option<Idle>) -> &'a str {
+fn state(gateway: &Value, idle: Option<Idle>) -> &str {
     let enforced = gateway.get("enforced").and_then(Value::as_bool) == Some(true);
     let otherwise = if enforced { "enforced" } else { "not enforced" };
     let said = word(gateway, "/state").unwrap_or(otherwise);
