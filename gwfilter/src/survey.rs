@@ -99,7 +99,7 @@ pub fn status(dirs: &[PathBuf], programs: &Programs) -> Result<Status, SurveyErr
     let none = BTreeMap::new();
     let facts = Facts {
         agent: &agent,
-        attached: !attached.is_empty(),
+        attached: status::in_place(&attached),
         control: control.as_ref(),
         in_force: in_force.as_ref(),
         tables: tables.as_ref().map_or(&none, |seen| &seen.tables),

@@ -100,6 +100,12 @@ pub struct Attached {
     pub loaded_since: Option<u64>,
 }
 
+/// Whether packets reach any of these programs, as far as the kernel says: a link that somebody detached by force is pinned still.
+#[must_use]
+pub fn in_place(attached: &[Attached]) -> bool {
+    attached.iter().any(|at| at.in_place != Some(false))
+}
+
 /// Lease and pause, as the kernel has them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Control {

@@ -69,7 +69,7 @@ fn key_of(tuple: &Tuple) -> Option<TupleKey> {
 pub struct Facts<'a> {
     /// [`super::Status::agent`].
     pub agent: &'a str,
-    /// Whether any program is pinned.
+    /// [`super::in_place`].
     pub attached: bool,
     /// Lease and pause.
     pub control: Option<&'a Control>,

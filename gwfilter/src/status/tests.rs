@@ -152,6 +152,31 @@ fn what_the_kernel_does_then_the_word_for_what_the_agent_had_enforced() {
     }
 }
 
+#[test]
+fn links_that_were_detached_by_force_then_nothing_is_in_place() {
+    let at = |in_place| Attached {
+        interface: "eth0".to_owned(),
+        ifindex: 2,
+        hook: "xdp".into(),
+        mode: "native".into(),
+        multi_buffer: None,
+        in_place,
+        ahead: None,
+        program_id: None,
+        program: None,
+        since: None,
+        loaded_since: None,
+    };
+    for (links, wanted) in [
+        (vec![], false),
+        (vec![at(Some(false))], false),
+        (vec![at(Some(false)), at(Some(true))], true),
+        (vec![at(None)], true),
+    ] {
+        assert_eq!(in_place(&links), wanted, "{links:?}");
+    }
+}
+
 fn tuple(addr: [u8; 4], protocol: u8, listener: u32, flags: u32) -> Tuple {
     let mut tuple = Tuple::from_slot(&[0; 8]);
     tuple.addr[..4].copy_from_slice(&addr);
