@@ -9,6 +9,8 @@ use super::{Attached, Control, Gateway, Left, Packets, RUNNING, Status};
 /// What the lines of the two leases begin with.
 const OF_ALL: &str = "lease of all destinations";
 const OF_PODS: &str = "lease of pods' addresses";
+/// Within so many seconds an agent has written down what it holds.
+const SOON: u64 = 10;
 
 /// So many seconds, for people: `42s`, `12m`, `3h12m`, `5d4h`.
 #[must_use]
@@ -213,10 +215,15 @@ impl Status {
         let Some(last) = &self.last else {
             if !nothing {
                 lines.push(match self.generation {
-                    Some(number) => format!(
-                        "generation: {number}{}; the agent left nothing that can be read (--state-dir?)",
-                        self.in_force(now)
-                    ),
+                    Some(number) => {
+                        let young = |since: u64| now.saturating_sub(since) < SOON;
+                        let what = if self.agent == RUNNING && self.generation_since.is_some_and(young) {
+                            "the agent has just begun, and not yet written down what it holds"
+                        } else {
+                            "the agent left nothing that can be read (--state-dir?)"
+                        };
+                        format!("generation: {number}{}; {what}", self.in_force(now))
+                    }
                     None => "generation: not known; the agent left nothing that can be read (--state-dir?)"
                         .to_owned(),
                 });

@@ -242,6 +242,13 @@ fn another_generation_in_force_or_none_that_was_written_down_then_said() {
     generation: 7, in force for 12m; the agent left nothing that can be read (--state-dir?)
     gateway ns/gw: enforced; in 25h: passed 1204, dropped 33
     ");
+    let just_begun = text(|status| {
+        unread(status);
+        status.generation_since = Some(NOW - 2);
+    });
+    let line =
+        "generation: 7, in force for 2s; the agent has just begun, and not yet written down what it holds";
+    assert!(just_begun.lines().any(|each| each == line), "{just_begun}");
     let nothing = |status: &mut Status| {
         unread(status);
         (status.generation, status.generation_since) = (None, None);
