@@ -270,12 +270,14 @@ fn linked() -> Result<[sbom::Linked; 2]> {
             name: "glibc",
             version: second(&libc),
             licence: "LGPL-2.1-or-later",
+            authors: "the Free Software Foundation and others",
             source: "https://sourceware.org/glibc/",
         },
         sbom::Linked {
             name: "rust-std",
             version: second(&rustc),
             licence: "MIT OR Apache-2.0",
+            authors: "the Rust Project contributors",
             source: "https://github.com/rust-lang/rust",
         },
     ])
@@ -356,5 +358,15 @@ mod tests {
         let text = notices::text(&crates, &linked().unwrap()).unwrap();
         assert!(text.contains("glibc 2.") && text.contains("LGPL"));
         assert!(text.contains("tokio ") && text.contains("Permission is hereby granted"));
+        // Each is above a text, also whose archive has none.
+        let above = |name: &str| {
+            text.lines()
+                .filter(|line| line.starts_with(&format!("{name} ")))
+                .count()
+        };
+        for found in crates.iter().filter(|found| found.sha256.is_some()) {
+            assert!(above(&found.name) > 0, "{}", found.name);
+        }
+        assert!(text.contains("GNU LESSER GENERAL PUBLIC LICENSE") && above("glibc") == 2);
     }
 }

@@ -17,6 +17,7 @@ pub(super) struct Crate {
     pub(super) version: String,
     /// An SPDX expression.
     pub(super) licence: Option<String>,
+    pub(super) authors: Vec<String>,
     pub(super) repository: Option<String>,
     /// Of its archive, as the registry has it; none for our own.
     pub(super) sha256: Option<String>,
@@ -33,6 +34,7 @@ pub(super) struct Linked {
     pub(super) version: String,
     /// An SPDX expression.
     pub(super) licence: &'static str,
+    pub(super) authors: &'static str,
     pub(super) source: &'static str,
 }
 
@@ -68,12 +70,14 @@ pub(super) fn crates(tree: &str, metadata: &Value, lock: &str) -> Result<Vec<Cra
                 .get(key)
                 .with_context(|| format!("{name} {version} is unknown to `cargo metadata`"))?;
             let some = |pointer| Some(text(package, pointer)).filter(|text| !text.is_empty());
+            let authors = list(package, "/authors").iter().filter_map(Value::as_str);
             let mut folder = PathBuf::from(text(package, "/manifest_path"));
             folder.pop();
             Ok(Crate {
                 name: name.clone(),
                 version: version.clone(),
                 licence: some("/license"),
+                authors: authors.map(str::to_owned).collect(),
                 repository: some("/repository"),
                 sha256: sums.get(key).cloned(),
                 folder,
@@ -204,7 +208,7 @@ mod tests {
         let tree = "gwfilter v1.0.0 (/src/gwfilter)\na v0.1.0\nb v2.0.0 (proc-macro)\n\na v0.1.0 (*)\n";
         let package = |name: &str, version: &str| {
             json!({"id": format!("{name}-id"), "name": name, "version": version, "license": "MIT/Apache-2.0",
-                "repository": null, "manifest_path": format!("/registry/{name}/Cargo.toml")})
+                "authors": ["A <a@example.com>", "B"], "repository": null, "manifest_path": format!("/registry/{name}/Cargo.toml")})
         };
         let metadata = json!({
             "packages": [package("gwfilter", "1.0.0"), package("a", "0.1.0"), package("b", "2.0.0"), package("tests", "9.0.0")],
@@ -219,6 +223,7 @@ mod tests {
         let names: Vec<_> = crates.iter().map(|found| found.name.as_str()).collect();
         assert_eq!(names, ["a", "b", "gwfilter"]);
         assert_eq!(crates[0].sha256.as_deref(), Some("00ff"));
+        assert_eq!(crates[0].authors, ["A <a@example.com>", "B"]);
         assert_eq!(crates[0].folder, PathBuf::from("/registry/a"));
         assert_eq!(
             crates[2].needs,
@@ -229,6 +234,7 @@ mod tests {
             name: "glibc",
             version: "2.36".to_owned(),
             licence: "LGPL-2.1-or-later",
+            authors: "its authors",
             source: "https://libc.example",
         };
         let document = document("1.0.0", "sha256:abcd", &crates, &[libc]);
