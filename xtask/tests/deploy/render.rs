@@ -1,8 +1,10 @@
 //! The kustomize base, its overlays and the chart, against each other.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
-use super::objects::{Objects, arguments, chart, container, helm, kustomize};
+use super::objects::{Objects, arguments, chart, container, deploy, helm, kustomize, parse};
 
 /// Where two values differ, as JSON pointers with both sides.
 fn differences(at: &str, left: &Value, right: &Value, found: &mut Vec<String>) {
@@ -66,15 +68,60 @@ fn chart_with_monitoring_then_the_base_and_what_is_for_beside_it() {
         &wanted,
         &chart(&["--set", "monitoring.enabled=true"]),
     );
-    let other = "monitoring.enabled=true,monitoring.runbooks=https://book.example/,namespace.name=edge";
-    let objects = chart(&["--set", other]);
-    let rules = objects["PrometheusRule edge/gwfilter"].to_string();
-    assert!(
-        rules.contains("https://book.example/runbooks/lease.html") && !rules.contains("gwfilter.io"),
-        "{rules}"
-    );
+    let objects = chart(&["--set", "monitoring.enabled=true,namespace.name=edge"]);
+    assert!(objects.contains_key("PrometheusRule edge/gwfilter"));
     assert!(objects.contains_key("PodMonitor edge/gwfilter"));
     assert!(objects.contains_key("ConfigMap edge/gwfilter-dashboard"));
+}
+
+/// Where the alerts say that their pages are: the annotations of that name.
+fn runbooks<'a>(rules: &'a Value, annotation: &str) -> Vec<&'a str> {
+    let groups = rules["spec"]["groups"].as_array().unwrap().iter();
+    let rules = groups.flat_map(|group| group["rules"].as_array().unwrap());
+    rules
+        .filter_map(|rule| rule["annotations"][annotation].as_str())
+        .collect()
+}
+
+#[test]
+fn book_served_somewhere_then_each_alert_links_to_its_page_and_else_names_its_path() {
+    let shipped = kustomize("monitoring")["PrometheusRule gwfilter-system/gwfilter"].clone();
+    let paths = runbooks(&shipped, "runbook");
+    assert!(paths.len() > 10 && paths.contains(&"docs/book/src/runbooks/lease.md"));
+    assert_eq!(runbooks(&shipped, "runbook_url"), [""; 0]);
+    for (book, end) in [
+        ("https://book.example/", ".html"),
+        ("https://git.example/gwfilter/blob/main/docs/book/src", ".md"),
+    ] {
+        let values = format!("monitoring.enabled=true,monitoring.runbooks={book}");
+        let rules = chart(&["--set", &values])["PrometheusRule gwfilter-system/gwfilter"].clone();
+        let link = |path: &&str| {
+            let page = path.trim_start_matches("docs/book/src/").replace(".md", end);
+            format!("{}/{page}", book.trim_end_matches('/'))
+        };
+        let wanted: Vec<String> = paths.iter().map(link).collect();
+        assert_eq!(runbooks(&rules, "runbook_url"), wanted);
+        assert_eq!(runbooks(&rules, "runbook"), [""; 0]);
+    }
+    // Without the chart: the line that the README names.
+    let readme = std::fs::read_to_string(deploy("README.md")).unwrap();
+    let line = readme
+        .lines()
+        .find_map(|line| line.strip_prefix("$ sed "))
+        .unwrap();
+    let output = Command::new("sh")
+        .args(["-c", &format!("sed {line}")])
+        .current_dir(xtask::paths::root())
+        .output()
+        .unwrap();
+    let made = parse(&String::from_utf8(output.stdout).unwrap());
+    let rules = &made["PrometheusRule gwfilter-system/gwfilter"];
+    let link = |path: &&str| {
+        path.replace("docs/book/src", "https://book.example")
+            .replace(".md", ".html")
+    };
+    let wanted: Vec<String> = paths.iter().map(link).collect();
+    assert_eq!(runbooks(rules, "runbook_url"), wanted);
 }
 
 #[test]
@@ -169,6 +216,7 @@ fn value_that_means_nothing_then_refused_by_the_schema() {
         "image.digest=sha256:12",
         "healthPort=0",
         "monitoring.runbooks=book",
+        "monitoring.runbooks=https://",
         "monitoring.alerts=true",
         "extraArgs={run}",
         "packetLog=everything",
