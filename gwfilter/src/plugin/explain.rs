@@ -82,6 +82,19 @@ mod tests {
     use crate::plugin::tests::{mute, said};
 
     #[test]
+    fn a_packet_that_passes_then_one_answer_whatever_the_nodes_do() {
+        let pass = json!({"verdict": "pass", "reason": "allowed", "notes": []});
+        let asked = [said("node-1", pass.clone()), said("node-2", pass)];
+        let paused =
+            json!({"attached": [{"interface": "eth0"}], "control": {"lease": "runs", "paused": true}});
+        let text = explain(&asked, &[said("node-2", paused)], Palette::PLAIN);
+        assert!(
+            text.lines().count() == 1 && text.ends_with("on node-1, node-2\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn equal_answers_then_folded_and_others_apart() {
         let drop = json!({"verdict": "drop", "reason": "denied-by-rule", "gateway": "istio-system/ingress",
             "policy": "ns[istio-system]-policy[deny]-rule[0]", "hook": "xdp", "client_address": "packet-source", "notes": []});

@@ -166,6 +166,37 @@ mod tests {
     use super::*;
     use crate::plugin::tests::{mute, said};
 
+    #[test]
+    fn several_things_in_the_way_then_the_one_that_a_node_names_too() {
+        let of = |attached: &Value, lease, paused, observe| {
+            Idle::of(
+                &json!({"attached": attached, "control": {"lease": lease, "paused": paused},
+                "last": {"observe": observe}}),
+            )
+        };
+        let there = json!([{"interface": "eth0"}]);
+        for (attached, lease, paused, observe, wanted) in [
+            (json!([]), "expired", true, true, Some(Idle::Detached)),
+            (
+                json!([{"in_place": false}]),
+                "runs",
+                false,
+                false,
+                Some(Idle::Detached),
+            ),
+            (there.clone(), "expired", true, true, Some(Idle::Lease)),
+            (there.clone(), "runs", true, false, Some(Idle::Paused)),
+            (there.clone(), "runs", false, true, Some(Idle::Observes)),
+            (there, "runs", false, false, None),
+        ] {
+            assert_eq!(
+                of(&attached, lease, paused, observe),
+                wanted,
+                "{attached} {lease} {paused} {observe}"
+            );
+        }
+    }
+
     fn answer(gateway: &Value) -> Value {
         json!({
             "agent": "running", "generation": 7, "attached": [{"interface": "eth0", "ifindex": 2, "hook": "xdp"}],

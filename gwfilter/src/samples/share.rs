@@ -215,6 +215,26 @@ mod tests {
     }
 
     #[test]
+    fn lines_left_out_then_only_those_of_their_listener_and_reason_stand_for_them() {
+        let of = |key, count| {
+            let mut lines = lines(Verdict::Drop, count);
+            lines.iter_mut().for_each(|line| line.key = key);
+            lines
+        };
+        let filter = Filter {
+            rate: 1,
+            ..Filter::default()
+        };
+        let mut share = Share::new(filter, 0);
+        assert_eq!(share.choose(&of((1, 3), 1), 0).len(), 1);
+        assert!(share.choose(&of((1, 3), 4), 0).is_empty());
+        for (second, key, weight) in [(1, (2, 3), 2), (2, (1, 4), 2), (3, (1, 3), 10)] {
+            let chosen = share.choose(&of(key, 1), second * SECOND);
+            assert_eq!(chosen[0].line.weight, weight, "{key:?}");
+        }
+    }
+
+    #[test]
     fn a_flood_of_what_passes_then_no_drop_is_left_out() {
         let mut share = Share::new(Filter::default(), 0);
         let both = [

@@ -120,6 +120,19 @@ mod tests {
     }
 
     #[test]
+    fn two_reasons_of_a_listener_then_each_counts_for_itself() {
+        let mut weights = Weights::default();
+        let mut of = |reason, count| {
+            weights.of(&Sample {
+                reason,
+                count,
+                ..sample()
+            })
+        };
+        assert_eq!([of(1, 100), of(2, 7), of(1, 101), of(2, 9)], [1, 1, 1, 2]);
+    }
+
+    #[test]
     fn a_verdict_that_nobody_wanted_for_a_while_then_its_first_sample_stands_for_itself() {
         let of = |filters: &[&Filter]| sampling(filters.iter().copied(), &[0; 3], 1);
         let only = |verdict| Filter {

@@ -291,4 +291,7 @@ fn tables_counters_and_notes_then_one_row_for_each_gateway() {
         in_force(&tuples, true, &names).values().all(|row| !row.drops),
         "observed as a whole"
     );
+    let udp = [(tuple([10, 0, 0, 1], 17, 3, 0), shared())];
+    let found = in_force(&udp, false, &names);
+    assert!(!found["ns/new"].drops, "UDP is never dropped");
 }

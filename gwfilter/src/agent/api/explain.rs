@@ -62,3 +62,52 @@ fn query(params: &mut Params) -> Result<Query, Reply> {
     let line = Value::Object(line).to_string();
     Query::from_json(line.as_bytes()).map_err(|e| Reply::refuse(StatusCode::BAD_REQUEST, &e.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway;
+    use crate::index::Index;
+    use crate::node::NodeFacts;
+    use crate::pipeline::{self, Built};
+
+    /// The example, as if it had so many prefixes.
+    fn built(prefixes: usize) -> Built {
+        let mut index = Index::new();
+        let example = include_bytes!("../../../../deploy/examples/ingress.yaml");
+        index.load("ingress.yaml", example).unwrap();
+        let settings = pipeline::Settings {
+            gateway: gateway::Settings {
+                from_files: true,
+                ..gateway::Settings::default()
+            },
+            ..pipeline::Settings::default()
+        };
+        let node = NodeFacts {
+            name: None,
+            local_addresses: None,
+        };
+        let mut built = pipeline::build(&index.snapshot(), &node, &settings);
+        built.reports[0].prefixes.table = prefixes;
+        built
+    }
+
+    #[tokio::test]
+    async fn tables_of_some_size_then_explained_only_if_there_is_room_for_a_second_time() {
+        for (given, wanted) in [
+            (Some(built(LARGEST)), StatusCode::OK),
+            (Some(built(LARGEST + 1)), StatusCode::SERVICE_UNAVAILABLE),
+            (None, StatusCode::SERVICE_UNAVAILABLE),
+        ] {
+            let (shared, mut calls) = Shared::new(None);
+            tokio::spawn(async move {
+                if let Some(Call::Built(answer)) = calls.recv().await {
+                    let _ = answer.send(given);
+                }
+            });
+            let params = Params::parse("source=198.51.100.7&dest=203.0.113.10:80").unwrap();
+            let reply = answer(params, &shared).await.unwrap_or_else(|refusal| refusal);
+            assert_eq!(reply.into_response(None).status(), wanted);
+        }
+    }
+}

@@ -150,6 +150,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
@@ -206,6 +208,48 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
         let open_to_all = metrics("Bearer secret").await;
         assert_eq!(open_to_all, 503, "anybody could have written it");
+    }
+
+    /// A cluster in which `own` is a token for the agents, `usual` one for the API server, and both owners may do everything.
+    fn cluster() -> Client {
+        use ::kube::client::Body;
+
+        let answer = async |request: http::Request<Body>| {
+            let tokens = request.uri().path().ends_with("/tokenreviews");
+            let asked = request.into_body().collect_bytes().await?;
+            let asked: Value = serde_json::from_slice(&asked).unwrap_or_default();
+            let (token, audiences) = (&asked["spec"]["token"], &asked["spec"]["audiences"]);
+            let known = *token == if audiences.is_null() { "usual" } else { "own" };
+            let status = match tokens {
+                true => json!({"authenticated": known, "user": {"username": "u"}, "audiences": audiences}),
+                false => json!({"allowed": true}),
+            };
+            let answer = json!({"status": status}).to_string().into_bytes();
+            Ok::<_, ::kube::Error>(http::Response::new(Body::from(answer)))
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    #[tokio::test]
+    async fn a_token_in_either_header_then_good_for_what_its_audience_is_for() {
+        let tokens = Tokens::new(None, Some(&cluster())).unwrap();
+        let (own, usual) = ((OWN, "own"), (OWN, "usual"));
+        let (own_as_bearer, bearer) = ((AUTHORIZATION, "Bearer own"), (AUTHORIZATION, "Bearer usual"));
+        for (header, route, wanted) in [
+            (own.clone(), Route::Status, 200),
+            (own, Route::Metrics, 200),
+            (usual.clone(), Route::Status, 401),
+            (usual, Route::Metrics, 401),
+            (own_as_bearer.clone(), Route::Status, 401),
+            (own_as_bearer, Route::Metrics, 200),
+            (bearer.clone(), Route::Status, 200),
+            (bearer, Route::Metrics, 200),
+        ] {
+            let said = headers(&[header]);
+            let answer = tokens.check(&said, route).await;
+            let status = answer.map_or_else(|(status, _)| status.as_u16(), |()| 200);
+            assert_eq!(status, wanted, "{said:?} {route:?}");
+        }
     }
 
     #[test]

@@ -183,6 +183,61 @@ mod tests {
         }
     }
 
+    /// What a question at a door is answered with, and the connection.
+    async fn ask(door: Door, path: &str, shared: &Arc<Shared>) -> (u16, tokio::io::DuplexStream) {
+        let (mut asker, io) = tokio::io::duplex(4096);
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move { connection(io, &door, None, &shared).await });
+        let question = format!("GET {path} HTTP/1.1\r\nhost: agent\r\n\r\n");
+        asker.write_all(question.as_bytes()).await.unwrap();
+        let mut head = [0; 12];
+        asker.read_exact(&mut head).await.unwrap();
+        let status = std::str::from_utf8(&head[9..]).unwrap().parse().unwrap();
+        (status, asker)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn eight_listen_then_the_ninth_is_refused_until_one_goes() {
+        let (shared, mut calls) = Shared::new(None);
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Some(Call::Samples(_, answer)) = calls.recv().await {
+                let (lines, receiver) = mpsc::channel(1);
+                kept.push(lines);
+                let _ = answer.send(receiver);
+            }
+        });
+        let mut listeners = Vec::new();
+        for _ in 0..crate::agent::api::STREAMS {
+            let (status, listener) = ask(Door::Root, "/v1/samples", &shared).await;
+            assert_eq!(status, 200);
+            listeners.push(listener);
+        }
+        assert_eq!(ask(Door::Root, "/v1/samples", &shared).await.0, 429);
+        listeners.pop();
+        let start = Instant::now();
+        while ask(Door::Root, "/v1/samples", &shared).await.0 != 200 {
+            assert!(start.elapsed() < EACH_WAY * 6, "the place is not free");
+            tokio::time::sleep(EACH_WAY / 10).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_token_at_the_port_then_nothing_is_asked_and_nothing_said() {
+        let tokens = Arc::new(Tokens::new(Some("/nowhere".into()), None).unwrap());
+        let (shared, mut calls) = Shared::new(None);
+        for (path, wanted) in [
+            ("/v1/status", 401),
+            ("/metrics", 401),
+            ("/v1/samples?verdict=none", 401),
+            ("/v1/other", 404),
+        ] {
+            let door = Door::Token(Arc::clone(&tokens));
+            assert_eq!(ask(door, path, &shared).await.0, wanted, "{path}");
+        }
+        assert!(calls.try_recv().is_err());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_stranger_says_nothing_then_the_place_is_free_in_two_seconds() {
         let tokens = Tokens::new(Some("/nowhere".into()), None).unwrap();
