@@ -3,9 +3,10 @@
 //! `cargo xtask docs` writes them, and a test fails for one that is out of date. What they say stands beside what it is said of: in
 //! the definition of the command line, in [`gwfilter_common::reason`], [`crate::code`] and [`crate::gateway::ANNOTATIONS`].
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use clap::{Arg, Command};
+use clap::{Arg, Command, Id};
 use gwfilter_common::reason::Reason;
 
 use crate::code::{self, Code, Of};
@@ -32,18 +33,20 @@ pub fn commands(command: &Command) -> String {
         .collect();
     page.push_str("## Every command\n\n");
     flags(&mut page, globals.iter().copied());
+    let told: BTreeSet<&Id> = globals.iter().map(|arg| arg.get_id()).collect();
     for verb in command.get_subcommands() {
         if verb.is_hide_set() || verb.get_name() == "help" {
             continue;
         }
-        one(&mut page, verb, "gwfilter", 2);
+        one(&mut page, verb, "gwfilter", 2, &told);
     }
     page.truncate(page.trim_end().len());
     page + "\n"
 }
 
-/// A command, and those below it, with headings of this level. Writing to a String does not fail: what `write!` gives is of no interest.
-fn one(page: &mut String, verb: &Command, above: &str, level: usize) {
+/// A command, and those below it, with headings of this level; `told` are flags from above, which hold here too. Writing to a String does not
+/// fail: what `write!` gives is of no interest.
+fn one(page: &mut String, verb: &Command, above: &str, level: usize, told: &BTreeSet<&Id>) {
     let mut verb = verb.clone();
     let name = format!("{above} {}", verb.get_name());
     let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
@@ -54,7 +57,7 @@ fn one(page: &mut String, verb: &Command, above: &str, level: usize) {
         page,
         "\n{heading} `{name}`\n\n{about}.\n\n```text\n{usage}\n```\n"
     );
-    let own = |arg: &&Arg| !arg.is_global_set() && !arg.is_hide_set() && arg.get_id() != "help";
+    let own = |arg: &&Arg| !told.contains(arg.get_id()) && !arg.is_hide_set() && arg.get_id() != "help";
     if verb.get_arguments().any(|arg| own(&arg)) {
         page.push('\n');
         flags(page, verb.get_arguments().filter(own));
@@ -63,8 +66,10 @@ fn one(page: &mut String, verb: &Command, above: &str, level: usize) {
         let _ = write!(page, "\n```text\n{}\n```\n", more.to_string().trim());
     }
     let below = verb.get_subcommands();
+    let global = verb.get_arguments().filter(|arg| arg.is_global_set());
+    let told = told.iter().copied().chain(global.map(Arg::get_id)).collect();
     for inner in below.filter(|inner| !inner.is_hide_set() && inner.get_name() != "help") {
-        one(page, inner, &name, level + 1);
+        one(page, inner, &name, level + 1, &told);
     }
 }
 

@@ -41,6 +41,34 @@ fn commands_then_their_page() {
 }
 
 #[test]
+fn each_flag_of_each_command_then_a_row() {
+    fn flags(command: &Command, found: &mut BTreeSet<String>) {
+        let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+        found.extend(
+            shown
+                .filter_map(Arg::get_long)
+                .filter(|long| !["help", "version"].contains(long))
+                .map(|long| format!("`--{long}")),
+        );
+        let below = command.get_subcommands();
+        below
+            .filter(|inner| !inner.is_hide_set())
+            .for_each(|inner| flags(inner, found));
+    }
+    let page = reference::commands(&cli::command());
+    let mut found = BTreeSet::new();
+    flags(&cli::command(), &mut found);
+    assert!(found.len() > 30, "{found:?}");
+    for flag in found {
+        assert!(
+            page.lines()
+                .any(|line| line.starts_with('|') && line.contains(&flag)),
+            "{flag}"
+        );
+    }
+}
+
+#[test]
 fn reasons_and_codes_then_their_page_and_that_of_the_book() {
     hold(
         "docs/reference/reasons.md",
