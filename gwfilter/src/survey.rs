@@ -36,7 +36,7 @@ pub enum SurveyError {
     /// No counters are pinned.
     #[error(
         "no counters are pinned for this network namespace: gwfilter counts nothing here (`gwfilter status`){}",
-        hidden().unwrap_or_default()
+        hidden().map(|why| format!("; {why}")).unwrap_or_default()
     )]
     NoCounters,
 }
@@ -72,7 +72,9 @@ pub fn status(dirs: &[PathBuf], programs: &Programs) -> Result<Status, SurveyErr
         .map(|link| attached(link, programs))
         .collect();
     let agent = agent()?;
-    let mut unknown: Vec<String> = hidden().into_iter().collect();
+    let hidden = hidden();
+    let pins_seen = hidden.is_none();
+    let mut unknown: Vec<String> = hidden.into_iter().collect();
     let words = match told(only(pins::controls()?), &mut unknown).flatten() {
         Some(path) => Some(Control::open(&path)?.words().map_err(ControlError::from)?),
         None => None,
@@ -99,7 +101,8 @@ pub fn status(dirs: &[PathBuf], programs: &Programs) -> Result<Status, SurveyErr
     let none = BTreeMap::new();
     let facts = Facts {
         agent: &agent,
-        attached: status::in_place(&attached),
+        // What cannot be seen is not taken as absent.
+        attached: status::in_place(&attached) || !pins_seen,
         control: control.as_ref(),
         in_force: in_force.as_ref(),
         tables: tables.as_ref().map_or(&none, |seen| &seen.tables),
@@ -117,6 +120,7 @@ pub fn status(dirs: &[PathBuf], programs: &Programs) -> Result<Status, SurveyErr
         generation: tables.as_ref().map(|seen| seen.generation),
         generation_since: tables.as_ref().and_then(|seen| seen.since),
         counted_since: counters.as_ref().and_then(Counters::since),
+        pins_seen,
         unknown,
         last,
     })

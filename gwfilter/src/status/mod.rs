@@ -232,10 +232,18 @@ pub struct Status {
     pub memory_bytes: Option<u64>,
     /// Since when counters count, in seconds since 1970; that of a gateway may have begun later.
     pub counted_since: Option<u64>,
+    /// Whether pins can be seen from here at all; without, nobody knows what is attached, nor whether an agent runs.
+    #[serde(default = "seen")]
+    pub pins_seen: bool,
     /// What could not be learned, and why.
     pub unknown: Vec<String>,
     /// What the last agent left; `null` where it left nothing that can be read.
     pub last: Option<Left>,
+}
+
+/// What an agent says that does not speak of it: its own pins are seen.
+const fn seen() -> bool {
+    true
 }
 
 /// When an agent last gave a sign of life, in seconds since 1970: what it left was written then, or the lease was renewed. `words` are of the

@@ -199,8 +199,8 @@ impl Status {
     fn lines(&self, now: u64, wide: bool) -> String {
         let mut lines = self.of_agent(now, wide);
         lines.extend(self.attached.iter().map(|at| at.line(wide, now)));
-        let nothing = self.attached.is_empty() && self.agent != RUNNING;
-        if self.attached.is_empty() && !nothing {
+        let nothing = self.pins_seen && self.attached.is_empty() && self.agent != RUNNING;
+        if self.pins_seen && self.attached.is_empty() && !nothing {
             lines.push(
                 "attached: nothing: nothing is judged on this node, every packet goes to the gateway; the agent's log says why"
                     .to_owned(),
@@ -254,6 +254,10 @@ impl Status {
         let mut lines = Vec::new();
         match (self.agent == RUNNING, self.attached.is_empty()) {
             (true, _) => lines.push("agent: running".to_owned()),
+            (false, true) if !self.pins_seen => lines.push(
+                "agent: NOT KNOWN from here, nor what is attached: this node may enforce all the same; ask where its bpffs is seen"
+                    .to_owned(),
+            ),
             (false, true) => {
                 lines.push("agent: not running; nothing is enforced on this node".to_owned());
             }
@@ -300,6 +304,9 @@ impl Status {
         let age = span(now.saturating_sub(last.written_at));
         let (number, from) = (last.generation, &last.from);
         match self.generation {
+            _ if !self.pins_seen => {
+                format!("generation: not known; an agent wrote down {number} from {from}, {age} ago")
+            }
             _ if nothing => {
                 format!("generation: none is in force; the last was {number} from {from}, as of {age} ago")
             }

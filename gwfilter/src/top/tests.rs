@@ -82,6 +82,7 @@ fn status(agent: &'static str, paused: u64) -> Status {
         gateways: Vec::new(),
         memory_bytes: None,
         counted_since: None,
+        pins_seen: true,
         unknown: Vec::new(),
         last: None,
     }

@@ -78,6 +78,7 @@ fn status() -> Status {
         gateways: vec![gateway("ns/gw", "enforced")],
         memory_bytes: Some(1_234_567),
         counted_since: Some(NOW - 90_000),
+        pins_seen: true,
         unknown: Vec::new(),
         last: Some(left()),
     }
@@ -202,6 +203,43 @@ fn nothing_attached_then_nothing_is_in_force() {
     };
     assert_snapshot!(text(never), @r"
     agent: not running; nothing is enforced on this node
+    ");
+}
+
+#[test]
+fn pins_that_cannot_be_seen_from_here_then_nothing_is_said_to_be_off() {
+    let hidden = |status: &mut Status| {
+        status.agent = NOT_RUNNING.into();
+        status.attached.clear();
+        (status.control, status.generation, status.pins_seen) = (None, None, false);
+        status.unknown = vec!["there is no bpffs to be seen from here".to_owned()];
+        status.gateways = vec![Gateway {
+            tuples: None,
+            tables: None,
+            memory_bytes: None,
+            packets: None,
+            ..gateway(
+                "ns/gw",
+                "enforced as the agent wrote down, if neither lease nor pause is in the way",
+            )
+        }];
+    };
+    assert_snapshot!(text(hidden), @r"
+    agent: NOT KNOWN from here, nor what is attached: this node may enforce all the same; ask where its bpffs is seen
+    last sign of life of an agent: 19s ago, at 2026-11-26T15:59:41Z
+    generation: not known; an agent wrote down 7 from the cluster, 42s ago
+    gateway ns/gw: enforced as the agent wrote down, if neither lease nor pause is in the way, client address packet-source
+    not known: there is no bpffs to be seen from here
+    ");
+    let never = |status: &mut Status| {
+        hidden(status);
+        (status.last, status.agent_seen) = (None, None);
+        status.gateways.clear();
+    };
+    assert_snapshot!(text(never), @r"
+    agent: NOT KNOWN from here, nor what is attached: this node may enforce all the same; ask where its bpffs is seen
+    generation: not known; the agent left nothing that can be read (--state-dir?)
+    not known: there is no bpffs to be seen from here
     ");
 }
 
