@@ -4,6 +4,8 @@
 //! Needs no right but those that the pins ask for (they are root's) and `CAP_BPF`. Names of programs take more
 //! ([`crate::dataplane::seen::programs`]); an agent knows its own.
 
+mod explain;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,6 +22,8 @@ use crate::plan::Names;
 use crate::status::rows::{self, Facts};
 use crate::status::{self, Attached, Left, NOT_RUNNING, RUNNING, Status, Word};
 use crate::telemetry::chain;
+
+pub use explain::Survey;
 
 /// Why nothing can be said.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,14 @@ pub enum SurveyError {
         hidden().map(|why| format!("; {why}")).unwrap_or_default()
     )]
     NoCounters,
+    /// No tables are pinned.
+    #[error(
+        "no tables are pinned for this network namespace: gwfilter judges nothing here (`gwfilter status`){0}"
+    )]
+    NoTables(String),
+    /// Something that an answer needs.
+    #[error("not known: {0}")]
+    Unknown(#[from] Unknown),
 }
 
 impl From<TablesError> for SurveyError {
@@ -159,31 +171,46 @@ fn only(mut controls: Vec<PathBuf>) -> Result<Option<PathBuf>, Unknown> {
 
 /// The tables in force; an error says why they are not known.
 fn tables(attached: bool) -> Result<Option<Seen>, Unknown> {
-    let roots = pins::roots().map_err(|e| Unknown(chain(&e)))?;
-    let [root] = roots.as_slice() else {
-        return match roots.len() {
-            0 if !attached => Ok(None),
-            0 => Err(Unknown("the tables in force: they are not pinned any more".to_owned())),
-            _ => Err(Unknown(
-                "the tables in force: those of several agents lie here; one takes over from another, ask again"
-                    .to_owned(),
+    let Some(root) = root()? else {
+        return match attached {
+            false => Ok(None),
+            true => Err(Unknown(
+                "the tables in force: they are not pinned any more".to_owned(),
             )),
         };
     };
-    match look(root) {
+    match look(&root) {
         Ok(Some(seen)) => Ok(Some(seen)),
-        Ok(None) => Err(Unknown(
-            "the tables in force: they are of another version of gwfilter; use the gwfilter of the agent's own version (kubectl exec into its pod)"
+        Ok(None) => Err(Unknown::other_version()),
+        Err(e) => Err(Unknown(format!("the tables in force: {}", chain(&e)))),
+    }
+}
+
+/// Where the root table in force is pinned.
+fn root() -> Result<Option<PathBuf>, Unknown> {
+    let mut roots = pins::roots().map_err(|e| Unknown(chain(&e)))?;
+    match roots.len() {
+        0 | 1 => Ok(roots.pop()),
+        _ => Err(Unknown(
+            "the tables in force: those of several agents lie here; one takes over from another, ask again"
                 .to_owned(),
         )),
-        Err(e) => Err(Unknown(format!("the tables in force: {}", chain(&e)))),
     }
 }
 
 /// Why something is not known, for people.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Unknown(String);
+pub struct Unknown(String);
+
+impl Unknown {
+    fn other_version() -> Self {
+        Self(
+            "the tables in force: they are of another version of gwfilter; use the gwfilter of the agent's own version (kubectl exec into its pod)"
+                .to_owned(),
+        )
+    }
+}
 
 /// The answer, or why there is none.
 fn told<T, E: std::error::Error>(answer: Result<T, E>, unknown: &mut Vec<String>) -> Option<T> {

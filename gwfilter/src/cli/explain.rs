@@ -6,21 +6,35 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use gwfilter_common::reason::Reason;
 
-use super::manifests::Manifests;
+use super::manifests::Node;
 use super::progress::Progress;
 use super::style::Palette;
 use super::{Output, address};
 use crate::diagnostic::Severity;
-use crate::explain::{Answer, ExplainError, Explainer, Query};
+use crate::explain::{Answer, Explainer, Query, QueryError};
 use crate::gateway::model::Protocol;
 use crate::source::Origin;
+use crate::survey::{self, Survey};
 
 /// Arguments of `explain`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
+    /// Manifests: a file, a directory (its .yaml, .yml and .json files; not recursive), or - for standard input; without it, the tables in force on
+    /// this node
+    #[arg(long, value_name = "PATH", value_parser = super::origin)]
+    from: Option<Origin>,
     #[command(flatten)]
-    manifests: Manifests,
+    node: Node,
+    /// Directory that the agent was given by the same flag
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/gwfilter",
+        conflicts_with = "from"
+    )]
+    state_dir: PathBuf,
     /// The packet's source address
     #[arg(long, value_name = "IP", required_unless_present = "queries")]
     source: Option<IpAddr>,
@@ -50,12 +64,16 @@ pub struct Args {
 /// Input that cannot be used at all, or an answer on which tables and evaluator differ: the caller prints the
 /// chain and exits with 2.
 pub fn run(args: &Args, palette: Palette, out: &mut impl Write, err: &mut impl Write) -> anyhow::Result<u8> {
-    if args.manifests.from.from == Origin::Stdin
-        && args.queries.as_ref().is_some_and(|q| q.as_os_str() == "-")
-    {
+    let Some(from) = &args.from else {
+        let mut here = Survey::open(&survey::places(&args.state_dir))
+            .context("the tables in force on this node cannot be asked; --from asks manifests")?;
+        let mut ask = |query: &Query| here.explain(query);
+        return asked(args, palette, out, &mut ask);
+    };
+    if *from == Origin::Stdin && args.queries.as_ref().is_some_and(|q| q.as_os_str() == "-") {
         bail!("standard input cannot hold both manifests and queries: give --from or --queries a file");
     }
-    let built = args.manifests.build()?;
+    let built = args.node.build(from)?;
     // What is merely left to the gateway is no fault; the notes of an answer say where it bears on one.
     let faults = built
         .diagnostics
@@ -66,8 +84,16 @@ pub fn run(args: &Args, palette: Palette, out: &mut impl Write, err: &mut impl W
         let _ = writeln!(err, "{d}");
     }
     let explainer = Explainer::new(built).context("the manifests ask for more than a node can hold")?;
+    let mut ask = |query: &Query| Ok(explainer.answer(query)?);
+    asked(args, palette, out, &mut ask)
+}
+
+/// Who answers: manifests, or the tables of this node.
+type Ask<'a> = dyn FnMut(&Query) -> anyhow::Result<Answer> + 'a;
+
+fn asked(args: &Args, palette: Palette, out: &mut impl Write, ask: &mut Ask<'_>) -> anyhow::Result<u8> {
     match (&args.queries, args.source, args.dest) {
-        (Some(path), _, _) => many(&explainer, path, out),
+        (Some(path), _, _) => many(ask, path, out),
         (None, Some(source), Some(dest)) => {
             let protocol = if args.protocol == "udp" {
                 Protocol::Udp
@@ -75,7 +101,7 @@ pub fn run(args: &Args, palette: Palette, out: &mut impl Write, err: &mut impl W
                 Protocol::Tcp
             };
             let query = Query::new(source, dest, protocol, args.proxy_source.zip(args.proxy_dest))?;
-            let answer = explainer.answer(&query)?;
+            let answer = ask(&query)?;
             let print = match args.output {
                 Output::Text => text(&query, &answer, palette, out),
                 Output::Json => line(&answer, out).and_then(|()| out.flush()),
@@ -87,7 +113,7 @@ pub fn run(args: &Args, palette: Palette, out: &mut impl Write, err: &mut impl W
     }
 }
 
-fn many(explainer: &Explainer, path: &PathBuf, out: &mut impl Write) -> anyhow::Result<u8> {
+fn many(ask: &mut Ask<'_>, path: &PathBuf, out: &mut impl Write) -> anyhow::Result<u8> {
     let input: Box<dyn Read> = if path.as_os_str() == "-" {
         Box::new(io::stdin().lock())
     } else {
@@ -95,7 +121,7 @@ fn many(explainer: &Explainer, path: &PathBuf, out: &mut impl Write) -> anyhow::
     };
     let mut input = BufReader::with_capacity(1 << 16, input);
     let mut out = BufWriter::new(out);
-    let (mut bad, mut differs) = (false, None);
+    let (mut bad, mut failed) = (false, None);
     let mut bytes = Vec::new();
     // Where answers can be seen, they are the progress; and a program that asks one by one knows how far it is.
     let asked = path.as_os_str() == "-" && !io::stderr().is_terminal();
@@ -111,15 +137,16 @@ fn many(explainer: &Explainer, path: &PathBuf, out: &mut impl Write) -> anyhow::
             break;
         }
         let answer = Query::from_json(&bytes)
-            .map_err(ExplainError::from)
-            .and_then(|q| explainer.answer(&q));
+            .map_err(anyhow::Error::from)
+            .and_then(|q| ask(&q));
         let print = match answer {
             Ok(answer) => line(&answer, &mut out),
             Err(error) => {
-                let text = serde_json::json!({ "error": error.to_string() });
-                match error {
-                    ExplainError::Query(_) => bad = true,
-                    ExplainError::Disagreement(_) => differs = differs.or(Some(error)),
+                let text = serde_json::json!({ "error": format!("{error:#}") });
+                if error.is::<QueryError>() {
+                    bad = true;
+                } else {
+                    failed = failed.or(Some(error));
                 }
                 line(&text, &mut out)
             }
@@ -137,8 +164,8 @@ fn many(explainer: &Explainer, path: &PathBuf, out: &mut impl Write) -> anyhow::
     }
     drop(progress);
     super::written(out.flush())?;
-    match differs {
-        Some(error) => Err(error.into()),
+    match failed {
+        Some(error) => Err(error),
         None => Ok(if bad { 2 } else { 0 }),
     }
 }
@@ -164,7 +191,7 @@ fn text(query: &Query, answer: &Answer, p: Palette, out: &mut impl Write) -> io:
         "  gateway         {}",
         answer.gateway.as_deref().unwrap_or("none")
     )?;
-    if let Some(from) = answer.client_address {
+    if let Some(from) = &answer.client_address {
         writeln!(out, "  client address  {from}")?;
     }
     writeln!(
@@ -201,6 +228,12 @@ pub(crate) fn headline(reason: &str) -> &'static str {
             "nothing that the node can see refuses it, but the header comes from a peer that is not listed"
         }
         "odd-source" => "such a source is not judged",
-        _ => "nothing that the node can see refuses it",
+        "allowed" => "nothing that the node can see refuses it",
+        _ => Reason::ALL
+            .into_iter()
+            .find(|known| known.name() == reason)
+            .map_or("for a reason that this version does not know", |known| {
+                known.words().meaning
+            }),
     }
 }

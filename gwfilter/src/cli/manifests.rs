@@ -14,22 +14,39 @@ use crate::source::files::{Files, News};
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Manifests {
     #[command(flatten)]
-    pub(super) from: super::From,
-    /// The node that is meant; without it, one that runs every gateway pod of the manifests
-    #[arg(long, value_name = "NAME")]
-    node: Option<String>,
-    /// Sources that are never dropped, at any gateway
-    #[arg(long, value_name = "CIDR,…", value_delimiter = ',', value_parser = super::address::network)]
-    never_drop: Vec<IpNet>,
+    from: super::From,
+    #[command(flatten)]
+    node: Node,
 }
 
 impl Manifests {
     /// Reads the manifests and compiles them.
     ///
     /// # Errors
-    /// Nothing usable could be read. One broken file among others is a diagnostic.
+    /// [`Node::build`].
     pub(super) fn build(&self) -> anyhow::Result<Built> {
-        let index = read(&self.from.from)?;
+        self.node.build(&self.from.from)
+    }
+}
+
+/// For which node, and what holds there besides the manifests.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Node {
+    /// The node that is meant; without it, one that runs every gateway pod of the manifests
+    #[arg(long, value_name = "NAME", requires = "from")]
+    node: Option<String>,
+    /// Sources that are never dropped, at any gateway
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',', value_parser = super::address::network, requires = "from")]
+    never_drop: Vec<IpNet>,
+}
+
+impl Node {
+    /// Reads manifests and compiles them for it.
+    ///
+    /// # Errors
+    /// Nothing usable could be read. One broken file among others is a diagnostic.
+    pub(super) fn build(&self, from: &Origin) -> anyhow::Result<Built> {
+        let index = read(from)?;
         let node = NodeFacts {
             name: self.node.clone(),
             local_addresses: None,

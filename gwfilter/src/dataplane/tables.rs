@@ -2,6 +2,7 @@
 
 mod earlier;
 mod flat;
+pub mod pinned;
 pub mod seen;
 mod shelf;
 mod verify;

@@ -4,6 +4,7 @@
 //! image of the maps as the planner would fill them, with the drain windows over. Each answer is held against the
 //! reference evaluator; if the two differ there is no answer but an error.
 
+pub mod here;
 mod notes;
 mod query;
 mod segments;
@@ -11,8 +12,7 @@ mod verify;
 
 use std::sync::Arc;
 
-use gwfilter_common::decide::{Action, Decision, decide};
-use gwfilter_common::read::SliceReader;
+use gwfilter_common::decide::{Action, Decision};
 use gwfilter_common::reason::Reason;
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ use crate::gateway::model::{Gateway, Protocol};
 use crate::pipeline::{Built, Owner};
 use crate::plan::{Image, Names, PlanError, Planner, Settings};
 use crate::policy;
-use segments::Beginnings;
+use crate::status::Word;
 
 /// The answer for one packet. Names and order of the fields are a public contract.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,7 +40,7 @@ pub struct Answer {
     /// Where the packet is judged: `xdp` or `tc`.
     pub hook: Option<&'static str>,
     /// Where the gateway takes the client address from.
-    pub client_address: Option<&'static str>,
+    pub client_address: Option<Word>,
     /// For people.
     pub notes: Vec<String>,
 }
@@ -96,7 +96,7 @@ impl Explainer {
     /// # Errors
     /// The query describes no packet, or tables and evaluator differ.
     pub fn answer(&self, query: &Query) -> Result<Answer, ExplainError> {
-        let decision = self.decide(query)?;
+        let decision = segments::decided(query, &self.image)?;
         self.verify(query, &decision).map_err(Box::new)?;
         let key = query.key();
         let owners = self.built.owners.get(&key).map(Vec::as_slice).unwrap_or_default();
@@ -121,7 +121,7 @@ impl Explainer {
             gateway: gateway.map(Gateway::id),
             policy: self.rule(&decision, query, owners).map(|r| r.to_string()),
             hook: judged.then_some(if self.in_tc(query) { "tc" } else { "xdp" }),
-            client_address: gateway.map(|g| g.client_address.name()),
+            client_address: gateway.map(|g| g.client_address.name().into()),
             notes: self.notes(query, &decision, owners),
         })
     }
@@ -130,21 +130,6 @@ impl Explainer {
     fn in_tc(&self, query: &Query) -> bool {
         let target = self.built.desired.tuples.get(&query.key());
         target.is_some_and(|t| t.reset || t.proxy().is_some())
-    }
-
-    /// What the kernel would do with the packet that opens a connection; or, if that passes and a PROXY header counts there, with the
-    /// segment that carries it.
-    fn decide(&self, query: &Query) -> Result<Decision, QueryError> {
-        let streams = Beginnings::default();
-        let opening = segments::opening(query)?;
-        let decision = decide(&SliceReader(opening.bytes()), &self.image, &streams);
-        if decision.action == Action::Drop || self.by_header(query).is_none() {
-            return Ok(decision);
-        }
-        Ok(match segments::first(query)? {
-            Some(first) => decide(&SliceReader(first.bytes()), &self.image, &streams),
-            None => decision,
-        })
     }
 
     /// The tables of a destination where a PROXY header counts.

@@ -13,6 +13,16 @@ use crate::report::EnforcedAt;
 /// Rules left to the gateway that are named, at most.
 const RULES: usize = 5;
 
+/// Of a packet that is dropped.
+pub(super) fn refused(reset: bool) -> String {
+    let sees = if reset {
+        "the connection is reset on both sides"
+    } else {
+        "the client sees a timeout"
+    };
+    format!("the gateway would refuse it too (403, or a closed connection); refused at the node, {sees}")
+}
+
 impl Explainer {
     pub(super) fn notes(&self, query: &Query, decision: &Decision, owners: &[Owner]) -> Vec<String> {
         let mut notes = Vec::new();
@@ -48,14 +58,7 @@ impl Explainer {
         let target = self.built.desired.tuples.get(&key);
         match decision.reason {
             Reason::DeniedByRule | Reason::NoRuleAllows if decision.action == Action::Drop => {
-                let sees = if target.is_some_and(|t| t.reset) {
-                    "the connection is reset on both sides"
-                } else {
-                    "the client sees a timeout"
-                };
-                notes.push(format!(
-                    "the gateway would refuse it too (403, or a closed connection); refused at the node, {sees}"
-                ));
+                notes.push(refused(target.is_some_and(|t| t.reset)));
                 if target.is_some_and(|t| t.node_address && t.proxy().is_none()) {
                     notes.push(
                         "only packets that open a connection are dropped: on an address of the node others may be replies to it".to_owned(),

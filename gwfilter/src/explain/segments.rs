@@ -1,13 +1,14 @@
 //! The frames that a query stands for: the packet that opens a connection, and where a PROXY header is asked for, the first segment behind
-//! it. Nothing but frames is made here; what becomes of them is the kernel's own code.
+//! it. What becomes of them is the kernel's own code.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use gwfilter_common::abi::{SynEntry, SynKey};
-use gwfilter_common::decide::Streams;
+use gwfilter_common::decide::{Action, Decision, Scope, Streams, Tables, decide, decide_in};
 use gwfilter_common::packet::{Frame, Packet};
+use gwfilter_common::read::SliceReader;
 use gwfilter_common::wire::l4;
 
 use super::{Query, QueryError};
@@ -22,7 +23,7 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Where streams begin, as the kernel's map says it.
 #[derive(Debug, Default)]
-pub(super) struct Beginnings(RefCell<BTreeMap<SynKey, SynEntry>>);
+struct Beginnings(RefCell<BTreeMap<SynKey, SynEntry>>);
 
 impl Streams for Beginnings {
     fn syn_seen(&self, key: &SynKey, entry: &SynEntry) {
@@ -49,7 +50,7 @@ pub(super) fn opening(query: &Query) -> Result<Frame, QueryError> {
 }
 
 /// The first segment of the stream, with the header of the query and some bytes of what follows it; `None` if it has none.
-pub(super) fn first(query: &Query) -> Result<Option<Frame>, QueryError> {
+fn first(query: &Query) -> Result<Option<Frame>, QueryError> {
     let Some((client, destination)) = query.proxy else {
         return Ok(None);
     };
@@ -68,6 +69,29 @@ pub(super) fn first(query: &Query) -> Result<Option<Frame>, QueryError> {
         *bytes = u32::from_be_bytes(*bytes).wrapping_add(1).to_be_bytes();
     }
     Ok(Some(frame))
+}
+
+/// A later segment of the connection, which opens none.
+pub(super) fn later(query: &Query) -> Result<Frame, QueryError> {
+    let source = SocketAddr::new(query.source, CLIENT_PORT);
+    let packet = Packet::tcp(source, query.dest, l4::ACK);
+    packet.build().ok_or_else(|| families(query))
+}
+
+/// What tables do with the packet that opens a connection; or, if that passes and a PROXY header counts there, with the segment that carries it.
+pub(super) fn decided<T: Tables>(query: &Query, tables: &T) -> Result<Decision, QueryError> {
+    let streams = Beginnings::default();
+    let opening = opening(query)?;
+    let opening = SliceReader(opening.bytes());
+    let by_header = decide_in(&opening, tables, Scope::All).action == Action::Look;
+    let decision = decide(&opening, tables, &streams);
+    if decision.action == Action::Drop || !by_header {
+        return Ok(decision);
+    }
+    Ok(match first(query)? {
+        Some(first) => decide(&SliceReader(first.bytes()), tables, &streams),
+        None => decision,
+    })
 }
 
 fn families(query: &Query) -> QueryError {

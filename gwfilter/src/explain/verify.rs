@@ -8,7 +8,7 @@ use gwfilter_common::reason::Reason;
 use gwfilter_common::wire::{ipv4, ipv6};
 use ipnet::IpNet;
 
-use super::{ExplainError, Explainer, Query};
+use super::{ExplainError, Explainer, Query, segments};
 use crate::desired::{ProxyTables, Verdict};
 use crate::gateway::model::{Gateway, Protocol, TupleKey};
 use crate::pipeline::Owner;
@@ -161,7 +161,7 @@ impl Explainer {
                 for (source, client, destination) in addresses.sample(bound) {
                     let dest = SocketAddr::new(key.addr, key.port);
                     let query = Query::new(source, dest, key.protocol, Some((client, destination)))?;
-                    let decision = self.decide(&query)?;
+                    let decision = segments::decided(&query, &self.image)?;
                     self.verify(&query, &decision).map_err(Box::new)?;
                     verified.addresses += 1;
                 }
@@ -170,7 +170,7 @@ impl Explainer {
             for source in addresses.into_iter().step_by(step) {
                 let dest = SocketAddr::new(key.addr, key.port);
                 let query = Query::new(source, dest, key.protocol, None)?;
-                let decision = self.decide(&query)?;
+                let decision = segments::decided(&query, &self.image)?;
                 self.verify(&query, &decision).map_err(Box::new)?;
                 verified.addresses += 1;
             }

@@ -37,6 +37,10 @@ const REASONS: &[(&str, &str)] = &[
         "frame-1m-over",
         "a lookup among a million is memory's latency, ours too (frame-1m-over-empty): ipset pays it about once and nft more often, each on top of a packet buffer of 300 ns; tried: wide lines (0.62 to 0.32 of ipset's, 0.28 to 0.15 of nft's)",
     ),
+    (
+        "sampling-verdict",
+        "a packet that is not looked at costs a twin two loads and a branch (the number of its counter against a mask), and the registers in which the frame stays at hand for the look are not there for the verdict; it is paid only while somebody watches; tried: a countdown on each CPU (a second per-CPU lookup and the clock, 8 ns)",
+    ),
 ];
 
 /// The reason, if one is written down.

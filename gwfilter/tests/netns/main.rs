@@ -5,6 +5,7 @@
 mod attach;
 mod enforce;
 mod exit;
+mod explain;
 mod lab;
 mod lease;
 mod meter;

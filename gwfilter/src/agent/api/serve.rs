@@ -92,7 +92,21 @@ async fn respond(
     reply.into_response(Some(place))
 }
 
+/// Bytes of a question's head, but for its line ends and the separators of its fields.
+fn length_of_head<B>(request: &Request<B>) -> usize {
+    let uri = request.uri();
+    let query = uri.query().map_or(0, str::len);
+    let fields = request.headers().iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len());
+    uri.path().len() + query + fields.sum::<usize>()
+}
+
 async fn question(request: &Request<Incoming>, door: &Door) -> Result<(Route, Params), Reply> {
+    // hyper's own bound is one of its buffer: a head that comes in one read may be longer.
+    if length_of_head(request) > HEAD {
+        let words = "the head is too large: 32 KiB at most";
+        return Err(Reply::refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, words));
+    }
     if request.method() != Method::GET {
         return Err(Reply::refuse(StatusCode::METHOD_NOT_ALLOWED, "GET only"));
     }
@@ -127,6 +141,34 @@ mod tests {
         let (lines, receiver) = mpsc::channel(64);
         answer.send(receiver).unwrap();
         (asker, lines)
+    }
+
+    #[test]
+    fn a_head_in_one_read_then_its_length_is_counted() {
+        let request = Request::get("http://agent/v1/status?wide=1")
+            .header("x-large", "x".repeat(100))
+            .body(())
+            .unwrap();
+        assert_eq!(
+            length_of_head(&request),
+            "/v1/status".len() + "wide=1".len() + "x-large".len() + 100
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_too_large_then_refused_in_however_many_reads() {
+        for buffer in [4096, 1 << 20] {
+            let (mut asker, io) = tokio::io::duplex(buffer);
+            let (shared, _calls) = Shared::new(None);
+            tokio::spawn(async move { connection(io, &Door::Root, None, &shared).await });
+            let field = "x".repeat(HEAD + 1);
+            let question = format!("GET /v1/status HTTP/1.1\r\nhost: agent\r\nx: {field}\r\n\r\n");
+            // The answer may come before the whole question went.
+            let _ = asker.write_all(question.as_bytes()).await;
+            let mut text = String::new();
+            let _ = asker.read_to_string(&mut text).await;
+            assert!(text.starts_with("HTTP/1.1 431 "), "{buffer}: {text}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -160,7 +160,7 @@ pub(super) fn tables_of(
 }
 
 /// The table of this number of the purpose of this kind; 0 is none.
-fn place(six: bool, kind: Kind, number: u32) -> Option<Place> {
+pub(super) fn place(six: bool, kind: Kind, number: u32) -> Option<Place> {
     let flat = number & FLAT_TABLE != 0;
     let kind = match (kind, six) {
         (Kind::Never4, true) => Kind::Never6,
