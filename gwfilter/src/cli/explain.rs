@@ -103,7 +103,7 @@ fn asked(args: &Args, palette: Palette, out: &mut impl Write, ask: &mut Ask<'_>)
             let query = Query::new(source, dest, protocol, args.proxy_source.zip(args.proxy_dest))?;
             let answer = ask(&query)?;
             let print = match args.output {
-                Output::Text => text(&query, &answer, palette, out),
+                Output::Text => text(&query, &answer, args.from.is_some(), palette, out),
                 Output::Json => line(&answer, out).and_then(|()| out.flush()),
             };
             super::written(print)?;
@@ -175,7 +175,7 @@ fn line(value: &impl serde::Serialize, out: &mut impl Write) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-fn text(query: &Query, answer: &Answer, p: Palette, out: &mut impl Write) -> io::Result<()> {
+fn text(query: &Query, answer: &Answer, somewhere: bool, p: Palette, out: &mut impl Write) -> io::Result<()> {
     let word = if answer.verdict == "drop" {
         p.bad("DROP")
     } else {
@@ -201,7 +201,7 @@ fn text(query: &Query, answer: &Answer, p: Palette, out: &mut impl Write) -> io:
     )?;
     if let Some(hook) = answer.hook {
         let note = match hook {
-            "xdp" => " (tc where the card's driver has no XDP)",
+            "xdp" if somewhere => " (tc where the card's driver has no XDP)",
             _ => "",
         };
         writeln!(out, "  judged in       {hook}{note}")?;

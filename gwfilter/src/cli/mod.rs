@@ -48,7 +48,11 @@ const EXPLAIN: &str = "\
 Example:
   gwfilter explain --from manifests/ --source 198.51.100.7 --dest 203.0.113.10:443
 
-Exit: 0 for either verdict; 2 for input that cannot be used, or a bad line among the queries.";
+Without --from (root, on a node) the tables in force are asked, with a running agent, with a dead one and under a pause or a lease that is over:
+what happens to a packet that comes now.
+  gwfilter explain --source 198.51.100.7 --dest 203.0.113.10:443
+
+Exit: 0 for either verdict; 2 for input that cannot be used, tables that cannot be read, or a bad line among the queries.";
 const RUN: &str = "\
 Needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON and a bpffs at /sys/fs/bpf.
 The log goes to standard error; RUST_LOG sets its levels (default info).

@@ -1,4 +1,4 @@
-//! `/v1/explain`: one packet's verdict from the tables as this agent compiled them.
+//! `/v1/explain`: one packet's verdict from the tables as this agent compiled them; where they are large, from those in force.
 
 use std::time::Duration;
 
@@ -9,13 +9,15 @@ use tracing::error;
 use super::place::Place;
 use super::reply::Reply;
 use super::{Call, Shared};
-use crate::explain::{ExplainError, Explainer, Query};
+use crate::explain::{ExplainError, Explainer, Query, QueryError};
 use crate::params::Params;
+use crate::survey::{self, Survey};
 use crate::telemetry::chain;
 
 /// How long an answer may take: the tables are put together anew for it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-/// Prefixes in all tables, at most: beyond, an answer would take the memory that the agent has for a swap.
+/// Prefixes in all tables, at most: beyond, to put them together a second time would take the memory that the agent has for a swap, and the tables
+/// in force are asked, which have fewer notes.
 const LARGEST: usize = 200_000;
 
 /// The keys of a query, as a line of `explain --queries` has them.
@@ -29,21 +31,24 @@ pub(super) async fn answer(mut params: Params, shared: &Shared) -> Result<Reply,
     let starts = || Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "the agent starts");
     let built = built.ok_or_else(starts)?;
     let prefixes: usize = built.reports.iter().map(|report| report.prefixes.table).sum();
+    let defect = |why: &str| {
+        error!(error = why, "a packet cannot be explained");
+        Reply::refuse(StatusCode::INTERNAL_SERVER_ERROR, why)
+    };
     if prefixes > LARGEST {
-        let words = format!(
-            "the tables have {prefixes} prefixes, too many to be put together a second time beside those in force (at most {LARGEST}): ask \
-             `gwfilter explain --from` with the manifests"
-        );
-        return Err(Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, &words));
+        drop(built);
+        let dirs = survey::places(&shared.state_dir);
+        let answered = alone.work(move || Survey::open(&dirs)?.explain(&query)).await?;
+        return match answered {
+            Ok(answer) => Ok(Reply::json(&answer)),
+            Err(e) if e.is::<QueryError>() => Err(Reply::refuse(StatusCode::BAD_REQUEST, &format!("{e:#}"))),
+            Err(e) => Err(defect(&format!("{e:#}"))),
+        };
     }
     let answered = alone.work(move || {
         let explainer = Explainer::new(built).map_err(|e| chain(&e));
         explainer.map(|explainer| explainer.answer(&query))
     });
-    let defect = |why: &str| {
-        error!(error = why, "a packet cannot be explained");
-        Reply::refuse(StatusCode::INTERNAL_SERVER_ERROR, why)
-    };
     match answered.await? {
         Ok(Ok(answer)) => Ok(Reply::json(&answer)),
         Ok(Err(ExplainError::Query(e))) => Err(Reply::refuse(StatusCode::BAD_REQUEST, &e.to_string())),
