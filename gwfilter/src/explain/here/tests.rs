@@ -99,6 +99,7 @@ fn status(hooks: &[&'static str]) -> Status {
         memory_bytes: None,
         counted_since: None,
         unknown: Vec::new(),
+        pins_seen: true,
         last: None,
     }
 }
