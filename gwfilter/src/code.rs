@@ -265,7 +265,7 @@ pub const ALL: [Code; 46] = [
     code(
         "unreadable-object",
         Of::Both("error"),
-        "an object cannot be decoded: its last good version stays; without one a policy counts as a possible hole (no default-deny anywhere), and another object keeps every gateway it could bear on from being enforced",
+        "an object cannot be decoded: of a file its last good version stays; of a cluster's, and where there is none, a policy counts as a possible hole (no default-deny at the gateways that it may mean), and another object keeps every gateway it could bear on from being enforced",
         "mend the object; `kubectl apply` would refuse it",
         INPUT,
     ),

@@ -1,8 +1,9 @@
 //! Objects by identity - apply, delete, reset - and the snapshot taken of them.
 //!
-//! Each object belongs to a source: a file, or a watch. What a source said last stays until it says something else;
-//! what it says and nobody can read keeps its last good version, and where there is none, becomes a known unknown
-//! ([`Snapshot::lost`], [`Snapshot::complete`]).
+//! Each object belongs to a source: a file, or a watch. What a source said last stays until it says something else.
+//! An object of a file that nobody can read keeps its last good version: nothing applied the new one. One of a watch does
+//! not: the cluster runs the new version already, whatever it says. What is left without a version becomes a known unknown
+//! ([`Snapshot::lost`], [`Snapshot::knows_policies_of`]).
 
 pub mod saved;
 
@@ -95,6 +96,12 @@ impl Index {
     pub fn reset(&mut self, source: &str, objects: Vec<Object>, diagnostics: Vec<Diagnostic>) {
         let old = self.sources.remove(source).unwrap_or_default();
         let mut last = old.objects;
+        if old.watches.is_some() {
+            let refused = objects.iter().filter(|o| matches!(o, Object::Refused(_)));
+            for key in refused.filter_map(Object::key) {
+                last.remove(&key);
+            }
+        }
         let mut new = Source {
             diagnostics,
             was_read: true,
@@ -116,7 +123,7 @@ impl Index {
         self.sources.insert(source.to_owned(), new);
     }
 
-    /// Adds or replaces one object of a source. False: that is what it said already, as far as anything depends on it.
+    /// Adds or replaces one object of a watch. False: that is what it said already, as far as anything depends on it.
     pub fn apply(&mut self, source: &str, object: Object, diagnostics: Vec<Diagnostic>) -> bool {
         let source = self.sources.entry(source.to_owned()).or_default();
         if diagnostics.is_empty()
@@ -130,7 +137,8 @@ impl Index {
         let mut last = BTreeMap::new();
         if let Some(key) = object.key() {
             source.forget(&key);
-            last.extend(source.objects.remove_entry(&key));
+            let old = source.objects.remove_entry(&key);
+            last.extend(old.filter(|_| !matches!(object, Object::Refused(_))));
         }
         source.put(object, &mut last);
         source.diagnostics.extend(diagnostics);

@@ -95,8 +95,8 @@ pub struct Built {
     pub owners: BTreeMap<TupleKey, Vec<Owner>>,
     /// Destinations of gateways that are not judged.
     pub unjudged: BTreeMap<TupleKey, Unjudged>,
-    /// Whether all input could be read; if not, no default-deny is enforced.
-    pub complete: bool,
+    /// One for each gateway: whether every policy that may mean it could be read; if not, no default-deny is enforced there.
+    pub complete: Vec<bool>,
     /// Listeners whose default-deny is only counted ([`CompiledListener::observe`]).
     pub withheld: BTreeSet<Owner>,
 }
@@ -122,7 +122,10 @@ pub fn build_after(memo: &mut Memo, snapshot: &Snapshot, node: &NodeFacts, setti
             .take()
             .filter(|own| own.iter().all(|addr| !stale.contains(addr)));
     }
-    assemble(memo, found, policies, snapshot.complete, settings, stale)
+    let root = found.mesh.root_namespace.as_deref();
+    let known = |gateway: &Gateway| snapshot.knows_policies_of(&gateway.namespace, root);
+    let complete = found.gateways.iter().map(known).collect();
+    assemble(memo, found, policies, complete, settings, stale)
 }
 
 /// From gateways and policies to a generation. `complete` as in [`Built::complete`], `stale` as in [`Snapshot::stale_addresses`].
@@ -130,7 +133,7 @@ fn assemble(
     memo: &mut Memo,
     found: Found,
     policies: Vec<Arc<Policy>>,
-    complete: bool,
+    complete: Vec<bool>,
     settings: &Settings,
     stale: &BTreeSet<IpAddr>,
 ) -> Built {
@@ -141,8 +144,8 @@ fn assemble(
     } = found;
     let mut reports = Vec::with_capacity(gateways.len());
     let mut tables = Vec::with_capacity(gateways.len());
-    for gateway in &gateways {
-        let compiled = policy::compile_after(memo, &mesh, &policies, gateway, complete);
+    for (gateway, complete) in gateways.iter().zip(&complete) {
+        let compiled = policy::compile_after(memo, &mesh, &policies, gateway, *complete);
         diagnostics.extend(compiled.diagnostics);
         reports.push(compiled.report);
         tables.push(compiled.listeners);

@@ -40,8 +40,8 @@ pub struct Snapshot {
     pub plugins: Vec<(Kind, WasmPlugin)>,
     /// Objects that cannot be read, or that two inputs state differently, and that have no last good version.
     pub lost: Vec<Refused>,
-    /// Whether every policy that there may be is in `policies`. If not, there may be a hole that is not known, so no
-    /// default-deny may be enforced anywhere.
+    /// Whether every policy that there may be is in `policies` or by name in `lost`. If not, there may be a hole that is
+    /// not known, so no default-deny may be enforced anywhere.
     pub complete: bool,
     /// Input that could not be read and has no last good version.
     pub unread: Unread,
@@ -99,9 +99,22 @@ impl Snapshot {
         }
     }
 
+    /// Whether every policy that may mean a workload of a namespace is in `policies`. `root`: the root namespace, where it
+    /// is known. A policy means workloads of its own namespace, or, in the root namespace, of all.
+    #[must_use]
+    pub fn knows_policies_of(&self, namespace: &str, root: Option<&str>) -> bool {
+        let may_mean = |lost: &Refused| {
+            let there = lost.namespace.as_deref();
+            lost.kind == Some(Kind::AuthorizationPolicy)
+                && (root.is_none() || there.is_none() || there == Some(namespace) || there == root)
+        };
+        self.complete && !self.lost.iter().any(may_mean)
+    }
+
     /// Notes an object that is there but not known.
     pub(crate) fn lose(&mut self, refused: Refused) {
-        if matches!(refused.kind, None | Some(Kind::AuthorizationPolicy)) {
+        let of_somewhere = refused.kind == Some(Kind::AuthorizationPolicy) && refused.namespace.is_none();
+        if refused.kind.is_none() || of_somewhere {
             self.complete = false;
         }
         if !self.lost.contains(&refused) {

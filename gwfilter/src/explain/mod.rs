@@ -162,7 +162,8 @@ impl Explainer {
             withheld,
             ..
         } = &self.built;
-        let default_deny = withheld.contains(&owner) || (*complete && gateway.probe_sources_known);
+        let complete = complete.get(owner.gateway).copied().unwrap_or(false);
+        let default_deny = withheld.contains(&owner) || (complete && gateway.probe_sources_known);
         if self.by_header(query).is_none() {
             let source = query.source;
             return Some(policy::evaluate_with(

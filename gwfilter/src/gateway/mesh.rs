@@ -6,11 +6,11 @@ use super::Settings;
 use super::candidate::{Candidate, may_match};
 use super::model::{Mesh, Tri, Workload};
 use super::world::World;
-use crate::object::Kind;
 use crate::object::attachment::Attachment;
 use crate::object::kubernetes_gateway::GATEWAY_NAME_LABEL;
 use crate::object::meta::{Meta, subset};
 use crate::object::pod::{Container, EnvValue};
+use crate::object::{Kind, Refused};
 use crate::snapshot::Snapshot;
 
 /// Istio's default (`pkg/config/mesh/mesh.go`).
@@ -49,7 +49,7 @@ pub(super) fn find(world: &World<'_>, candidates: &[Candidate<'_>]) -> Mesh {
     let istiods = istiods(world);
     let revisions: BTreeSet<&str> = istiods.iter().map(|istiod| istiod.revision.as_str()).collect();
     let istiod_revision = match (revisions.len(), revisions.first()) {
-        (1, Some(revision)) if !world.snapshot.unread.istiods() => Some((*revision).to_owned()),
+        (1, Some(revision)) if !unseen_istiods(world) => Some((*revision).to_owned()),
         _ => None,
     };
     Mesh {
@@ -93,6 +93,18 @@ fn all_discovered(world: &World<'_>, candidates: &[Candidate<'_>]) -> bool {
     })
 }
 
+/// Whether istiods may be there that are not known.
+fn unseen_istiods(world: &World<'_>) -> bool {
+    let runs_pods = |kind| {
+        matches!(
+            kind,
+            Kind::Pod | Kind::Deployment | Kind::DaemonSet | Kind::StatefulSet
+        )
+    };
+    let mut lost = world.snapshot.lost.iter();
+    world.snapshot.unread.istiods() || lost.any(|refused| refused.kind.is_none_or(runs_pods))
+}
+
 /// One istiod that can be seen.
 struct Istiod<'a> {
     revision: String,
@@ -128,7 +140,7 @@ fn istiods<'a>(world: &World<'a>) -> Vec<Istiod<'a>> {
 }
 
 fn selector_switch(world: &World<'_>, istiods: &[Istiod<'_>]) -> Tri {
-    if world.snapshot.unread.istiods() {
+    if unseen_istiods(world) {
         return Tri::Unknown;
     }
     if istiods.is_empty() {
@@ -165,15 +177,22 @@ fn go_bool(text: &str) -> Tri {
 
 fn request_authentication(world: &World<'_>, candidates: &[Candidate<'_>]) -> Tri {
     let snapshot = world.snapshot;
-    if lost(
-        snapshot,
-        &[
-            Kind::RequestAuthentication,
-            Kind::WasmPlugin,
-            Kind::TrafficExtension,
-            Kind::EnvoyFilter,
-        ],
-    ) {
+    let kinds = [
+        Kind::RequestAuthentication,
+        Kind::WasmPlugin,
+        Kind::TrafficExtension,
+        Kind::EnvoyFilter,
+    ];
+    // Of another namespace than the root's and a gateway's own, none applies.
+    let may_apply = |refused: &Refused| {
+        let (there, root) = (refused.namespace.as_deref(), world.root.as_deref());
+        let applies = there.is_none()
+            || root.is_none()
+            || there == root
+            || candidates.iter().any(|c| Some(c.namespace) == there);
+        refused.kind.is_none_or(|kind| kinds.contains(&kind)) && applies
+    };
+    if kinds.iter().any(|kind| snapshot.unread.may_hold(*kind)) || snapshot.lost.iter().any(may_apply) {
         return Tri::Unknown;
     }
     let workloads = || candidates.iter().flat_map(|c| &c.workloads);

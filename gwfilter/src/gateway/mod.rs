@@ -238,7 +238,9 @@ fn bears_on(world: &World<'_>, refused: &Refused, candidate: &Candidate<'_>) -> 
     match refused.kind {
         None => true,
         Some(Kind::AuthorizationPolicy | Kind::RequestAuthentication | Kind::Namespace) => false,
-        Some(Kind::Pod | Kind::EndpointSlice | Kind::Service) => here,
+        // Its external addresses, node ports and host ports may be this gateway's, wherever it is.
+        Some(Kind::Service | Kind::Pod) => true,
+        Some(Kind::EndpointSlice) => here,
         Some(Kind::Deployment | Kind::DaemonSet | Kind::StatefulSet) => here,
         Some(Kind::EnvoyFilter | Kind::WasmPlugin | Kind::TrafficExtension | Kind::ProxyConfig) => {
             here || root

@@ -34,7 +34,11 @@ fn run(steps: &[(&str, &str)]) -> (String, bool, Vec<&'static str>) {
         let _ = index.load(source, text.as_bytes());
     }
     let snapshot = index.snapshot();
-    (names(&snapshot), snapshot.complete, codes(&snapshot))
+    (
+        names(&snapshot),
+        snapshot.knows_policies_of("n", Some("root")),
+        codes(&snapshot),
+    )
 }
 
 #[test]
@@ -143,8 +147,10 @@ fn a_watch_then_one_object_at_a_time() {
     apply(&mut index, BAD);
     assert_eq!(
         (names(&index.snapshot()), codes(&index.snapshot())),
-        ("a:ALLOW b:-".into(), vec!["unreadable-object"])
+        ("b:-".into(), vec!["unreadable-object"]),
+        "the cluster runs the new version: the old one is not in force any more"
     );
+    assert!(!index.snapshot().knows_policies_of("n", Some("root")));
     apply(&mut index, A);
     assert_eq!(
         (names(&index.snapshot()), codes(&index.snapshot())),
@@ -158,9 +164,9 @@ fn a_watch_then_one_object_at_a_time() {
     index.delete("watch", &key);
     assert_eq!(names(&index.snapshot()), "b:-");
     apply(&mut index, BAD);
-    assert!(!index.snapshot().complete);
+    assert!(!index.snapshot().knows_policies_of("n", Some("root")));
     index.delete("watch", &key);
-    assert!(index.snapshot().complete);
+    assert!(index.snapshot().knows_policies_of("n", Some("root")));
     index.remove("watch");
     assert_eq!(index.snapshot(), Snapshot::default());
 }
@@ -177,7 +183,7 @@ fn what_a_watch_repeats_then_no_news_and_all_else_is() {
         let (object, diagnostics) = decoded(text);
         index.apply("watch", object, diagnostics)
     };
-    // A refused one keeps the last good version, and is a finding that its repetition has to end.
+    // A refused one is lost, and a finding that its repetition has to end.
     let news = [A, A, A2, BAD, BAD, A2, A2].map(&mut apply);
     assert_eq!(news, [true, false, true, true, true, true, false]);
     let key = Key {
@@ -203,4 +209,64 @@ fn snapshot_then_in_order_of_identity_whatever_the_sources() {
     let mut two = Index::new();
     two.load("x", format!("{A}{B}").as_bytes()).unwrap();
     assert_eq!(one.snapshot(), two.snapshot());
+}
+
+#[test]
+fn a_list_of_a_watch_with_an_object_that_cannot_be_read_then_it_is_lost_as_one_of_a_file_is_not() {
+    let decoded = |text: &str| {
+        let documents = manifest::parse(text.as_bytes()).unwrap();
+        let all = documents.iter().map(|document| object::decode(&document.value));
+        all.fold(
+            (Vec::new(), Vec::new()),
+            |(mut objects, mut found), (more, news)| {
+                objects.extend(more);
+                found.extend(news);
+                (objects, found)
+            },
+        )
+    };
+    for (watched, wanted) in [(true, "b:-"), (false, "a:DENY b:-")] {
+        let mut index = Index::new();
+        if watched {
+            index.declare("s", Subject::Kind(Kind::AuthorizationPolicy));
+        }
+        for text in [format!("{A}{B}"), format!("{BAD}{B}")] {
+            let (objects, found) = decoded(&text);
+            index.reset("s", objects, found);
+        }
+        let snapshot = index.snapshot();
+        assert_eq!(
+            (names(&snapshot).as_str(), snapshot.lost.len()),
+            (wanted, usize::from(watched))
+        );
+        assert_eq!(codes(&snapshot), ["unreadable-object"]);
+    }
+}
+
+#[test]
+fn a_lost_policy_then_it_may_mean_its_own_namespace_and_all_where_it_is_the_root() {
+    let snapshot = |namespace: &str| {
+        let mut index = Index::new();
+        index
+            .load(
+                "f",
+                BAD.replace("namespace: n", &format!("namespace: {namespace}"))
+                    .as_bytes(),
+            )
+            .unwrap();
+        index.snapshot()
+    };
+    for (namespace, here, elsewhere, unknown_root) in [
+        ("n", false, true, false),
+        ("root", false, false, false),
+        ("[]", false, false, false),
+    ] {
+        let snapshot = snapshot(namespace);
+        let known = [
+            snapshot.knows_policies_of("n", Some("root")),
+            snapshot.knows_policies_of("m", Some("root")),
+            snapshot.knows_policies_of("m", None),
+        ];
+        assert_eq!(known, [here, elsewhere, unknown_root], "{namespace}");
+    }
 }

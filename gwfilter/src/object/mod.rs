@@ -1,8 +1,7 @@
 //! Our own subset of the Kubernetes and Istio kinds, decoded totally: a faulty object is a diagnostic, never a panic.
 //!
 //! An object of a kind that bears on enforcement and that cannot be read in full is not skipped: it becomes
-//! [`Object::Refused`], so that the last good version can stand in for it, or, where there is none, everything it could
-//! bear on is left to the gateway.
+//! [`Object::Refused`]: everything it could bear on is left to the gateway, unless a file's last good version stands in for it.
 
 pub mod attachment;
 pub mod authorization_policy;
@@ -239,6 +238,10 @@ pub fn known_kinds() -> Vec<(String, &'static str)> {
     all.collect()
 }
 
+/// What is said of an object that cannot be read.
+const CONSEQUENCE: &str =
+    "nothing that it could change is enforced, unless it is of a file whose last good version stays in force";
+
 /// Lists inside lists, beyond this depth, are refused.
 const MAX_LIST_DEPTH: usize = 8;
 
@@ -326,8 +329,7 @@ fn decode_into(
     if !versions.contains(&version) {
         objects.push(refused(Some(*known), document));
         let message = format!(
-            "apiVersion {api_version} is not known here; its last good version, if any, stays in force, and without one \
-             nothing that it could change is enforced; write {}",
+            "apiVersion {api_version} is not known here; {CONSEQUENCE}; write {}",
             versions
                 .iter()
                 .map(|v| join(group, v))
@@ -352,8 +354,7 @@ fn decode_into(
     }
     objects.push(refused(Some(*known), document));
     for fault in faults {
-        let message =
-            format!("{fault}. kubectl refuses such an object; its last good version, if any, stays in force");
+        let message = format!("{fault}. kubectl refuses such an object; {CONSEQUENCE}");
         diagnostics.push(Diagnostic::error("unreadable-object", nameless(), message));
     }
 }

@@ -198,13 +198,13 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// An IP address; an empty string is none.
+    /// An IP address, as Kubernetes reads one; an empty string is none.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         let text = self.string()?;
         if text.is_empty() {
             return None;
         }
-        let parsed = text.parse().ok();
+        let parsed = address(text);
         if parsed.is_none() {
             self.fault(&format!("expected an IP address, found {text:?}"));
         }
@@ -232,6 +232,22 @@ impl<'a> Cursor<'a> {
         }
         map
     }
+}
+
+/// An IP address, as `ParseIPSloppy` reads it, which the API server and kube-proxy use: numbers of IPv4 may begin with
+/// zeros and are decimal, and a v4-mapped address is the IPv4 address.
+fn address(text: &str) -> Option<IpAddr> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address.to_canonical());
+    }
+    let number = |part: &str| {
+        let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        let number = part.trim_start_matches('0');
+        let number = if number.is_empty() { "0" } else { number };
+        digits.then(|| number.parse().ok()).flatten()
+    };
+    let numbers: Option<Vec<u8>> = text.split('.').map(number).collect();
+    <[u8; 4]>::try_from(numbers?).ok().map(IpAddr::from)
 }
 
 /// A value, cut to a readable length.
@@ -272,6 +288,29 @@ mod tests {
             "spec.ports[0].port: expected a port number, found a string"
         );
         assert_eq!(found[3], "a: expected an object, found a number");
+    }
+
+    #[test]
+    fn addresses_then_as_kubernetes_reads_them() {
+        let read = |text: &str| address(text).map(|address| address.to_string());
+        for (text, wanted) in [
+            ("10.0.0.5", Some("10.0.0.5")),
+            ("010.0.0.005", Some("10.0.0.5")),
+            ("0.00.000.0", Some("0.0.0.0")),
+            ("::ffff:10.0.0.5", Some("10.0.0.5")),
+            ("::ffff:a00:5", Some("10.0.0.5")),
+            ("2001:db8::5", Some("2001:db8::5")),
+            ("10.0.0.256", None),
+            ("10.0.0", None),
+            ("10.0.0.5.6", None),
+            ("10..0.5", None),
+            ("10.0.0.+5", None),
+            ("10.0.0.0x5", None),
+            ("fe80::1%eth0", None),
+            (" 10.0.0.5", None),
+        ] {
+            assert_eq!(read(text).as_deref(), wanted, "{text}");
+        }
     }
 
     #[test]

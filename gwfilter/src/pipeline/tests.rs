@@ -86,6 +86,7 @@ fn built(gateways: Vec<Gateway>, policy: AuthorizationPolicy) -> Built {
         unread: false,
     };
     let (policies, diagnostics) = policy::decode(&[policy]);
+    let complete = vec![true; gateways.len()];
     assemble(
         &mut Memo::default(),
         Found {
@@ -94,7 +95,7 @@ fn built(gateways: Vec<Gateway>, policy: AuthorizationPolicy) -> Built {
             diagnostics,
         },
         policies,
-        true,
+        complete,
         &Settings::default(),
         &BTreeSet::new(),
     )

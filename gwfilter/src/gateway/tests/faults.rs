@@ -11,7 +11,10 @@ use crate::object;
 fn object_that_bears_on_a_gateway_and_cannot_be_read_then_not_enforced() {
     let cases = [
         ("pod labels", with(POD, "labels: {app: istio-ingressgateway", "labels: {app: 1"), true),
-        ("pod labels, other namespace", with(&with(POD, "labels: {app: istio-ingressgateway", "labels: {app: 1"), "istio-system", "foo"), false),
+        ("pod labels, other namespace", with(&with(POD, "labels: {app: istio-ingressgateway", "labels: {app: 1"), "istio-system", "foo"), true),
+        ("Service of another namespace", with(&with(&with(SERVICE, "name: istio-ingressgateway\n", "name: x\n"), "istio-system", "foo"), "port: 80,", "port: eighty,"), true),
+        ("EndpointSlice, other namespace", "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: x, namespace: foo}\nendpoints: 1\n".to_owned(), false),
+        ("Deployment, other namespace", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x, namespace: foo}\nspec: 1\n".to_owned(), false),
         ("another Service's ports", with(&with(SERVICE, "name: istio-ingressgateway\n", "name: x\n"), "port: 80,", "port: eighty,"), true),
         ("Gateway servers", with(GATEWAY, "number: 80", "number: http"), true),
         ("Gateway without a port", with(GATEWAY, "number: 80, ", ""), true),

@@ -8,6 +8,7 @@ mod header;
 mod identity;
 mod mesh;
 mod tuples;
+mod watched;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
