@@ -61,6 +61,7 @@ const fn code(
 const ADDRESS: &str = "client-address.md";
 const CLUSTER: &str = "traffic-policy-cluster.md";
 const NOWHERE: &str = "no-destination.md";
+const TABLES: &str = "tables-not-in-force.md";
 const INPUT: &str = "input-incomplete.md";
 const FAULTY: &str = "faulty-policy.md";
 const LEFT: &str = "left-to-gateway.md";
@@ -72,7 +73,7 @@ const UNCERTAIN: &str = "make it certain, or state `gwfilter.io/client-address`"
 const CORRECT: &str = "correct the policy where the message says";
 
 /// Every code: first of the client's address, then of destinations, of input, of policies, and of annotations.
-pub const ALL: [Code; 46] = [
+pub const ALL: [Code; 48] = [
     gateway(
         "x-forwarded-for-not-enforced",
         "the client's address is in the HTTP request, which the node does not read",
@@ -233,6 +234,19 @@ pub const ALL: [Code; 46] = [
         "the node restarted and the API server has not answered yet: the pod's address may be another pod's",
         "nothing; it ends with the first answer",
         NOWHERE,
+    ),
+    code(
+        "no-room",
+        Of::Both("error"),
+        "the gateways of the node ask for more destinations, listeners or tables for PROXY headers than a generation holds: of the namespace that asks for most the largest are left out until the rest fits",
+        "fewer addresses or ports on the Service, or gateways on more nodes",
+        TABLES,
+    ),
+    gateway(
+        "tables-not-in-force",
+        "the tables of the wanted policies cannot be written: what is in force is from before, and refuses nobody whom the policies let in",
+        "the log and `gwfilter status` say what failed; it is tried again",
+        TABLES,
     ),
     code(
         "unknown-node",

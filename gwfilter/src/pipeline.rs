@@ -3,6 +3,8 @@
 //! Finds the gateways, compiles their policies, and settles who owns each destination: a drop must hold for every gateway that
 //! may receive the packet, so a destination that two gateways claim is judged only if they would judge it alike.
 
+mod room;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use crate::diagnostic::{Diagnostic, ObjectRef};
 use crate::gateway::model::{ClientAddress, Gateway, Listener, Mesh, TupleKey, Why};
 use crate::gateway::{self, Found, find};
 use crate::node::NodeFacts;
-use crate::policy::{self, CompiledListener, Memo, Policy};
+use crate::policy::{self, Compiled, CompiledListener, Memo, Policy};
 use crate::report::GatewayReport;
 use crate::snapshot::Snapshot;
 
@@ -139,27 +141,46 @@ fn assemble(
 ) -> Built {
     let Found {
         mesh,
-        gateways,
+        mut gateways,
         mut diagnostics,
     } = found;
-    let mut reports = Vec::with_capacity(gateways.len());
-    let mut tables = Vec::with_capacity(gateways.len());
+    let mut compiled: Vec<Compiled> = Vec::with_capacity(gateways.len());
     for (gateway, complete) in gateways.iter().zip(&complete) {
-        let compiled = policy::compile_after(memo, &mesh, &policies, gateway, *complete);
-        diagnostics.extend(compiled.diagnostics);
-        reports.push(compiled.report);
-        tables.push(compiled.listeners);
+        compiled.push(policy::compile_after(memo, &mesh, &policies, gateway, *complete));
     }
+    // Once more for each time that something does not fit: what is left out may settle who owns what.
+    let (settled, tables) = loop {
+        let tables: Vec<_> = compiled.iter().map(|c| c.listeners.clone()).collect();
+        let settled = Claims {
+            gateways: &gateways,
+            tables: &tables,
+            observe: settings.observe,
+            refuse: settings.refuse,
+            stale,
+        }
+        .settle();
+        let mut without = room::without(&gateways, &settled);
+        if without.is_empty() {
+            break (settled, tables);
+        }
+        let all = gateways.iter_mut().zip(&mut compiled).zip(&complete);
+        for (index, ((gateway, compiled), complete)) in all.enumerate() {
+            let Some(why) = without.remove(&index) else {
+                continue;
+            };
+            let object = ObjectRef::new("Service", &gateway.namespace, &gateway.name);
+            diagnostics.push(Diagnostic::error(why.code, object, why.text.as_str()));
+            gateway.not_enforced = Some(why);
+            *compiled = policy::compile_after(memo, &mesh, &policies, gateway, *complete);
+        }
+    };
     memo.end();
     let withheld = withheld(&tables);
-    let settled = Claims {
-        gateways: &gateways,
-        tables: &tables,
-        observe: settings.observe,
-        refuse: settings.refuse,
-        stale,
+    let mut reports = Vec::with_capacity(compiled.len());
+    for compiled in compiled {
+        diagnostics.extend(compiled.diagnostics);
+        reports.push(compiled.report);
     }
-    .settle();
     diagnostics.extend(settled.diagnostics);
     remark(&gateways, &mut reports, &settled.desired, &settled.unjudged);
     Built {

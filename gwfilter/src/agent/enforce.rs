@@ -1,6 +1,7 @@
 //! From the index to the kernel's tables: compile, plan, apply, commit. What fails leaves the generation in
 //! force, but for what it refuses and the new one would not.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,6 +24,9 @@ use crate::telemetry::chain;
 
 /// First and longest wait before a failed attempt is repeated.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The code of gateways whose tables are not in force.
+const NOT_IN_FORCE: &str = "tables-not-in-force";
 
 /// Why a generation did not come into force.
 #[derive(Debug, thiserror::Error)]
@@ -193,11 +197,7 @@ impl Enforcer {
                 }
             }
             Err(e) => {
-                let pause = self.retry.map_or(RETRY.0, |(_, last)| (last * 2).min(RETRY.1));
-                self.retry = Some((Instant::now() + pause, pause));
-                // A deadline that has passed would wake the loop at once, for ever.
-                self.deadline = None;
-                let text = chain(&e);
+                let text = self.failed(&e);
                 if self.failure.as_ref() != Some(&text) {
                     error!(
                         error = text,
@@ -210,6 +210,41 @@ impl Enforcer {
         }
     }
 
+    /// As [`Self::try_enforce`], for maps in which nothing is in force yet. If the wanted generation fails, one comes into force that refuses
+    /// nothing: what an agent before has left may refuse what is let in by now, and nobody else can take it away.
+    ///
+    /// # Errors
+    /// Not even that one can be brought into force.
+    pub(super) fn first(
+        &mut self,
+        index: &Index,
+        facts: &NodeFacts,
+        tables: &mut impl Apply,
+    ) -> Result<(), EnforceError> {
+        let Err(e) = self.enforce(index, facts, tables) else {
+            return Ok(());
+        };
+        if self.swapped.is_none() {
+            return Err(e);
+        }
+        let text = self.failed(&e);
+        error!(
+            error = text,
+            "the first tables are not in force; until they are, nothing is refused here, nor by what an earlier agent left, and it is tried again"
+        );
+        self.failure = Some(text);
+        Ok(())
+    }
+
+    /// When to try again, and what failed.
+    fn failed(&mut self, error: &EnforceError) -> String {
+        let pause = self.retry.map_or(RETRY.0, |(_, last)| (last * 2).min(RETRY.1));
+        self.retry = Some((Instant::now() + pause, pause));
+        // A deadline that has passed would wake the loop at once, for ever.
+        self.deadline = None;
+        chain(error)
+    }
+
     /// Compiles what the index says and brings it into force. If that fails, what is in force and refuses more than it
     /// should by now is withdrawn.
     pub(super) fn enforce(
@@ -218,16 +253,23 @@ impl Enforcer {
         facts: &NodeFacts,
         tables: &mut impl Apply,
     ) -> Result<(), EnforceError> {
-        let built = pipeline::build_after(&mut self.memo, &index.snapshot(), facts, &self.settings);
+        let mut built = pipeline::build_after(&mut self.memo, &index.snapshot(), facts, &self.settings);
         self.tell_findings(&built);
-        let outcome = self.bring(&built.desired, tables);
+        let mut outcome = self.bring(&built.desired, tables);
+        if matches!(outcome, Err(EnforceError::Apply(_))) && self.swapped.is_none() {
+            // One call that fails once must not open what an earlier agent closed.
+            outcome = self.bring(&built.desired, tables);
+        }
         match &outcome {
             Ok(plan) => {
                 self.stale = false;
                 self.tell_gateways(&built);
                 self.tell_plan(plan, &built);
             }
-            Err(_) => self.withdraw(&built.desired, tables),
+            Err(_) => {
+                self.withdraw(&built.desired, tables);
+                self.remark(&mut built);
+            }
         }
         self.built = Some(built);
         outcome.map(|_| ())
@@ -284,6 +326,30 @@ impl Enforcer {
                 destinations,
                 "old tables that refuse what is let in now could not be withdrawn; `gwfilter unload` takes all off"
             ),
+        }
+    }
+
+    /// What reports are to say while what they speak of is not in force.
+    fn remark(&self, built: &mut Built) {
+        let mut wanted: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
+        for (key, owners) in &built.owners {
+            let gateways: BTreeSet<usize> = owners.iter().map(|owner| owner.gateway).collect();
+            for gateway in gateways {
+                let (all, there) = wanted.entry(gateway).or_default();
+                *all += 1;
+                *there += usize::from(self.in_force.tuples.contains_key(key));
+            }
+        }
+        for (index, report) in built.reports.iter_mut().enumerate() {
+            let (Some((all, there)), true) = (wanted.get(&index), report.enforced) else {
+                continue;
+            };
+            let why = format!(
+                "{NOT_IN_FORCE}: the tables of its policies cannot be written; {there} of its {all} destinations are judged meanwhile, by \
+                 tables from before that refuse nobody whom the policies let in; the log and `gwfilter status` say what failed"
+            );
+            report.enforced = *there > 0;
+            report.why.insert(0, why);
         }
     }
 
@@ -360,213 +426,4 @@ fn monotonic_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use aya::maps::MapError;
-
-    use super::*;
-
-    /// Takes operations and fails on command.
-    #[derive(Default)]
-    struct Fake {
-        fails: bool,
-        /// Only what needs a new table.
-        fails_to_build: bool,
-        leaks: bool,
-        applied: Vec<Op>,
-    }
-
-    fn failure() -> TablesError {
-        TablesError::Access {
-            what: "set",
-            map: "GWF_ROOT",
-            index: 0,
-            source: Box::new(MapError::ElementNotFound),
-        }
-    }
-
-    impl Apply for Fake {
-        fn apply(&mut self, ops: &[Op]) -> Result<Vec<TablesError>, TablesError> {
-            let builds = || {
-                ops.iter()
-                    .any(|op| matches!(op, Op::Build4 { .. } | Op::Build6 { .. } | Op::BuildFlat { .. }))
-            };
-            if self.fails || (self.fails_to_build && builds()) {
-                return Err(failure());
-            }
-            self.applied.extend_from_slice(ops);
-            Ok(if self.leaks { vec![failure()] } else { Vec::new() })
-        }
-    }
-
-    const SERVICE: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: gw, namespace: a}
-spec:
-  type: LoadBalancer
-  externalTrafficPolicy: Local
-  selector: {istio: gw}
-  ports: [{name: http, port: 80, targetPort: 8080}]
-status: {loadBalancer: {ingress: [{ip: 203.0.113.80}]}}
-";
-
-    fn policy(blocks: &str) -> String {
-        format!(
-            "
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: p, namespace: a}}
-spec:
-  action: DENY
-  rules: [{{from: [{{source: {{ipBlocks: [{blocks}]}}}}]}}]
-"
-        )
-    }
-
-    fn index(policy: &str) -> Index {
-        let mut index = Index::new();
-        index.load("s", SERVICE.as_bytes()).unwrap();
-        index.load("p", policy.as_bytes()).unwrap();
-        index
-    }
-
-    fn enforcer() -> Enforcer {
-        let plan = plan::Settings {
-            drain_ms: 60_000,
-            rewritten_drain_ms: 60_000,
-        };
-        let gateway = crate::gateway::Settings {
-            never_drop: Vec::new(),
-            from_files: true,
-        };
-        Enforcer::new(
-            plan,
-            pipeline::Settings {
-                gateway,
-                ..pipeline::Settings::default()
-            },
-            None,
-            Past::default(),
-        )
-    }
-
-    fn facts() -> NodeFacts {
-        NodeFacts {
-            name: None,
-            local_addresses: Some(["192.0.2.1".parse().unwrap()].into()),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_failure_keeps_the_generation_and_is_repeated_ever_more_slowly_until_it_works() {
-        let (mut enforcer, mut fake) = (enforcer(), Fake::default());
-        fake.fails = true;
-        enforcer.try_enforce(&index(&policy("198.51.100.7")), &facts(), &mut fake);
-        let said = |enforcer: &mut Enforcer| enforcer.gateways.update(Vec::new()).over.len();
-        assert_eq!(
-            said(&mut enforcer),
-            0,
-            "nothing is enforced, so nothing is said to be"
-        );
-        fake.fails = false;
-        enforcer
-            .enforce(&index(&policy("198.51.100.7")), &facts(), &mut fake)
-            .unwrap();
-        assert_eq!(said(&mut enforcer), 1);
-        enforcer.retry = None;
-        let (generation, names) = (enforcer.planner.generation(), enforcer.names().clone());
-        assert_eq!(generation, 1);
-
-        fake.fails = true;
-        let next = index(&policy("198.51.100.8"));
-        let mut pauses = Vec::new();
-        for _ in 0..9 {
-            enforcer.try_enforce(&next, &facts(), &mut fake);
-            assert_eq!(
-                (enforcer.planner.generation(), enforcer.names()),
-                (generation, &names)
-            );
-            let due = enforcer.due().unwrap();
-            pauses.push((due - Instant::now()).as_secs());
-            tokio::time::sleep_until(due).await;
-        }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert!(enforcer.failure.is_some());
-
-        fake.fails = false;
-        fake.applied.clear();
-        enforcer.try_enforce(&next, &facts(), &mut fake);
-        assert_eq!(enforcer.planner.generation(), generation + 1);
-        assert!(fake.applied.iter().any(|op| matches!(op, Op::Swap { .. })));
-        assert_eq!((enforcer.failure.as_deref(), enforcer.retry), (None, None));
-    }
-
-    /// Destinations of the last generation that was applied.
-    fn destinations(fake: &Fake) -> Option<u32> {
-        fake.applied.iter().rev().find_map(|op| match op {
-            Op::Swap { root } => Some(root.header().tuples),
-            _ => None,
-        })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn tables_that_cannot_be_loosened_are_withdrawn_and_those_that_are_right_stay() {
-        let (mut enforcer, mut fake) = (enforcer(), Fake::default());
-        enforcer
-            .enforce(&index(&policy("198.51.100.7, 198.51.100.9")), &facts(), &mut fake)
-            .unwrap();
-        let all = destinations(&fake);
-        assert!(all.is_some_and(|n| n > 0));
-        fake.fails_to_build = true;
-        // Tighter: what is in force is right as far as it goes.
-        let tighter = index(&policy("198.51.100.0/24"));
-        enforcer.enforce(&tighter, &facts(), &mut fake).unwrap_err();
-        assert_eq!((destinations(&fake), enforcer.planner.generation()), (all, 1));
-        // Looser: the gateway lets 198.51.100.7 in now.
-        let looser = index(&policy("198.51.100.9"));
-        enforcer.enforce(&looser, &facts(), &mut fake).unwrap_err();
-        assert_eq!((destinations(&fake), enforcer.planner.generation()), (Some(0), 2));
-        fake.fails_to_build = false;
-        enforcer.enforce(&looser, &facts(), &mut fake).unwrap();
-        assert_eq!(destinations(&fake), all);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn memory_that_cannot_be_freed_does_not_keep_a_generation_out_of_force() {
-        let (mut enforcer, mut fake) = (
-            enforcer(),
-            Fake {
-                leaks: true,
-                ..Fake::default()
-            },
-        );
-        enforcer
-            .enforce(&index(&policy("198.51.100.7")), &facts(), &mut fake)
-            .unwrap();
-        assert_eq!(enforcer.planner.generation(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_end_of_a_drain_window_is_due_and_then_nothing_is() {
-        let (mut enforcer, mut fake) = (enforcer(), Fake::default());
-        let index = index(&policy("198.51.100.7"));
-        enforcer.enforce(&index, &facts(), &mut fake).unwrap();
-        let due = enforcer.due().unwrap();
-        assert_eq!((due - enforcer.start).as_secs(), 60);
-        tokio::time::sleep_until(due).await;
-        enforcer.try_enforce(&index, &facts(), &mut fake);
-        assert_eq!(enforcer.planner.generation(), 2, "the same policy, drained");
-        assert_eq!(enforcer.due(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_file_that_breaks_changes_nothing_in_force() {
-        let (mut enforcer, mut fake) = (enforcer(), Fake::default());
-        let mut index = index(&policy("198.51.100.7"));
-        enforcer.enforce(&index, &facts(), &mut fake).unwrap();
-        fake.applied.clear();
-        index.load("p", b"kind: [").unwrap_err();
-        enforcer.enforce(&index, &facts(), &mut fake).unwrap();
-        assert!(fake.applied.is_empty(), "{:?}", fake.applied);
-    }
-}
+mod tests;

@@ -31,8 +31,8 @@ pub enum AgentError {
     /// Lease and pause.
     #[error("the lease cannot be written; nothing was attached")]
     Lease(#[from] TablesError),
-    /// The first generation.
-    #[error("the first tables cannot be made; nothing was attached")]
+    /// Not even a first generation that refuses nothing.
+    #[error("the first tables cannot be made, not even ones that refuse nothing; nothing was attached")]
     Enforce(#[from] EnforceError),
     /// The first interfaces.
     #[error("no interface is served")]

@@ -293,7 +293,11 @@ impl Agent {
             interfaces: &mut interfaces,
             shelf: &mut shelf,
         };
-        enforcer.enforce(&index, &facts, &mut kernel)?;
+        enforcer.first(&index, &facts, &mut kernel)?;
+        let mut changes = Changes::default();
+        if enforcer.failure().is_some() {
+            changes.came(Instant::now());
+        }
         dataplane.keep()?;
         // From here on who pauses or resumes writes our map too. What was said while the tables were made was said to theirs alone.
         if let Some(until) = dataplane
@@ -345,7 +349,7 @@ impl Agent {
             facts,
             dataplane,
             enforcer,
-            changes: Changes::default(),
+            changes,
             interfaces,
             book: Book::default(),
             carry: Carry::default(),

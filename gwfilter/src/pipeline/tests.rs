@@ -18,7 +18,7 @@ fn key(port: u16) -> TupleKey {
     }
 }
 
-fn gateway(name: &str, ports: &[u16]) -> Gateway {
+pub(super) fn gateway(name: &str, ports: &[u16]) -> Gateway {
     let tuples = ports
         .iter()
         .map(|p| Tuple {
@@ -243,4 +243,97 @@ fn an_unenforced_gateway_alone_then_its_destinations_are_known_but_not_judged() 
     assert!(built.desired.tuples.is_empty());
     assert_eq!(ask(&built, "10.0.0.1", 80), ("pass", "left-to-gateway"));
     assert!(codes(&built).is_empty(), "the gateway's own reason is enough");
+}
+
+/// A gateway of its own namespace with so many destinations, spread over so many listeners.
+fn many(namespace: &str, name: &str, listeners: u16, destinations: u16) -> Gateway {
+    let mut many = gateway(name, &[1]);
+    namespace.clone_into(&mut many.namespace);
+    many.workloads[0].namespace = "ns".to_owned();
+    let [block, own] = [namespace, name].map(|text| text.bytes().fold(0_u8, u8::wrapping_add));
+    let one = many.listeners.remove(0);
+    for listener in 0..listeners {
+        let key = |n: u16| TupleKey {
+            addr: IpAddr::from([10, block, own, u8::try_from(n / 250).unwrap()]),
+            port: 1000 + listener * 2 + n % 250 * 200,
+            protocol: Protocol::Tcp,
+        };
+        let tuple = |n: u16| Tuple {
+            key: key(n),
+            ..one.tuples[0].clone()
+        };
+        many.listeners.push(Listener {
+            name: format!("port-{listener}"),
+            tuples: (0..destinations / listeners).map(tuple).collect(),
+            ..one.clone()
+        });
+    }
+    many
+}
+
+#[test]
+fn gateways_that_ask_for_more_than_tables_hold_then_the_greediest_are_left_out_and_the_rest_is_enforced() {
+    let left_out = |gateways: Vec<Gateway>| {
+        let built = built(gateways, deny(None));
+        let planner = crate::plan::Planner::new(crate::plan::Settings {
+            drain_ms: 0,
+            rewritten_drain_ms: 0,
+        });
+        planner.plan(&built.desired, 1).expect("what is left fits");
+        let out: Vec<String> = built
+            .gateways
+            .iter()
+            .filter(|g| g.not_enforced.is_some())
+            .map(Gateway::id)
+            .collect();
+        let told: Vec<&Diagnostic> = built.diagnostics.iter().filter(|d| d.code == "no-room").collect();
+        assert_eq!(told.len(), out.len());
+        for (gateway, report) in built.gateways.iter().zip(&built.reports) {
+            let said = report
+                .why
+                .iter()
+                .any(|why| why.starts_with("no-room: ") && why.contains("hold"));
+            assert_eq!(
+                (said, report.enforced),
+                (out.contains(&gateway.id()), !out.contains(&gateway.id()))
+            );
+        }
+        let judged = built.desired.tuples.len();
+        (out.join(" "), judged)
+    };
+    // The node's table holds 4,096 destinations.
+    let real = || gateway("real", &[80, 443]);
+    assert_eq!(
+        left_out(vec![real(), many("ns", "all", 1, 4094)]),
+        (String::new(), 4096)
+    );
+    assert_eq!(
+        left_out(vec![many("ns", "all", 1, 4095), real()]),
+        ("ns/all".to_owned(), 2)
+    );
+    assert_eq!(
+        left_out(vec![many("a", "x", 1, 1000), many("ns", "y", 1, 3100), real()]),
+        ("ns/y".to_owned(), 1002),
+        "the largest"
+    );
+    let crowd = (0..5).map(|n| many("evil", &format!("{n}"), 1, 900));
+    assert_eq!(
+        left_out(
+            [real(), many("ns", "large", 1, 1200)]
+                .into_iter()
+                .chain(crowd)
+                .collect()
+        ),
+        ("evil/3 evil/4".to_owned(), 2 + 1200 + 2700),
+        "of a crowd, not the one that is larger than each of them"
+    );
+    // It has 511 blocks of counters.
+    assert_eq!(
+        left_out(vec![many("a", "x", 510, 510), real()]),
+        (String::new(), 512)
+    );
+    assert_eq!(
+        left_out(vec![many("a", "x", 300, 300), many("b", "y", 211, 211), real()]),
+        ("a/x".to_owned(), 213)
+    );
 }

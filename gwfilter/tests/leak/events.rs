@@ -237,9 +237,12 @@ pub(crate) const EVENTS: &[Event] = &[
     Event {
         name: "more destinations than the map holds",
         act: |bench| {
-            bench.told(&[REFUSED], |site| site.write(ANOTHER, &another_gateway(TOO_MANY)))?;
+            // That gateway is left out, and nothing changes for the others.
+            bench.told(&["no-room"], |site| {
+                site.write(ANOTHER, &another_gateway(TOO_MANY))
+            })?;
             bench.calm()?;
-            bench.told(&["tables can be written again"], |site| site.delete(ANOTHER))
+            bench.told(&["finding is over", "no-room"], |site| site.delete(ANOTHER))
         },
         ..PLAIN
     },
@@ -328,9 +331,6 @@ pub(crate) const OTHER_BUILD: &str = "GWFILTER_LEAK_OTHER";
 /// The file of a second gateway.
 const ANOTHER: &str = "another-gateway.yaml";
 
-/// What the agent says of tables that it cannot write.
-const REFUSED: &str = "the new tables are not in force";
-
 /// Addresses of a gateway with ten ports that are more destinations than the root table has room for (4,096).
 const TOO_MANY: usize = 450;
 
@@ -389,6 +389,11 @@ spec:
     for number in 0..addresses {
         let _ = writeln!(text, "    - ip: 100.64.{}.{}", number / 250, number % 250);
     }
+    let servers: Vec<String> = (9000..9010)
+        .map(|port| {
+            format!("  - {{port: {{number: {port}, name: http-{port}, protocol: HTTP}}, hosts: [\"*\"]}}\n")
+        })
+        .collect();
     let _ = write!(
         text,
         "---
@@ -407,9 +412,7 @@ metadata: {{name: another, namespace: other}}
 spec:
   selector: {{istio: another}}
   servers:
-  - port: {{number: 9000, name: http, protocol: HTTP}}
-    hosts: [\"*\"]
----
+{}---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {{name: another, namespace: other}}
@@ -417,7 +420,8 @@ spec:
   selector: {{matchLabels: {{istio: another}}}}
   action: DENY
   rules: [{{from: [{{source: {{ipBlocks: [100.65.0.0/16]}}}}]}}]
-"
+",
+        servers.concat()
     );
     text
 }

@@ -140,6 +140,58 @@ spec:
     )
 }
 
+/// A Service of the gateway with three hundred ports, each with a rule, and so a table, of its own: two whole generations of them are
+/// more than tables have room for. `blocks`: whom the rule of a number refuses.
+fn each_its_own(blocks: impl Fn(u32) -> String) -> String {
+    let numbers = || (0..300_u32).map(|n| (n, 20_000 + n));
+    let ports: Vec<String> = numbers()
+        .map(|(n, port)| format!("  - {{name: p{n}, protocol: TCP, port: {port}, targetPort: {port}}}\n"))
+        .collect();
+    let servers: Vec<String> = numbers()
+        .map(|(n, port)| {
+            format!("  - {{port: {{number: {port}, name: p{n}, protocol: TCP}}, hosts: [\"*\"]}}\n")
+        })
+        .collect();
+    let rules: Vec<String> = numbers()
+        .map(|(n, port)| {
+            let blocks = blocks(n);
+            format!(
+                "  - {{from: [{{source: {{ipBlocks: [{blocks}]}}}}], to: [{{operation: {{ports: [\"{port}\"]}}}}]}}\n"
+            )
+        })
+        .collect();
+    format!(
+        "\
+apiVersion: v1
+kind: Service
+metadata: {{name: many, namespace: istio-system}}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  selector: {{app: istio-ingressgateway, istio: ingressgateway}}
+  externalIPs: [10.99.0.1]
+  ports:
+{}---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: many, namespace: istio-system}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+{}---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: many, namespace: istio-system}}
+spec:
+  action: DENY
+  rules:
+{}",
+        ports.concat(),
+        servers.concat(),
+        rules.concat()
+    )
+}
+
 #[test]
 fn what_is_wanted_cannot_be_so_then_it_is_alerted_on_until_it_can() {
     let [not_enforced, pending, full, surge] = WANTED;
@@ -164,6 +216,19 @@ fn what_is_wanted_cannot_be_so_then_it_is_alerted_on_until_it_can() {
     lab.site.write("many.yaml", &many(3800)).expect("written");
     lab.fire(&[full]);
     lab.site.write("many.yaml", &many(5000)).expect("written");
+    lab.fire(&[not_enforced]);
+    let why = lab.sees("gwfilter_gateway_enforced == 0");
+    assert!(
+        why.iter()
+            .all(|(labels, _)| labels["reason"] == "no-room" && labels["gateway"] == "istio-system/many"),
+        "{why:?}"
+    );
+    let one = each_its_own(|n| format!("198.18.{}.{}", n / 250, n % 250));
+    lab.site.write("many.yaml", &one).expect("written");
+    lab.calm();
+    // Tighter, each of them: what is in force is right as far as it goes, and so keeps its place.
+    let two = each_its_own(|n| format!("198.18.{0}.{1}, 198.19.{0}.{1}", n / 250, n % 250));
+    lab.site.write("many.yaml", &two).expect("written");
     lab.fire(&[pending]);
     lab.site.delete("many.yaml").expect("mended");
     lab.calm();
