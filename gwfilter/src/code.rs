@@ -61,6 +61,7 @@ const fn code(
 const ADDRESS: &str = "client-address.md";
 const CLUSTER: &str = "traffic-policy-cluster.md";
 const NOWHERE: &str = "no-destination.md";
+const LIFE: &str = "client-let-in.md";
 const TABLES: &str = "tables-not-in-force.md";
 const INPUT: &str = "input-incomplete.md";
 const FAULTY: &str = "faulty-policy.md";
@@ -73,7 +74,7 @@ const UNCERTAIN: &str = "make it certain, or state `gwfilter.io/client-address`"
 const CORRECT: &str = "correct the policy where the message says";
 
 /// Every code: first of the client's address, then of destinations, of input, of policies, and of annotations.
-pub const ALL: [Code; 48] = [
+pub const ALL: [Code; 50] = [
     gateway(
         "x-forwarded-for-not-enforced",
         "the client's address is in the HTTP request, which the node does not read",
@@ -247,6 +248,20 @@ pub const ALL: [Code; 48] = [
         "the tables of the wanted policies cannot be written: what is in force is from before, and refuses nobody whom the policies let in",
         "the log and `gwfilter status` say what failed; it is tried again",
         TABLES,
+    ),
+    code(
+        "drain-time-unknown",
+        Of::Both("warning"),
+        "for how long the gateway's Envoys let connections live after a change (`drainDuration`) cannot be read: connections from before a change are never cut off, only new ones are refused",
+        "write it in seconds (`300s`) where the message says, or take it away",
+        LIFE,
+    ),
+    code(
+        "long-drain-time",
+        Of::Finding("info"),
+        "`drainDuration` is longer than Envoy's own 45 s: connections from before a change live for that time and 15 s more",
+        "nothing",
+        LIFE,
     ),
     code(
         "unknown-node",

@@ -163,7 +163,13 @@ pub struct Target {
     pub pod_address: bool,
     /// Refusals are answered with a reset.
     pub reset: bool,
+    /// For how many milliseconds at least a connection from before a tightening is let live, where the gateway says so: 0 does not, and
+    /// the planner's own window counts. [`ENDLESS`]: for ever.
+    pub drain_ms: u64,
 }
+
+/// A drain window without an end.
+pub const ENDLESS: u64 = u64::MAX;
 
 impl Target {
     /// The tables of a destination that is judged by the packet's source.

@@ -8,20 +8,25 @@ mod room;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::desired::{Desired, Judge, Matrix, ProxyTables, SourceTables, Target};
+use crate::desired::{Desired, ENDLESS, Judge, Matrix, ProxyTables, SourceTables, Target};
 use crate::diagnostic::{Diagnostic, ObjectRef};
 use crate::gateway::model::{ClientAddress, Gateway, Listener, Mesh, TupleKey, Why};
 use crate::gateway::{self, Found, find};
 use crate::node::NodeFacts;
+use crate::object::drain::Drain;
 use crate::policy::{self, Compiled, CompiledListener, Memo, Policy};
 use crate::report::GatewayReport;
 use crate::snapshot::Snapshot;
 
 /// The code of destinations that packets reach with another source than they came with.
 const REWRITTEN: &str = "rewritten-source";
+
+/// By so much connections are let live for longer than the gateway's Envoys say that they drain: a change reaches them later than the node.
+const DRAIN_MARGIN: Duration = Duration::from_secs(15);
 
 /// What the user set.
 #[derive(Clone, Debug, Default)]
@@ -373,6 +378,11 @@ impl<'a> Claims<'a> {
                 } else {
                     self.refuse.resets_by_source()
                 },
+                drain_ms: claims
+                    .iter()
+                    .map(|c| drain_ms(c.gateway.drain))
+                    .max()
+                    .unwrap_or(0),
             };
             settled.desired.tuples.insert(key, target);
             settled
@@ -461,6 +471,17 @@ impl<'a> Claims<'a> {
     fn never(&self, gateways: &[usize]) -> Never {
         let gateways = gateways.iter().filter_map(|g| self.gateways.get(*g));
         by_family(gateways.flat_map(|g| &g.never_drop))
+    }
+}
+
+/// [`Target::drain_ms`] of a gateway.
+fn drain_ms(drain: Drain) -> u64 {
+    match drain {
+        Drain::Unstated => 0,
+        Drain::Stated(time) => {
+            u64::try_from(time.saturating_add(DRAIN_MARGIN).as_millis()).unwrap_or(ENDLESS)
+        }
+        Drain::Unknown => ENDLESS,
     }
 }
 

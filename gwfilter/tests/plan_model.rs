@@ -344,6 +344,7 @@ fn target() -> impl Strategy<Value = Target> {
                 node_address,
                 pod_address: false,
                 reset: false,
+                drain_ms: 0,
             },
         )
 }

@@ -278,6 +278,7 @@ mod tests {
             node_address: false,
             pod_address: true,
             reset: false,
+            drain_ms: 0,
         };
         let key = TupleKey {
             addr: "10.244.1.5".parse().unwrap(),

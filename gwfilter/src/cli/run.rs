@@ -58,7 +58,8 @@ pub struct Args {
     /// header, silence where it is the packet's source
     #[arg(long, value_name = "HOW", value_enum)]
     refuse: Option<RefuseArg>,
-    /// How long connections from before a tightening live on; Envoy drains them for 45 s
+    /// How long connections from before a tightening live on, at least. Envoy drains them for its drainDuration, by default 45 s; where a pod or
+    /// the mesh states it, that and 15 s more count if it is longer
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "60s")]
     drain: Duration,
     /// How long refusals go on without a confirmed view of the policies (an agent that does not run, an API server that is away); then

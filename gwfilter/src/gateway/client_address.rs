@@ -57,7 +57,7 @@ pub(super) struct Evidence {
 /// Annotation with a pod's proxy configuration.
 pub(super) const PROXY_CONFIG_ANNOTATION: &str = "proxy.istio.io/config";
 /// Environment variable with the proxy configuration that the pod runs with.
-const PROXY_CONFIG_ENV: &str = "PROXY_CONFIG";
+pub(super) const PROXY_CONFIG_ENV: &str = "PROXY_CONFIG";
 
 /// What the pods of this node and Istio's objects say of the gateway's Envoy, without a conclusion.
 pub(super) fn signs(world: &World<'_>, candidate: &Candidate<'_>) -> Evidence {

@@ -5,6 +5,7 @@ mod candidate;
 mod chains;
 mod client_address;
 mod cloud;
+mod drain;
 mod envoy_filter;
 mod listeners;
 mod mesh;
@@ -152,7 +153,11 @@ fn gateway(
         });
         client_address = ClientAddress::Unknown;
     }
-    let remarks: Vec<Why> = found.remarks.into_iter().chain(client.remarks).collect();
+    let drain = drain::find(world, candidate);
+    let unknown_drain = drain::remark(&drain).filter(|_| not_enforced.is_none());
+    diagnostics.extend(drain::finding(&drain, candidate).filter(|_| not_enforced.is_none()));
+    let remarks = found.remarks.into_iter().chain(client.remarks);
+    let remarks: Vec<Why> = remarks.chain(unknown_drain).collect();
     diagnostics.extend(remarks.iter().map(|why| {
         // A node without a pod of the gateway is nothing to mend.
         let new = if why.code == "no-local-endpoint" {
@@ -178,6 +183,7 @@ fn gateway(
         probe_sources_known: never_drop::probes_known(world, candidate, annotations, client_address),
         not_enforced,
         observe,
+        drain: drain.0,
         remarks,
     }
 }

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::object::drain::Drain;
+
 /// Where the client address that Envoy's policies judge comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ClientAddress {
@@ -212,6 +214,8 @@ pub struct Gateway {
     pub not_enforced: Option<Why>,
     /// `Some` if it is judged and counted only (`gwfilter.io/enforce: "false"`).
     pub observe: Option<Why>,
+    /// `drainDuration` of its Envoys: for how long they let connections live that a change does not let in any more.
+    pub drain: Drain,
     /// Remarks on what is left out (Cluster policy, no local endpoint, …).
     pub remarks: Vec<Why>,
 }

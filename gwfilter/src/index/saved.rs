@@ -16,7 +16,7 @@ use crate::object::{Object, Refused};
 const FORMAT: &str = "gwfilter snapshot";
 
 /// Version of the format. The shapes of all decoded kinds are part of it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Codes of findings that a source may hold, as only the decoder and the index make them.
 const CODES: [&str; 6] = [

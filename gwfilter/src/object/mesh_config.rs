@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::drain::Drain;
 use super::meta::Meta;
 use super::read::Cursor;
 use crate::manifest;
@@ -103,6 +104,8 @@ pub struct MeshSettings {
     pub root_namespace: Option<String>,
     /// `defaultConfig.gatewayTopology`.
     pub topology: Topology,
+    /// `defaultConfig.drainDuration`.
+    pub drain: Drain,
     /// `discoverySelectors`: a namespace is in the mesh if one of them selects it, or if there are none.
     pub discovery_selectors: Vec<LabelSelector>,
 }
@@ -113,6 +116,7 @@ impl MeshSettings {
         Self {
             root_namespace: root.map(str::to_owned),
             topology: Topology::read(&mesh.field("defaultConfig")),
+            drain: Drain::read(&mesh.field("defaultConfig")),
             discovery_selectors: mesh
                 .field("discoverySelectors")
                 .list()
@@ -126,6 +130,7 @@ impl MeshSettings {
         Self {
             root_namespace: over.root_namespace.or(self.root_namespace),
             topology: self.topology.overlaid(over.topology),
+            drain: self.drain.overlaid(over.drain),
             discovery_selectors: if over.discovery_selectors.is_empty() {
                 self.discovery_selectors
             } else {

@@ -6,6 +6,7 @@
 pub mod attachment;
 pub mod authorization_policy;
 pub mod cluster;
+pub mod drain;
 pub mod extension;
 pub mod istio_gateway;
 pub mod kubernetes_gateway;

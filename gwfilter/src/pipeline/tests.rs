@@ -6,6 +6,7 @@ use crate::gateway::model::{
     Chain, ChainKind, ChainTls, ClientAddress, Protocol, Receiver, Tri, Tuple, Why, Workload,
 };
 use crate::object::authorization_policy::AuthorizationPolicy;
+use crate::object::drain::Drain;
 use crate::object::meta::Meta;
 
 const VIP: &str = "192.0.2.1";
@@ -58,6 +59,7 @@ pub(super) fn gateway(name: &str, ports: &[u16]) -> Gateway {
         probe_sources_known: true,
         not_enforced: None,
         observe: None,
+        drain: Drain::Unstated,
         remarks: Vec::new(),
     }
 }

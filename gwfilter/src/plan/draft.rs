@@ -20,7 +20,7 @@ use super::root::RootImage;
 use super::slots::{Family, Next};
 use super::zones::Zones;
 use super::{Plan, Settings, State, leaves, saved};
-use crate::desired::{Desired, Outcome, ProxyTables, SourceTables, Target, Verdict};
+use crate::desired::{Desired, ENDLESS, Outcome, ProxyTables, SourceTables, Target, Verdict};
 use crate::gateway::model::{Protocol, TupleKey};
 use crate::table::{Net, Table};
 
@@ -38,8 +38,8 @@ struct Placed {
     new_only: bool,
 }
 
-/// Identity of the inputs of a [`Placed`]: the past's group, the addresses of the target's shared parts, and the flags.
-type PlacedKey = (Option<usize>, usize, usize, [bool; 3]);
+/// Identity of the inputs of a [`Placed`]: the past's group, the addresses of the target's shared parts, the flags, and the window.
+type PlacedKey = (Option<usize>, usize, usize, [bool; 3], u64);
 
 /// A generation in the making.
 pub(super) struct Draft<'a> {
@@ -131,8 +131,9 @@ impl<'a> Draft<'a> {
         let mut deadlines: Vec<u64> = Vec::new();
         for (key, target) in std::mem::take(&mut self.judged) {
             let mut tuple = self.tuple(&key, target);
+            let drain_ms = self.settings.drain_ms.max(target.drain_ms);
             if let (Protocol::Tcp, Some(tables)) = (key.protocol, target.proxy()) {
-                let placed = self.place_proxy(key, tables, target.observe);
+                let placed = self.place_proxy(key, tables, target.observe, drain_ms);
                 tuple.proxy = placed.element;
                 tuple.flags |= TUPLE_PROXY | if placed.new_only { TUPLE_NEW_ONLY } else { 0 };
             }
@@ -140,7 +141,7 @@ impl<'a> Draft<'a> {
             if let (Protocol::Tcp, Some(tables)) = (key.protocol, target.source()) {
                 let left = self.rewritten.get(&key).copied().flatten();
                 deadlines.extend(left);
-                let placed = self.place(&key, tables, target.observe, left.is_some());
+                let placed = self.place(&key, tables, target.observe, left.is_some(), drain_ms);
                 tuple.source_table = placed.source_table;
                 tuple.never_table = placed.never_table;
                 tuple.flags |= if placed.new_only { TUPLE_NEW_ONLY } else { 0 };
@@ -165,7 +166,7 @@ impl<'a> Draft<'a> {
             rewritten: self.rewritten,
             pods,
         };
-        let next_deadline_ms = deadlines.into_iter().min();
+        let next_deadline_ms = deadlines.into_iter().filter(|until| *until != ENDLESS).min();
 
         let (source4, source6) = (self.source4.finish()?, self.source6.finish()?);
         let (never4, never6) = (self.never4.finish()?, self.never6.finish()?);
@@ -249,7 +250,13 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn place_proxy(&mut self, key: TupleKey, tables: &Arc<ProxyTables>, observe: bool) -> proxied::Placed {
+    fn place_proxy(
+        &mut self,
+        key: TupleKey,
+        tables: &Arc<ProxyTables>,
+        observe: bool,
+        drain_ms: u64,
+    ) -> proxied::Placed {
         let mut pools = Pools {
             source4: &mut self.source4,
             source6: &mut self.source6,
@@ -262,14 +269,21 @@ impl<'a> Draft<'a> {
             observe,
             self.before.proxied.get(&key),
             self.now_ms,
-            self.settings.drain_ms,
+            drain_ms,
             &self.rules,
             &mut pools,
         )
     }
 
     /// The tables of a TCP tuple. `all_new`: only new connections may be refused, whatever the source.
-    fn place(&mut self, key: &TupleKey, tables: &SourceTables, observe: bool, all_new: bool) -> Placed {
+    fn place(
+        &mut self,
+        key: &TupleKey,
+        tables: &SourceTables,
+        observe: bool,
+        all_new: bool,
+        drain_ms: u64,
+    ) -> Placed {
         let past = self.before.memory.group(key);
         let v4 = key.addr.is_ipv4();
         let table = if v4 {
@@ -282,13 +296,19 @@ impl<'a> Draft<'a> {
         } else {
             address(Some(&tables.never6))
         };
-        let id = (past.map(|(i, _)| i), table, never, [v4, observe, all_new]);
+        let id = (
+            past.map(|(i, _)| i),
+            table,
+            never,
+            [v4, observe, all_new],
+            drain_ms,
+        );
         if let Some(placed) = self.placed.get(&id) {
             return *placed;
         }
         let when = Drain {
             now_ms: self.now_ms,
-            drain_ms: self.settings.drain_ms,
+            drain_ms,
             observe,
             all_new,
             rules: &self.rules,

@@ -1,6 +1,6 @@
 //! The drain window: from when on a source that was let in may be cut off in the middle of a connection.
 //!
-//! Envoy lets connections live on for 45 s after a policy change reaches it. So for each tuple the planner remembers which
+//! Envoy lets connections live on after a policy change reaches it, for 45 s or for as long as its `drainDuration` says. So for each tuple the planner remembers which
 //! sources are refused now, and of those, until when connections from before the refusal may still live. Three rules:
 //!
 //! - refused now and let in before (passed, never-drop, only observed, or the tuple was not judged): a deadline is set;
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::ranges::{self, Range};
 use super::zones::Zones;
+use crate::desired::ENDLESS;
 use crate::gateway::model::TupleKey;
 
 /// What is refused at a tuple, and what of it may still have connections. As text it is always [`Flat`].
@@ -88,12 +89,18 @@ impl Group {
     }
 }
 
+/// A window that had no end gets one when it is known how long the gateway drains.
+pub(super) const fn ended(until: u64, deadline: u64) -> u64 {
+    if until == ENDLESS { deadline } else { until }
+}
+
 impl Flat {
     /// What drains after `refused` takes the place of what was refused (nothing, if the tuple was not judged) at `now_ms`.
     pub(super) fn next(&self, refused: Vec<Range>, now_ms: u64, drain_ms: u64) -> Self {
         let deadline = now_ms.saturating_add(drain_ms);
         let mut draining: Vec<(Range, u64)> = ranges::intersect(&self.draining, &refused)
             .into_iter()
+            .map(|(range, until)| (range, ended(until, deadline)))
             .filter(|(_, d)| *d > now_ms)
             .collect();
         if deadline > now_ms {

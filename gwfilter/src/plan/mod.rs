@@ -50,7 +50,8 @@ use slots::Pool;
 /// The windows, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long a connection from before a tightening is let live. Envoy's own drain time is 45 s.
+    /// How long a connection from before a tightening is let live, at least: what a gateway says of its Envoys counts where it is
+    /// longer ([`Target::drain_ms`](crate::desired::Target::drain_ms)). Envoy's own drain time is 45 s by default.
     pub drain_ms: u64,
     /// How long only new connections are refused at a destination whose sources were rewritten before
     /// (`externalTrafficPolicy` Cluster→Local): those connections show another peer address now, and nothing drains them.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use gwfilter_common::abi::{Leaf, PROXY_SLOTS, PROXY_START, Proxy, Slot, VERDICT_CLASS, VERDICT_DROP};
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use super::drain::ended;
 use super::leaves;
 use super::names::Indices;
 use super::op::PlanError;
@@ -89,7 +90,10 @@ impl Elements {
     ) -> Placed {
         let same = before.filter(|past| past.observe == observe && self.same(&past.tables, tables));
         let (since_ms, until_ms) = match same {
-            Some(past) => (past.since_ms, past.until_ms),
+            Some(past) => (
+                past.since_ms,
+                ended(past.until_ms, now_ms.saturating_add(drain_ms)),
+            ),
             None => (now_ms, now_ms.saturating_add(drain_ms)),
         };
         let past = Past {

@@ -5,14 +5,14 @@ mod shared;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use gwfilter_common::abi::{MAX_LISTENERS, MAX_RULES, MAX_TUPLES, TABLE_SLOTS};
+use gwfilter_common::abi::{self, MAX_LISTENERS, MAX_RULES, MAX_TUPLES, TABLE_SLOTS};
 use gwfilter_common::decide::{Action, decide};
 use gwfilter_common::packet::Packet;
 use gwfilter_common::read::SliceReader;
 use gwfilter_common::reason::Reason;
 
 use super::*;
-use crate::desired::{Judge, Outcome, SourceTables, Table4, Target, Verdict};
+use crate::desired::{ENDLESS, Judge, Outcome, SourceTables, Table4, Target, Verdict};
 use crate::gateway::model::{Protocol, TupleKey};
 
 const SETTINGS: Settings = Settings {
@@ -40,6 +40,7 @@ fn target(listener: &str, table: Table4) -> Target {
         node_address: false,
         pod_address: false,
         reset: false,
+        drain_ms: 0,
     }
 }
 
@@ -221,4 +222,45 @@ fn plan_given_100_000_prefixes_and_overlapping_windows_then_it_ends_soon() {
         "{:?}",
         started.elapsed()
     );
+}
+
+#[test]
+fn plan_given_gateways_that_drain_for_longer_then_each_for_its_own_time_and_one_without_an_end() {
+    let mut planner = Planner::new(SETTINGS);
+    let windows = [0, 315_000, ENDLESS];
+    let wanted = |windows: [u64; 3]| {
+        desired((1..).zip(windows).map(|(n, drain_ms)| {
+            let target = target("a/b:x", deny(1, "r"));
+            (key(n), Target { drain_ms, ..target })
+        }))
+    };
+    let spared = |planner: &Planner| {
+        let root = planner.state.root.clone();
+        let mut flags: Vec<(u32, bool)> = root
+            .slots()
+            .filter(|(at, _)| (abi::BUCKETS_START..abi::PROXY_START).contains(at))
+            .map(|(_, slot)| abi::Tuple::from_slot(slot))
+            .map(|t| (u32::from(t.addr[3]), t.flags & abi::TUPLE_NEW_ONLY != 0))
+            .collect();
+        flags.sort_unstable();
+        flags
+            .into_iter()
+            .map(|(_, new_only)| new_only)
+            .collect::<Vec<_>>()
+    };
+    let mut at = |now_ms: u64, windows| {
+        let plan = planner.plan(&wanted(windows), now_ms).unwrap();
+        planner.commit(&plan);
+        (spared(&planner), plan.next_deadline_ms)
+    };
+    assert_eq!(at(0, windows), (vec![true, true, true], Some(60_000)));
+    assert_eq!(at(60_000, windows), (vec![false, true, true], Some(315_000)));
+    assert_eq!(at(314_999, windows), (vec![false, true, true], Some(315_000)));
+    assert_eq!(at(315_000, windows), (vec![false, false, true], None));
+    let late = 1_000_000_000_000;
+    assert_eq!(at(late, windows), (vec![false, false, true], None));
+    // It became known: from then on it is a window like others.
+    let known = [0, 315_000, 100_000];
+    assert_eq!(at(late, known), (vec![false, false, true], Some(late + 100_000)));
+    assert_eq!(at(late + 100_000, known), (vec![false, false, false], None));
 }

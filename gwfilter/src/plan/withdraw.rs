@@ -119,6 +119,7 @@ mod tests {
             node_address: false,
             pod_address: false,
             reset: false,
+            drain_ms: 0,
         }
     }
 

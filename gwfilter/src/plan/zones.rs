@@ -5,9 +5,9 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::drain::Flat;
+use super::drain::{Flat, ended};
 use super::ranges::{self, Prefix, Range};
-use crate::desired::{Outcome, Verdict};
+use crate::desired::{ENDLESS, Outcome, Verdict};
 use crate::table::{Address, Net, Shard, Table};
 
 type Stretch<N> = (<N as Net>::Address, <N as Net>::Address);
@@ -68,15 +68,20 @@ impl<N: Net> Zone<N> {
         }
     }
 
-    /// The same, when it is later.
-    fn later(&self, now_ms: u64) -> Self {
+    /// The same, when it is later. `drain_ms`: how long what begins to drain now would.
+    fn later(&self, now_ms: u64, drain_ms: u64) -> Self {
+        let deadline = now_ms.saturating_add(drain_ms);
+        let lasts = |until: &u64| *until > now_ms && (*until != ENDLESS || deadline == ENDLESS);
         let draining = match &self.draining {
-            Draining::All(until) if *until > now_ms => Draining::All(*until),
-            Draining::Some(list) if list.iter().all(|(_, until)| *until > now_ms) => self.draining.clone(),
+            Draining::All(until) if lasts(until) => Draining::All(*until),
+            Draining::Some(list) if list.iter().all(|(_, until)| lasts(until)) => self.draining.clone(),
+            Draining::All(until) if ended(*until, deadline) > now_ms => Draining::All(deadline),
             Draining::Nothing | Draining::All(_) => Draining::Nothing,
             Draining::Some(list) => {
-                let left = list.iter().filter(|(_, until)| *until > now_ms);
-                Draining::of(left.copied().collect(), &self.refused)
+                let ends = list
+                    .iter()
+                    .map(|(range, until)| (*range, ended(*until, deadline)));
+                Draining::of(ends.filter(|(_, until)| *until > now_ms).collect(), &self.refused)
             }
         };
         Self {
@@ -145,7 +150,7 @@ impl<N: Prefix> Zones<N> {
         let zones = table.shards().iter().zip(&before.zones).map(|(shard, zone)| {
             let same = zone.shard.as_ref().is_some_and(|of| Arc::ptr_eq(of, shard));
             if same && means_the_same {
-                return zone.later(now_ms);
+                return zone.later(now_ms, drain_ms);
             }
             let refused = refused(table, shard, &never_ranges);
             let next = zone.flat().next(refused, now_ms, drain_ms);

@@ -95,6 +95,7 @@ impl Judged {
             node_address: false,
             pod_address: false,
             reset: false,
+            drain_ms: 0,
         };
         let desired = Desired {
             tuples: [(key, target)].into(),

@@ -68,6 +68,7 @@ fn refusing(first: u32, count: u32) -> Desired {
         node_address: false,
         pod_address: false,
         reset: false,
+        drain_ms: 0,
     };
     Desired {
         tuples: [(key, target)].into(),

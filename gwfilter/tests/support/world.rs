@@ -164,6 +164,7 @@ pub(crate) fn gateway(listeners: Vec<Vec<Receiver>>) -> Gateway {
         probe_sources_known: true,
         not_enforced: None,
         observe: None,
+        drain: gwfilter::object::drain::Drain::Unstated,
         remarks: Vec::new(),
     }
 }

@@ -69,6 +69,11 @@ fn index(policy: &str) -> Index {
 }
 
 fn enforcer() -> Enforcer {
+    enforcer_after(None)
+}
+
+/// One that goes on with an earlier agent's counters, and so its numbers of generations.
+fn enforcer_after(counters: Option<&Counters>) -> Enforcer {
     let plan = plan::Settings {
         drain_ms: 60_000,
         rewritten_drain_ms: 60_000,
@@ -83,7 +88,7 @@ fn enforcer() -> Enforcer {
             gateway,
             ..pipeline::Settings::default()
         },
-        None,
+        counters,
         Past::default(),
     )
 }
@@ -257,15 +262,18 @@ async fn first_tables_then_a_call_that_fails_once_opens_nothing_and_one_that_alw
     assert_eq!((one.failure(), one.planner.generation()), (None, 1));
     assert!(destinations(&fake).is_some_and(|n| n > 0));
 
-    let (mut other, mut fake) = (
-        enforcer(),
-        Fake {
-            fails: true,
-            ..Fake::default()
-        },
-    );
-    other.first(&wanted, &facts(), &mut fake).unwrap_err();
-    assert_eq!((other.planner.generation(), fake.applied.len()), (0, 0));
+    let counters = one.planner.counters(None);
+    for left in [None, Some(&counters)] {
+        let (mut other, mut fake) = (
+            enforcer_after(left),
+            Fake {
+                fails: true,
+                ..Fake::default()
+            },
+        );
+        other.first(&wanted, &facts(), &mut fake).unwrap_err();
+        assert_eq!((other.failure(), fake.applied.len()), (None, 0));
+    }
 }
 
 #[tokio::test(start_paused = true)]

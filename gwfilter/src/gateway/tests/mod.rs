@@ -3,6 +3,7 @@
 mod chains;
 mod client_address;
 mod cluster;
+mod drain;
 mod faults;
 mod header;
 mod identity;

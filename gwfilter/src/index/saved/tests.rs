@@ -174,7 +174,7 @@ fn another_format_version_node_or_file_then_refused_by_name() {
         (b"\n\n".to_vec(), "not a snapshot"),
         (b"{\"kind\": \"Pod\"}\n{}\n".to_vec(), "not a snapshot"),
         (replaced(FORMAT, "somebody's"), "not a snapshot"),
-        (replaced("\"version\":1", "\"version\":2"), "version 2"),
+        (replaced("\"version\":2", "\"version\":3"), "version 3"),
         (replaced("192.0.2.0/24", "192.0.2.0/25"), "checksum"),
         (replaced("node-1", "node-2"), "node"),
     ];

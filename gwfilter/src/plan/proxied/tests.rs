@@ -71,6 +71,7 @@ fn target(tables: ProxyTables) -> Target {
         node_address: true,
         pod_address: false,
         reset: true,
+        drain_ms: 0,
     }
 }
 

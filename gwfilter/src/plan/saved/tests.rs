@@ -44,6 +44,7 @@ fn desired(tuples: &[(u32, &[u32])]) -> Desired {
         node_address: false,
         pod_address: false,
         reset: false,
+        drain_ms: 0,
     };
     Desired {
         tuples: tuples.iter().map(|(n, hosts)| (key(*n), target(hosts))).collect(),

@@ -120,6 +120,7 @@ fn desired(table: Table4, step: &Step) -> Desired {
         node_address: false,
         pod_address: false,
         reset: false,
+        drain_ms: 0,
     };
     Desired {
         tuples: [(key(), target)].into(),
