@@ -306,3 +306,51 @@ spec:
     assert_eq!(enforced, [("a/gw", true), ("b/greedy", false)]);
     assert!(reports[1].why[0].starts_with("no-room: "), "{:?}", reports[1].why);
 }
+
+/// Three hundred ports, each with a rule and a table of its own; `blocks`: whom the rule of a number refuses.
+fn each_its_own(blocks: impl Fn(u32) -> String) -> Index {
+    let numbers = || (0..300_u32).map(|n| (n, 20_000 + n));
+    let ports: Vec<String> = numbers()
+        .map(|(n, port)| format!("{{name: p{n}, port: {port}, targetPort: {port}}}"))
+        .collect();
+    let rules: Vec<String> = numbers()
+        .map(|(n, port)| {
+            let blocks = blocks(n);
+            format!(
+                "{{from: [{{source: {{ipBlocks: [{blocks}]}}}}], to: [{{operation: {{ports: ['{port}']}}}}]}}"
+            )
+        })
+        .collect();
+    let mut index = index("");
+    let service = SERVICE.replace("{name: http, port: 80, targetPort: 8080}", &ports.join(", "));
+    index.load("s", service.as_bytes()).unwrap();
+    let policy = policy("").replace("{from: [{source: {ipBlocks: []}}]}", &rules.join(", "));
+    index.load("p", policy.as_bytes()).unwrap();
+    index
+}
+
+#[tokio::test(start_paused = true)]
+async fn tables_that_have_no_room_beside_those_in_force_then_these_stay_and_it_is_told() {
+    let (mut enforcer, mut fake) = (enforcer(), Fake::default());
+    let old = each_its_own(|n| format!("198.18.{}.{}", n / 250, n % 250));
+    enforcer.first(&old, &facts(), &mut fake).unwrap();
+    assert_eq!((destinations(&fake), enforcer.failure()), (Some(300), None));
+    // Tighter, each of them: what is in force is right as far as it goes, and so keeps its place.
+    let new = each_its_own(|n| format!("198.18.{0}.{1}, 198.19.{0}.{1}", n / 250, n % 250));
+    enforcer.try_enforce(&new, &facts(), &mut fake);
+    assert!(
+        enforcer
+            .failure()
+            .is_some_and(|why| why.contains("both generations together")),
+        "{:?}",
+        enforcer.failure()
+    );
+    assert_eq!(destinations(&fake), Some(300));
+    let report = &enforcer.built().unwrap().reports[0];
+    assert!(report.enforced, "by the old ones");
+    assert!(
+        report.why[0].starts_with("tables-not-in-force: "),
+        "{:?}",
+        report.why
+    );
+}
