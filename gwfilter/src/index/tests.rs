@@ -16,7 +16,12 @@ fn names(snapshot: &Snapshot) -> String {
             format!(
                 "{}:{}",
                 p.meta.name,
-                p.spec.get("action").and_then(|a| a.as_str()).unwrap_or("-")
+                p.spec
+                    .value()
+                    .unwrap()
+                    .get("action")
+                    .and_then(|a| a.as_str())
+                    .unwrap_or("-")
             )
         })
         .collect();

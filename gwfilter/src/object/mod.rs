@@ -373,7 +373,7 @@ fn read(kind: Kind, top: &Cursor<'_>) -> Object {
     match kind {
         Kind::AuthorizationPolicy => Object::AuthorizationPolicy(Arc::new(AuthorizationPolicy {
             meta,
-            spec: top.field("spec").value().clone(),
+            spec: top.field("spec").value().into(),
         })),
         Kind::ConfigMap => Object::MeshConfig(kind, mesh_config::MeshConfig::from_config_map(meta, top)),
         Kind::DaemonSet | Kind::Deployment | Kind::StatefulSet => {

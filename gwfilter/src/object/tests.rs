@@ -144,6 +144,25 @@ fn policy_without_a_spec_then_null_and_with_any_spec_then_kept_as_it_is() {
         let [Object::AuthorizationPolicy(policy)] = &objects[..] else {
             panic!("{objects:?}")
         };
-        assert_eq!((&policy.spec, policy.meta.namespace.as_str()), (&spec, "default"));
+        assert_eq!(
+            (policy.spec.value().unwrap(), policy.meta.namespace.as_str()),
+            (spec, "default")
+        );
     }
+}
+
+#[test]
+fn a_spec_as_text_then_the_same_value_the_same_on_the_disk_and_equal_whatever_the_order_it_was_written_in() {
+    let spec = json!({"rules": [{"to": [{"operation": {"ports": ["1"]}}], "from": []}], "action": "DENY"});
+    let kept = authorization_policy::Spec::from(&spec);
+    assert_eq!((kept.value().unwrap(), kept.objects()), (spec.clone(), 4));
+    assert_eq!(serde_json::to_value(&kept).unwrap(), spec);
+    let read: authorization_policy::Spec = serde_json::from_str(
+        r#"{"rules": [{"from": [], "to": [{"operation": {"ports": ["1"]}}]}], "action": "DENY"}"#,
+    )
+    .unwrap();
+    assert_eq!(read, kept);
+    // Deeper than JSON is read: an error, and never an empty spec, which would refuse everyone.
+    let deep = (0..200).fold(json!(1), |inner, _| json!([inner]));
+    assert!(authorization_policy::Spec::from(deep).value().is_err());
 }

@@ -75,7 +75,10 @@ fn deny(app: Option<&str>) -> AuthorizationPolicy {
         namespace: "ns".to_owned(),
         ..Meta::default()
     };
-    AuthorizationPolicy { meta, spec }
+    AuthorizationPolicy {
+        meta,
+        spec: spec.into(),
+    }
 }
 
 fn built(gateways: Vec<Gateway>, policy: AuthorizationPolicy) -> Built {

@@ -78,17 +78,18 @@ pub(super) fn policy(object: &AuthorizationPolicy, diagnostics: &mut Vec<Diagnos
         });
     }
     let empty = Map::new();
-    let spec = match &object.spec {
-        Value::Null => &empty,
-        Value::Object(spec) => spec,
+    let value = object.spec.value();
+    let spec = match &value {
+        Ok(Value::Null) => &empty,
+        Ok(Value::Object(spec)) => spec,
         other => {
             policy.action = Action::Unknown;
             policy.target.unclear = true;
-            give_up(
-                &mut policy,
-                &mut notes,
-                format!("spec is {}, not an object", kind_of(other)),
-            );
+            let what = match other {
+                Ok(other) => format!("spec is {}, not an object", kind_of(other)),
+                Err(fault) => format!("spec cannot be read: {fault}"),
+            };
+            give_up(&mut policy, &mut notes, what);
             return policy;
         }
     };

@@ -8,7 +8,7 @@ use gwfilter::object::authorization_policy::AuthorizationPolicy;
 use gwfilter::policy::{decode, evaluate};
 use serde_json::{Value, json};
 
-use crate::world::{World, gateway, look_up, mesh, policy, receiver};
+use crate::world::{World, gateway, look_up, mesh, policy, receiver, written};
 
 /// What a policy with this target does to a pod, found by what it does as DENY of everybody and as ALLOW of everybody beside an ALLOW of nobody.
 #[expect(clippy::expect_used, clippy::panic, reason = "a helper of the tests below")]
@@ -38,9 +38,11 @@ fn attached(mesh: &Mesh, target: &AuthorizationPolicy, workload: &Workload) -> T
     };
     let with = |action: &str| {
         let mut policy = target.clone();
-        let map = policy.spec.as_object_mut().expect("a spec");
+        let mut spec = written(&policy);
+        let map = spec.as_object_mut().expect("a spec");
         map.insert("action".to_owned(), json!(action));
         map.insert("rules".to_owned(), json!([{}]));
+        policy.spec = spec.into();
         policy
     };
     // It certainly applies, even where selectors are not read.

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use crate::policies::Generator;
-use crate::world::{World, look_up, policy, said};
+use crate::world::{World, look_up, policy, said, written};
 use gwfilter::desired::{Table4, Table6, Verdict};
 use gwfilter::policy::{decode, evaluate, evaluate_with};
 use proptest::prelude::*;
@@ -77,9 +77,9 @@ fn smaller(world: &World) -> Vec<World> {
         let mut without = world.clone();
         without.policies.remove(at);
         worlds.push(without);
-        for spec in parts_removed(&world.policies[at].spec) {
+        for spec in parts_removed(&written(&world.policies[at])) {
             let mut with = world.clone();
-            with.policies[at].spec = spec;
+            with.policies[at].spec = spec.into();
             worlds.push(with);
         }
     }
@@ -258,12 +258,12 @@ fn spoiling_a_policy_never_turns_a_pass_into_a_drop() {
         let before = world.compile().listeners;
         for at in 0..world.policies.len() {
             // A text that is no range is a fine value of most other fields: only fields of ranges and ports are spoilt by it.
-            for spec in spoilt(&world.policies[at].spec, false) {
-                if spoilt_only_a_text_field(&world.policies[at].spec, &spec) {
+            for spec in spoilt(&written(&world.policies[at]), false) {
+                if spoilt_only_a_text_field(&written(&world.policies[at]), &spec) {
                     continue;
                 }
                 let mut worse = world.clone();
-                worse.policies[at].spec = spec;
+                worse.policies[at].spec = spec.into();
                 let after = worse.compile().listeners;
                 for (b, a) in before.iter().zip(&after) {
                     for &source in &sources {

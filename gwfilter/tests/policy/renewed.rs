@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::world::{World, policy};
+use crate::world::{World, policy, written};
 
 /// Lists of ranges in a spec.
 fn lists<'v>(value: &'v mut Value, found: &mut Vec<&'v mut Vec<Value>>) {
@@ -121,7 +121,8 @@ impl History {
                 };
                 let mut changed = (**policy).clone();
                 let mut found = Vec::new();
-                lists(&mut changed.spec, &mut found);
+                let mut spec = written(&changed);
+                lists(&mut spec, &mut found);
                 if let Some(list) = found.into_iter().next() {
                     let place = self.rng.random_range(0..list.len());
                     if self.rng.random_bool(0.5) && list.len() > 1 {
@@ -130,6 +131,7 @@ impl History {
                         list.insert(place, range(&mut self.rng).into());
                     }
                 }
+                changed.spec = spec.into();
                 *policy = Arc::new(changed);
             }
         }

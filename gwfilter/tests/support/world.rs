@@ -43,7 +43,7 @@ impl World {
         let mut texts = Vec::new();
         self.policies
             .iter()
-            .for_each(|p| collect_texts(&p.spec, &mut texts));
+            .for_each(|p| collect_texts(&written(p), &mut texts));
         let mut sources: Vec<IpAddr> = Vec::new();
         for net in texts.iter().filter_map(|t| as_net(t)) {
             match net {
@@ -115,6 +115,11 @@ pub(crate) fn said(listener: &CompiledListener, source: IpAddr) -> Outcome {
     }
 }
 
+/// A policy's spec as it was written.
+pub(crate) fn written(policy: &AuthorizationPolicy) -> Value {
+    policy.spec.value().expect("it was JSON")
+}
+
 /// A policy from its parts.
 pub(crate) fn policy(namespace: &str, name: &str, spec: Value) -> AuthorizationPolicy {
     let meta = Meta {
@@ -122,7 +127,10 @@ pub(crate) fn policy(namespace: &str, name: &str, spec: Value) -> AuthorizationP
         namespace: namespace.to_owned(),
         ..Meta::default()
     };
-    AuthorizationPolicy { meta, spec }
+    AuthorizationPolicy {
+        meta,
+        spec: spec.into(),
+    }
 }
 
 /// A mesh of which everything is known.
