@@ -32,6 +32,11 @@ const PROBATION: Duration = Duration::from_secs(6);
 /// By how much a server that refuses is asked less often than one that is away: somebody has to do something first.
 const REFUSED: u32 = 2;
 
+/// Objects that are listed at once.
+const PAGE: u32 = 500;
+/// The same of kinds with specs of any shape and size: a page is held as trees of values, which take some fifty times what is written.
+const CUSTOM_PAGE: u32 = 16;
+
 /// What one attempt failed at.
 struct Failure {
     /// As RBAC names it.
@@ -197,6 +202,7 @@ impl Follower {
         let config = watcher::Config {
             field_selector: scope.fields.clone(),
             label_selector: scope.labels.clone(),
+            page_size: Some(if self.watched.custom { CUSTOM_PAGE } else { PAGE }),
             ..watcher::Config::default()
         };
         let mut events = pin!(watcher(api, config));
