@@ -64,6 +64,7 @@ const NOWHERE: &str = "no-destination.md";
 const LIFE: &str = "client-let-in.md";
 const TABLES: &str = "tables-not-in-force.md";
 const INPUT: &str = "input-incomplete.md";
+const MANY: &str = "too-many.md";
 const FAULTY: &str = "faulty-policy.md";
 const LEFT: &str = "left-to-gateway.md";
 const ANNOTATIONS: &str = "annotations.md";
@@ -74,7 +75,7 @@ const UNCERTAIN: &str = "make it certain, or state `gwfilter.io/client-address`"
 const CORRECT: &str = "correct the policy where the message says";
 
 /// Every code: first of the client's address, then of destinations, of input, of policies, and of annotations.
-pub const ALL: [Code; 50] = [
+pub const ALL: [Code; 52] = [
     gateway(
         "x-forwarded-for-not-enforced",
         "the client's address is in the HTTP request, which the node does not read",
@@ -381,6 +382,19 @@ pub const ALL: [Code; 50] = [
         "a rule is not, or only partly, enforced at the node; the message says why",
         "nothing: the gateway enforces it; or what the message says",
         LEFT,
+    ),
+    code(
+        "more-findings",
+        Of::Finding("error, warning, info"),
+        "so many findings of one object (20), one namespace (200) or in all (2,000) that the rest is only counted; the most severe are listed",
+        "mend those that are listed, and look again",
+        MANY,
+    ),
+    gateway(
+        "too-many-policies",
+        "the policies of the gateway's namespace are more than an agent compiles for one namespace: none of its gateways there is enforced",
+        "fewer rules, or fewer Services in front of the same pods",
+        MANY,
     ),
     gateway(
         "too-many-classes",

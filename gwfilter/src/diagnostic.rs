@@ -2,6 +2,8 @@
 //!
 //! Bad input is not an `Err`: it compiles to less enforcement and a diagnostic that says so.
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -128,6 +130,84 @@ impl Diagnostic {
     }
 }
 
+/// How many findings of one object are listed.
+pub const PER_OBJECT: usize = 20;
+/// How many of all objects of one namespace, so that nobody's can push out those of others.
+pub const PER_NAMESPACE: usize = 200;
+/// How many in all.
+pub const IN_ALL: usize = 2_000;
+
+/// What stands for findings that are not listed.
+const MORE: &str = "more-findings";
+
+/// Cuts a list of findings, most severe first, to what can be read: of each object, of each namespace and in all. What is left out is counted, in
+/// one finding where it is missing, as severe as the worst of it.
+#[must_use]
+pub fn listed(findings: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let by_object = cut(findings, PER_OBJECT, |d| Some(d.object.clone()));
+    let by_namespace = cut(by_object, PER_NAMESPACE, |d| {
+        let namespace = &d.object.namespace;
+        (!namespace.is_empty()).then(|| ObjectRef::new("Namespace", "", namespace))
+    });
+    let all = ObjectRef::new("Findings", "", "of all objects");
+    cut(by_namespace, IN_ALL, |_| Some(all.clone()))
+}
+
+/// At most `most` findings of each group, which is told by what its count is said of; all of what is in none.
+fn cut(
+    findings: Vec<Diagnostic>,
+    most: usize,
+    group: impl Fn(&Diagnostic) -> Option<ObjectRef>,
+) -> Vec<Diagnostic> {
+    if findings.len() <= most {
+        return findings;
+    }
+    let mut seen: BTreeMap<ObjectRef, (usize, Severity)> = BTreeMap::new();
+    let mut kept = Vec::with_capacity(findings.len().min(IN_ALL));
+    for finding in findings {
+        let Some(of) = group(&finding) else {
+            kept.push(finding);
+            continue;
+        };
+        let (count, worst) = seen.entry(of).or_insert((0, Severity::Info));
+        *count += 1;
+        if *count > most {
+            *worst = finding.severity.min(*worst);
+        } else {
+            kept.push(finding);
+        }
+    }
+    for (object, (count, severity)) in seen {
+        let Some(more) = count.checked_sub(most).filter(|more| *more > 0) else {
+            continue;
+        };
+        let message = format!(
+            "and {more} more, which are not listed: the first {most}, the most severe, are; mend those first"
+        );
+        kept.push(Diagnostic {
+            severity,
+            code: MORE,
+            object,
+            message,
+        });
+    }
+    kept.sort_by(Diagnostic::order);
+    kept
+}
+
+impl Diagnostic {
+    /// The order of lists: by severity, object, code and message.
+    #[must_use]
+    pub fn order(&self, other: &Self) -> Ordering {
+        (self.severity, &self.object, self.code, &self.message).cmp(&(
+            other.severity,
+            &other.object,
+            other.code,
+            &other.message,
+        ))
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -138,5 +218,78 @@ impl fmt::Display for Diagnostic {
             self.object,
             self.message
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(severity: Severity, (namespace, name): (&str, &str), message: usize) -> Diagnostic {
+        let object = ObjectRef::new("Service", namespace, name);
+        let mut finding = Diagnostic::info("x", object, format!("{message:05}"));
+        finding.severity = severity;
+        finding
+    }
+
+    fn sorted(mut all: Vec<Diagnostic>) -> Vec<Diagnostic> {
+        all.sort_by(Diagnostic::order);
+        listed(all)
+    }
+
+    fn said(all: &[Diagnostic]) -> Vec<String> {
+        let more = all.iter().filter(|d| d.code == MORE);
+        more.map(|d| {
+            let number = d.message.split(' ').nth(1).unwrap();
+            format!("{} {} {number}", d.severity.name(), d.object)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn few_findings_then_all_of_them() {
+        let all: Vec<_> = (0..PER_OBJECT)
+            .map(|n| finding(Severity::Info, ("a", "b"), n))
+            .collect();
+        assert_eq!(sorted(all.clone()), all);
+    }
+
+    #[test]
+    fn many_of_one_object_then_the_most_severe_and_a_count_as_severe_as_the_worst_left_out() {
+        let of = |severity, n| finding(severity, ("a", "b"), n);
+        let mut all: Vec<_> = (0..25).map(|n| of(Severity::Info, n)).collect();
+        all.extend((0..22).map(|n| of(Severity::Error, 100 + n)));
+        all.push(finding(Severity::Info, ("a", "c"), 1));
+        let listed = sorted(all);
+        assert_eq!(said(&listed), ["error Service a/b 27"]);
+        assert_eq!(listed.len(), PER_OBJECT + 2, "{listed:?}");
+    }
+
+    #[test]
+    fn one_namespaces_objects_then_they_push_out_nobody_elses() {
+        let mut all: Vec<_> = (0..3_000)
+            .map(|n| finding(Severity::Error, ("evil", &format!("{n:04}")), n))
+            .collect();
+        all.push(finding(Severity::Info, ("good", "z"), 1));
+        let listed = sorted(all);
+        assert_eq!(said(&listed), ["error Namespace evil 2800"]);
+        assert_eq!(listed.len(), PER_NAMESPACE + 2);
+        assert!(listed.iter().any(|d| d.object.namespace == "good"));
+    }
+
+    #[test]
+    fn many_namespaces_then_so_many_in_all_and_the_rest_counted() {
+        let all: Vec<_> = (0..3_000)
+            .map(|n| {
+                finding(
+                    Severity::Warning,
+                    (&format!("{:02}", n % 20), &format!("{n:04}")),
+                    n,
+                )
+            })
+            .collect();
+        let listed = sorted(all);
+        assert_eq!(said(&listed), ["warning Findings of all objects 1000"]);
+        assert_eq!(listed.len(), IN_ALL + 1);
     }
 }

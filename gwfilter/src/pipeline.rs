@@ -13,7 +13,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::desired::{Desired, ENDLESS, Judge, Matrix, ProxyTables, SourceTables, Target};
-use crate::diagnostic::{Diagnostic, ObjectRef};
+use crate::diagnostic::{Diagnostic, ObjectRef, listed};
 use crate::gateway::model::{ClientAddress, Gateway, Listener, Mesh, TupleKey, Why};
 use crate::gateway::{self, Found, find};
 use crate::node::NodeFacts;
@@ -211,14 +211,12 @@ fn withheld(tables: &[Vec<CompiledListener>]) -> BTreeSet<Owner> {
     withheld
 }
 
-/// Sorted by severity, object and code, without repetitions.
+/// Sorted by severity, object and code, without repetitions, and as many as can be read.
 #[must_use]
 pub fn tidy(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    diagnostics.sort_by(|a, b| {
-        (a.severity, &a.object, a.code, &a.message).cmp(&(b.severity, &b.object, b.code, &b.message))
-    });
+    diagnostics.sort_by(Diagnostic::order);
     diagnostics.dedup();
-    diagnostics
+    listed(diagnostics)
 }
 
 /// Destinations that turned out not to be judged belong into the reports of their gateways.

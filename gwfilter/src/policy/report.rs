@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::atoms::{Atom, Place, Sight};
 use super::compile::{Compiler, Judged, JudgedListener, JudgedRule, Seen, counts, enforceable};
 use super::spec::{Action, Attribute, Field, Policy, Values};
-use crate::diagnostic::{Diagnostic, ObjectRef};
+use crate::diagnostic::{Diagnostic, ObjectRef, PER_OBJECT};
 use crate::gateway::model::{ClientAddress, Gateway, Mesh, Protocol, Tri, TupleKey, Why, Workload};
 use crate::report::{EnforcedAt, GatewayReport, PolicyReport, PrefixFigures, RuleReport};
 
@@ -35,11 +35,11 @@ pub(super) fn make(
             continue;
         }
         let report = policy_report(compiler, at, policy, &found);
-        for rule in report
+        let mut left = report
             .rules
             .iter()
-            .filter(|r| counts(policy) && r.enforced_at != EnforcedAt::Node)
-        {
+            .filter(|r| counts(policy) && r.enforced_at != EnforcedAt::Node);
+        for rule in left.by_ref().take(PER_OBJECT) {
             let part = if rule.enforced_at == EnforcedAt::Both {
                 "partly "
             } else {
@@ -53,6 +53,17 @@ pub(super) fn make(
                     rule.id,
                     gateway.id(),
                     rule.whole_why()
+                ),
+            ));
+        }
+        let more = left.count();
+        if more > 0 {
+            diagnostics.push(Diagnostic::warning(
+                "left-to-gateway",
+                ObjectRef::new("AuthorizationPolicy", &policy.namespace, &policy.name),
+                format!(
+                    "so are {more} more of its rules, wholly or partly, to gateway {}",
+                    gateway.id()
                 ),
             ));
         }
