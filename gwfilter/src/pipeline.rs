@@ -17,6 +17,7 @@ use crate::diagnostic::{Diagnostic, ObjectRef, listed};
 use crate::gateway::model::{ClientAddress, Gateway, Listener, Mesh, TupleKey, Why};
 use crate::gateway::{self, Found, find};
 use crate::node::NodeFacts;
+use crate::object::authorization_policy::AuthorizationPolicy;
 use crate::object::drain::Drain;
 use crate::policy::{self, Compiled, CompiledListener, Memo, Policy};
 use crate::report::GatewayReport;
@@ -118,7 +119,15 @@ pub fn build(snapshot: &Snapshot, node: &NodeFacts, settings: &Settings) -> Buil
 #[must_use]
 pub fn build_after(memo: &mut Memo, snapshot: &Snapshot, node: &NodeFacts, settings: &Settings) -> Built {
     let mut found = find(snapshot, node, &settings.gateway);
-    let (policies, diagnostics) = memo.decode(&snapshot.policies);
+    leave_out(&mut found, snapshot, &settings.gateway);
+    let (policies, diagnostics) = match bearing(&found, &settings.gateway) {
+        Some(namespaces) => {
+            let bears = |p: &&Arc<AuthorizationPolicy>| namespaces.contains(p.meta.namespace.as_str());
+            let policies: Vec<_> = snapshot.policies.iter().filter(bears).cloned().collect();
+            memo.decode(&policies)
+        }
+        None => memo.decode(&snapshot.policies),
+    };
     found.diagnostics.extend(diagnostics);
     let stale = &snapshot.stale_addresses;
     // What a condition on the gateway's own address compares is not known either.
@@ -133,6 +142,61 @@ pub fn build_after(memo: &mut Memo, snapshot: &Snapshot, node: &NodeFacts, setti
     let known = |gateway: &Gateway| snapshot.knows_policies_of(&gateway.namespace, root);
     let complete = found.gateways.iter().map(known).collect();
     assemble(memo, found, policies, complete, settings, stale)
+}
+
+/// The namespaces whose policies can bear on what is judged here: those of the gateways' pods and the root namespace. What others hold, whoever
+/// may write there, is not even decoded. `None`: all, of a user's files, or since any may be the root.
+fn bearing<'f>(found: &'f Found, settings: &gateway::Settings) -> Option<BTreeSet<&'f str>> {
+    if settings.from_files {
+        return None;
+    }
+    let root = found.mesh.root_namespace.as_deref()?;
+    let workloads = found.gateways.iter().flat_map(|g| &g.workloads);
+    let namespaces = workloads.map(|workload| workload.namespace.as_str());
+    Some(namespaces.chain([root]).collect())
+}
+
+/// What the policies of one namespace may cost: JSON objects in their specs, times the gateways that they are compiled for.
+const POLICY_OBJECTS: usize = 1 << 18;
+/// Gateways of a namespace that the root namespace's policies are compiled for whatever these cost: not who writes them says how often.
+const ROOT_SHARE: usize = 16;
+
+/// Leaves out the gateways of namespaces whose own policies would make the agent large and slow: who writes there must not have the memory and the
+/// time that the gateways of all others need.
+fn leave_out(found: &mut Found, snapshot: &Snapshot, settings: &gateway::Settings) {
+    if settings.from_files {
+        return;
+    }
+    let mut written: BTreeMap<&str, usize> = BTreeMap::new();
+    for policy in &snapshot.policies {
+        *written.entry(&policy.meta.namespace).or_default() += policy.spec.objects();
+    }
+    let of = |namespace: Option<&str>| namespace.and_then(|n| written.get(n)).copied().unwrap_or(0);
+    let root = found.mesh.root_namespace.clone();
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for gateway in found.gateways.iter().filter(|g| !g.workloads.is_empty()) {
+        *counts.entry(gateway.namespace.clone()).or_default() += 1;
+    }
+    for gateway in found.gateways.iter_mut().filter(|g| !g.workloads.is_empty()) {
+        let namespace = gateway.namespace.as_str();
+        let count = counts.get(namespace).copied().unwrap_or(0);
+        // Who may write into the root namespace rules the mesh.
+        let own = of(Some(namespace).filter(|n| root.as_deref() != Some(*n)));
+        let shared = of(root.as_deref()).saturating_mul(count.saturating_sub(ROOT_SHARE));
+        if own.saturating_mul(count).saturating_add(shared) <= POLICY_OBJECTS {
+            continue;
+        }
+        let text = format!(
+            "the policies of namespace {namespace} are made of {own} parts, and {count} gateways of it have pods here: more than an agent compiles \
+             ({POLICY_OBJECTS}, parts times gateways), so no gateway of the namespace is enforced; write fewer rules or fewer Services"
+        );
+        gateway::strip(gateway);
+        gateway.client_address = ClientAddress::Unknown;
+        gateway.not_enforced = Some(Why {
+            code: "too-many-policies",
+            text,
+        });
+    }
 }
 
 /// From gateways and policies to a generation. `complete` as in [`Built::complete`], `stale` as in [`Snapshot::stale_addresses`].

@@ -67,7 +67,7 @@ pub(super) fn find<'a>(world: &World<'a>, diagnostics: &mut Vec<Diagnostic>) -> 
     for service in &world.snapshot.services {
         let slices = world.slices(service);
         let pods = world.pods_of(service, &slices);
-        match is_gateway(world, service, &pods) {
+        match is_gateway(world, service, &slices, &pods) {
             Ok(()) => {}
             Err(why) => {
                 if service
@@ -137,7 +137,12 @@ pub(super) fn find<'a>(world: &World<'a>, diagnostics: &mut Vec<Diagnostic>) -> 
 }
 
 /// Whether a Service is a gateway; the error says why it is not.
-fn is_gateway(world: &World<'_>, service: &Service, pods: &[&Pod]) -> Result<(), String> {
+fn is_gateway(
+    world: &World<'_>,
+    service: &Service,
+    slices: &[&EndpointSlice],
+    pods: &[&Pod],
+) -> Result<(), String> {
     if service.external_name {
         return Err("an ExternalName Service has no pods".to_owned());
     }
@@ -150,6 +155,12 @@ fn is_gateway(world: &World<'_>, service: &Service, pods: &[&Pod]) -> Result<(),
                 pod.meta.name
             )),
         };
+    }
+    // What a Service alone says, anybody can write into one of any namespace.
+    let unread = world.misses(Kind::Pod) || world.misses(Kind::EndpointSlice);
+    let mut endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+    if !world.settings.from_files && !unread && endpoints.all(|endpoint| endpoint.addresses.is_empty()) {
+        return Err("it has no pod, on any node".to_owned());
     }
     if let Some(template) = world.templates_of(service).iter().find(|t| !runs_router(&t.spec)) {
         return Err(format!(
@@ -368,6 +379,16 @@ impl<'a> Candidate<'a> {
             .filter(|pod| world.is_local(pod.node.as_deref()))
     }
 
+    /// Whether anything of it is said to be on this node. A user's files are judged as a whole.
+    pub(super) fn is_here(&self, world: &World<'_>) -> bool {
+        world.settings.from_files || self.members.iter().any(|member| member.local)
+    }
+
+    /// Whether a pod of it is on this node, one that terminates included. Endpoints that name no such pod anybody can write, into any namespace.
+    pub(super) fn has_pods_here(&self, world: &World<'_>) -> bool {
+        world.settings.from_files || self.local_pods(world).next().is_some()
+    }
+
     /// Whether another gateway is made of the same pods.
     pub(super) fn shares_pods(&self, other: &Self) -> bool {
         if self.namespace != other.namespace {
@@ -389,6 +410,32 @@ impl<'a> Candidate<'a> {
                 .all(|(key, value)| two.get(key).is_none_or(|v| v == value))
         })
     }
+}
+
+/// For each gateway the numbers of the others that are made of the same pods.
+pub(super) fn siblings(candidates: &[Candidate<'_>]) -> Vec<BTreeSet<usize>> {
+    if candidates.iter().any(|candidate| !candidate.pods_known) {
+        // Of a user's files: some selectors have to be compared.
+        let of = |(at, candidate): (usize, &Candidate<'_>)| {
+            let others = candidates.iter().enumerate();
+            let others = others.filter(|(other, c)| *other != at && candidate.shares_pods(c));
+            others.map(|(other, _)| other).collect()
+        };
+        return candidates.iter().enumerate().map(of).collect();
+    }
+    let mut of_pods: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+    for (at, candidate) in candidates.iter().enumerate() {
+        for pod in &candidate.pods {
+            let pod = (candidate.namespace, pod.meta.name.as_str());
+            of_pods.entry(pod).or_default().push(at);
+        }
+    }
+    let of = |(at, candidate): (usize, &Candidate<'_>)| {
+        let pods = candidate.pods.iter();
+        let sharing = pods.filter_map(|pod| of_pods.get(&(candidate.namespace, pod.meta.name.as_str())));
+        sharing.flatten().copied().filter(|other| *other != at).collect()
+    };
+    candidates.iter().enumerate().map(of).collect()
 }
 
 fn stands_for(endpoint: &Endpoint, pod: &Pod) -> bool {

@@ -15,18 +15,20 @@ mod never_drop;
 pub mod setup;
 mod world;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::diagnostic::{Diagnostic, ObjectRef};
 use crate::node::NodeFacts;
+use crate::object::service::Service;
 use crate::object::{Kind, Refused};
 use crate::snapshot::Snapshot;
 use annotations::Annotations;
 pub use annotations::{KNOWN as ANNOTATIONS, Known as KnownAnnotation, PREFIX as ANNOTATION_PREFIX};
 use candidate::Candidate;
-use model::{ClientAddress, Gateway, Mesh, Why};
+use model::{ClientAddress, Gateway, Mesh, TupleKey, Why};
 use world::World;
 
 /// What a user sets for all gateways.
@@ -56,40 +58,37 @@ pub fn find(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings) -> Foun
     let world = World::new(snapshot, facts, settings);
     let mut diagnostics = snapshot.diagnostics.clone();
     diagnostics.extend(world.unknown_node());
-    let candidates = candidate::find(&world, &mut diagnostics);
-    let mesh = mesh::find(&world, &candidates);
-    let stated: Vec<Annotations> = candidates.iter().map(|c| stated(&world, c)).collect();
+    let (here, elsewhere): (Vec<_>, Vec<_>) = candidate::find(&world, &mut diagnostics)
+        .into_iter()
+        .partition(|candidate| candidate.is_here(&world));
+    let mesh = mesh::find(&world, &here);
+    let stated: Vec<Annotations> = here.iter().map(|c| stated(&world, c)).collect();
+    let mut others = Others::of(&world, &here);
+    let siblings = candidate::siblings(&here);
 
-    let is_gateway = |namespace: &str, name: &str| {
-        candidates
+    let mut gateways = Vec::with_capacity(here.len() + elsewhere.len());
+    for ((candidate, annotations), siblings) in here.iter().zip(&stated).zip(&siblings) {
+        let siblings: Vec<(&Candidate<'_>, &Annotations)> = siblings
             .iter()
-            .any(|c| c.service.is_some() && c.namespace == namespace && c.name == name)
-    };
-    let strangers: Vec<_> = snapshot
-        .services
-        .iter()
-        .filter(|s| !is_gateway(&s.meta.namespace, &s.meta.name))
-        .collect();
-
-    let mut gateways = Vec::new();
-    for (i, (candidate, annotations)) in candidates.iter().zip(&stated).enumerate() {
-        let siblings: Vec<(&Candidate<'_>, &Annotations)> = candidates
-            .iter()
-            .zip(&stated)
-            .enumerate()
-            .filter(|(j, (other, _))| *j != i && candidate.shares_pods(other))
-            .map(|(_, sibling)| sibling)
+            .filter_map(|at| here.get(*at).zip(stated.get(*at)))
             .collect();
-        let others = listeners::of_others(strangers.iter().copied(), &world.node_addresses(candidate));
-        gateways.push(gateway(
+        let others = others.at(world.node_addresses(candidate));
+        let mut gateway = gateway(
             &world,
             candidate,
             annotations,
             &siblings,
-            &others,
+            others,
             &mut diagnostics,
-        ));
+        );
+        if !candidate.has_pods_here(&world) {
+            strip(&mut gateway);
+        }
+        gateways.push(gateway);
     }
+    let far: Vec<Gateway> = elsewhere.iter().map(|candidate| far(&world, candidate)).collect();
+    diagnostics.extend(without_pods(&far, facts));
+    gateways.extend(far);
     gateways.sort_by_key(Gateway::id);
     Found {
         mesh,
@@ -98,16 +97,91 @@ pub fn find(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings) -> Foun
     }
 }
 
+/// Destinations of Services that are no gateways of this node, for each set of addresses that a node may have.
+struct Others<'a> {
+    services: Vec<&'a Service>,
+    known: BTreeMap<BTreeSet<IpAddr>, BTreeSet<TupleKey>>,
+}
+
+impl<'a> Others<'a> {
+    fn of(world: &World<'a>, gateways: &[Candidate<'a>]) -> Self {
+        let with_service = gateways.iter().filter(|c| c.service.is_some());
+        let taken: BTreeSet<(&str, &str)> = with_service.map(|c| (c.namespace, c.name.as_str())).collect();
+        let is_other = |s: &&Service| !taken.contains(&(s.meta.namespace.as_str(), s.meta.name.as_str()));
+        Self {
+            services: world.snapshot.services.iter().filter(is_other).collect(),
+            known: BTreeMap::new(),
+        }
+    }
+
+    fn at(&mut self, node_addresses: BTreeSet<IpAddr>) -> &BTreeSet<TupleKey> {
+        let services = &self.services;
+        self.known
+            .entry(node_addresses)
+            .or_insert_with_key(|addresses| listeners::of_others(services.iter().copied(), addresses))
+    }
+}
+
+/// A gateway of which no pod is known on this node: nothing is judged here, so of what it is set to nothing is asked.
+fn far(world: &World<'_>, candidate: &Candidate<'_>) -> Gateway {
+    // What comes by these addresses now goes to a pod of another node, from another source. That outlasts the moment when a pod is here.
+    let rewritten = candidate
+        .service
+        .filter(|service| !service.local_policy)
+        .map(|service| listeners::of_others(std::iter::once(service), &world.node_addresses(candidate)));
+    Gateway {
+        namespace: candidate.namespace.to_owned(),
+        name: candidate.name.clone(),
+        client_address: ClientAddress::Unknown,
+        workloads: Vec::new(),
+        listeners: Vec::new(),
+        rewritten: rewritten.into_iter().flatten().collect(),
+        never_drop: Vec::new(),
+        trusted_proxies: None,
+        probe_sources_known: false,
+        not_enforced: missing::of_gateway(world, candidate),
+        observe: None,
+        remarks: Vec::new(),
+    }
+}
+
+/// Has no policy compiled for a gateway that is not enforced. Its destinations stay claimed, so that no other gateway has them judged.
+pub(crate) fn strip(gateway: &mut Gateway) {
+    gateway.workloads.clear();
+    for listener in &mut gateway.listeners {
+        listener.receivers.clear();
+    }
+}
+
+/// How many gateways a finding names.
+const NAMED: usize = 8;
+
+/// All gateways that have no pod here, in one finding: a node without a pod of a gateway is nothing to mend.
+fn without_pods(far: &[Gateway], facts: &NodeFacts) -> Option<Diagnostic> {
+    let code = "no-local-endpoint";
+    let is_away = |g: &&Gateway| g.not_enforced.as_ref().is_some_and(|why| why.code == code);
+    let away: Vec<String> = far.iter().filter(is_away).map(Gateway::id).collect();
+    let named = away.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let more = match away.len().saturating_sub(NAMED) {
+        _ if away.is_empty() => return None,
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let node = ObjectRef::new("Node", "", facts.name.as_deref().unwrap_or("this node"));
+    let text = format!("no pod of {named}{more} runs on this node, so nothing is judged here for them");
+    Some(Diagnostic::info(code, node, text))
+}
+
 fn gateway(
     world: &World<'_>,
     candidate: &Candidate<'_>,
     annotations: &Annotations,
     siblings: &[(&Candidate<'_>, &Annotations)],
-    others: &BTreeSet<model::TupleKey>,
+    others: &BTreeSet<TupleKey>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Gateway {
     let client = client_address::find(world, candidate, annotations, siblings);
-    let mut found = listeners::find(world, candidate, others, client.header);
+    let found = listeners::find(world, candidate, others, client.header);
     diagnostics.extend(client.diagnostics);
     let mut not_enforced = client.not_enforced;
     let mut client_address = client.mode;
@@ -127,14 +201,6 @@ fn gateway(
         client_address = ClientAddress::Unknown;
     }
     if let Some(why) = missing::of_gateway(world, candidate) {
-        if why.code == "no-local-endpoint" {
-            found.remarks.retain(|remark| remark.code != why.code);
-            diagnostics.push(Diagnostic::info(
-                why.code,
-                reference(candidate),
-                why.text.as_str(),
-            ));
-        }
         not_enforced = Some(why);
         client_address = ClientAddress::Unknown;
     }

@@ -27,6 +27,8 @@ pub(super) struct World<'a> {
     pub(super) root: Option<String>,
     /// Cluster addresses of all Services: under IPVS they are on an interface of the node.
     cluster_ips: BTreeSet<IpAddr>,
+    /// EndpointSlices by namespace and Service.
+    slices: BTreeMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
 }
 
 impl<'a> World<'a> {
@@ -37,12 +39,20 @@ impl<'a> World<'a> {
             .flat_map(|s| s.cluster_ips.iter().copied())
             .collect();
         let root = super::mesh::root_namespace(snapshot, settings);
+        let mut slices: BTreeMap<_, Vec<&EndpointSlice>> = BTreeMap::new();
+        for slice in &snapshot.endpoint_slices {
+            if let Some(service) = slice.service() {
+                let of = (slice.meta.namespace.as_str(), service);
+                slices.entry(of).or_default().push(slice);
+            }
+        }
         Self {
             snapshot,
             facts,
             settings,
             root,
             cluster_ips,
+            slices,
         }
     }
 
@@ -76,11 +86,8 @@ impl<'a> World<'a> {
 
     /// The Service's EndpointSlices.
     pub(super) fn slices(&self, service: &Service) -> Vec<&'a EndpointSlice> {
-        let of = |slice: &&EndpointSlice| {
-            slice.meta.namespace == service.meta.namespace
-                && slice.service() == Some(service.meta.name.as_str())
-        };
-        self.snapshot.endpoint_slices.iter().filter(of).collect()
+        let of = (service.meta.namespace.as_str(), service.meta.name.as_str());
+        self.slices.get(&of).cloned().unwrap_or_default()
     }
 
     /// The Service's pods that are not finished, by selector or endpoint.

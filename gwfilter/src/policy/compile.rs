@@ -79,7 +79,8 @@ pub fn compile_after(
     gateway: &Gateway,
     complete: bool,
 ) -> Compiled {
-    let mut compiler = Compiler::new(memo, mesh, policies, gateway, complete);
+    let policies = bearing_on(mesh, policies, gateway);
+    let mut compiler = Compiler::new(memo, mesh, &policies, gateway, complete);
     let mut judged = Vec::with_capacity(gateway.listeners.len());
     let mut listeners = Vec::with_capacity(gateway.listeners.len());
     for listener in &gateway.listeners {
@@ -98,6 +99,15 @@ pub fn compile_after(
         report,
         diagnostics,
     }
+}
+
+/// The policies that apply or may apply to some pod of a gateway. Nothing is computed of others.
+fn bearing_on(mesh: &Mesh, policies: &[Arc<Policy>], gateway: &Gateway) -> Vec<Arc<Policy>> {
+    let bears = |policy: &&Arc<Policy>| {
+        let mut workloads = gateway.workloads.iter();
+        workloads.any(|workload| attaches(mesh, policy, workload) != Tri::False)
+    };
+    policies.iter().filter(bears).cloned().collect()
 }
 
 /// Whether tables are compiled for a gateway at all.

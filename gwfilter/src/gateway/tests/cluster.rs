@@ -66,7 +66,7 @@ pub(super) fn index(manifests: &str, unread: &[Subject]) -> Index {
     index
 }
 
-fn facts() -> NodeFacts {
+pub(super) fn facts() -> NodeFacts {
     NodeFacts {
         name: Some("node-a".to_owned()),
         local_addresses: Some(["172.18.0.2".parse().unwrap()].into()),
@@ -140,7 +140,7 @@ pub(super) fn whole() -> String {
 
 /// By which policies a client is refused at the load balancer's address; nobody's at all is `-`.
 pub(super) fn refused(built: &Built) -> String {
-    let key = model::TupleKey {
+    let key = TupleKey {
         addr: "203.0.113.10".parse().unwrap(),
         port: 80,
         protocol: Protocol::Tcp,

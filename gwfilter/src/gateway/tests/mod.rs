@@ -8,6 +8,7 @@ mod faults;
 mod header;
 mod identity;
 mod mesh;
+mod strangers;
 mod tuples;
 mod watched;
 

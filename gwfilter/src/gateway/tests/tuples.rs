@@ -478,7 +478,8 @@ fn never_dropped_sources_then_nodes_pods_probes_and_what_users_name() {
 #[test]
 fn probe_sources_then_known_only_by_one_of_the_five_ways() {
     let run = |manifests: &str, settings: &Settings| {
-        one(find_with(manifests, &NodeFacts::default(), settings)).probe_sources_known
+        let manifests = format!("{manifests}{POD}{GATEWAY}");
+        one(find_with(&manifests, &NodeFacts::default(), settings)).probe_sources_known
     };
     let google = with(NODE, "spec: {", "spec: {providerID: gce://p/z/n, ");
     let amazon = with(NODE, "spec: {", "spec: {providerID: aws:///z/n, ");
