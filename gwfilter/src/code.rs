@@ -390,9 +390,10 @@ pub const ALL: [Code; 52] = [
         "mend those that are listed, and look again",
         MANY,
     ),
-    gateway(
+    code(
         "too-many-policies",
-        "the policies of the gateway's namespace are more than an agent compiles for one namespace: none of its gateways there is enforced",
+        Of::Both("warning"),
+        "the policies of the gateway's namespace are more than an agent compiles for one namespace: none of its gateways there is enforced; as a finding: the root namespace is not known, and those of all namespaces are too many",
         "fewer rules, or fewer Services in front of the same pods",
         MANY,
     ),

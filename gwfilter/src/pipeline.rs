@@ -120,14 +120,10 @@ pub fn build(snapshot: &Snapshot, node: &NodeFacts, settings: &Settings) -> Buil
 pub fn build_after(memo: &mut Memo, snapshot: &Snapshot, node: &NodeFacts, settings: &Settings) -> Built {
     let mut found = find(snapshot, node, &settings.gateway);
     leave_out(&mut found, snapshot, &settings.gateway);
-    let (policies, diagnostics) = match bearing(&found, &settings.gateway) {
-        Some(namespaces) => {
-            let bears = |p: &&Arc<AuthorizationPolicy>| namespaces.contains(p.meta.namespace.as_str());
-            let policies: Vec<_> = snapshot.policies.iter().filter(bears).cloned().collect();
-            memo.decode(&policies)
-        }
-        None => memo.decode(&snapshot.policies),
-    };
+    let (bearing, too_many) = bearing(&found, snapshot, node, &settings.gateway);
+    let all_bear = too_many.is_none();
+    let (policies, diagnostics) = memo.decode(&bearing);
+    found.diagnostics.extend(too_many);
     found.diagnostics.extend(diagnostics);
     let stale = &snapshot.stale_addresses;
     // What a condition on the gateway's own address compares is not known either.
@@ -139,21 +135,43 @@ pub fn build_after(memo: &mut Memo, snapshot: &Snapshot, node: &NodeFacts, setti
             .filter(|own| own.iter().all(|addr| !stale.contains(addr)));
     }
     let root = found.mesh.root_namespace.as_deref();
-    let known = |gateway: &Gateway| snapshot.knows_policies_of(&gateway.namespace, root);
+    let known = |gateway: &Gateway| all_bear && snapshot.knows_policies_of(&gateway.namespace, root);
     let complete = found.gateways.iter().map(known).collect();
     assemble(memo, found, policies, complete, settings, stale)
 }
 
-/// The namespaces whose policies can bear on what is judged here: those of the gateways' pods and the root namespace. What others hold, whoever
-/// may write there, is not even decoded. `None`: all, of a user's files, or since any may be the root.
-fn bearing<'f>(found: &'f Found, settings: &gateway::Settings) -> Option<BTreeSet<&'f str>> {
+/// The policies that can bear on what is judged here: of the namespaces of gateways' pods and of the root namespace. What others hold, whoever may
+/// write there, is not even decoded. Where any may be the root: all, unless they are too many, which is told.
+fn bearing(
+    found: &Found,
+    snapshot: &Snapshot,
+    node: &NodeFacts,
+    settings: &gateway::Settings,
+) -> (Vec<Arc<AuthorizationPolicy>>, Option<Diagnostic>) {
     if settings.from_files {
-        return None;
+        return (snapshot.policies.clone(), None);
     }
-    let root = found.mesh.root_namespace.as_deref()?;
+    let root = found.mesh.root_namespace.as_deref();
     let workloads = found.gateways.iter().flat_map(|g| &g.workloads);
-    let namespaces = workloads.map(|workload| workload.namespace.as_str());
-    Some(namespaces.chain([root]).collect())
+    let namespaces: BTreeSet<&str> = workloads.map(|w| w.namespace.as_str()).chain(root).collect();
+    let policies = snapshot.policies.iter().cloned();
+    let (ours, others): (Vec<_>, Vec<_>) =
+        policies.partition(|p| namespaces.contains(p.meta.namespace.as_str()));
+    if root.is_some() || namespaces.is_empty() {
+        return (ours, None);
+    }
+    let gateways = found.gateways.iter().filter(|g| !g.workloads.is_empty()).count();
+    let parts: usize = others.iter().map(|policy| policy.spec.objects()).sum();
+    if parts.saturating_mul(gateways) <= POLICY_OBJECTS {
+        return (snapshot.policies.clone(), None);
+    }
+    let text = format!(
+        "the mesh's root namespace is not known, so policies of any namespace may be for all gateways, and those of others than the gateways' own are \
+         too many to compile ({parts} parts): they are left to the gateways, and default-deny with them; let the agent read the mesh's ConfigMap"
+    );
+    let name = node.name.as_deref().unwrap_or("this node");
+    let node = ObjectRef::new("Node", "", name);
+    (ours, Some(Diagnostic::warning("too-many-policies", node, text)))
 }
 
 /// What the policies of one namespace may cost: JSON objects in their specs, times the gateways that they are compiled for.

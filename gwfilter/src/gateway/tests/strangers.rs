@@ -1,11 +1,12 @@
 //! What people of other namespaces can write, and how little of it a node computes. Counts, not times.
 
-use super::cluster::{build, facts, index, source, whole};
+use super::cluster::{build, facts, index, refused, source, whole};
 use super::*;
 use crate::diagnostic::{IN_ALL, PER_NAMESPACE, Severity};
 use crate::object;
 use crate::pipeline::{self, Built};
 use crate::policy::Memo;
+use crate::snapshot::unread::Subject;
 use serde_json::{Value, json};
 
 const POLICIES: usize = 200;
@@ -193,6 +194,31 @@ fn more_than_is_compiled_for_a_namespace_then_its_gateways_are_left_out_and_who_
     let shared = |key: &&TupleKey| key.to_string() == "203.0.113.10:80/tcp";
     assert_eq!(large.desired.tuples.keys().filter(shared).count(), 0);
     assert_eq!(large.unjudged.keys().filter(shared).count(), 1);
+}
+
+#[test]
+fn the_root_namespace_not_known_and_too_many_policies_elsewhere_then_they_are_left_and_default_deny_with_them()
+ {
+    let unknown = |documents: &[Value]| {
+        let baked = with(
+            &whole(),
+            "[{name: istio-proxy, ",
+            "[{name: istio-proxy, env: [{name: PROXY_CONFIG, value: \"{}\"}], ",
+        );
+        let mut index = index(&baked, &[Subject::Kind(Kind::ConfigMap)]);
+        apply(&mut index, documents);
+        build(&index)
+    };
+    let told = |built: &Built| built.diagnostics.iter().any(|d| d.code == "too-many-policies");
+    let few = unknown(&policies("evil", 2, 2));
+    assert_eq!(
+        (counts(&few).0, refused(&few).as_str()),
+        (5 + 2, "deny token rev default")
+    );
+    assert!(few.complete && !told(&few));
+    let many = unknown(&policies("evil", POLICIES, RULES));
+    assert_eq!((counts(&many).0, refused(&many).as_str()), (4, "deny token rev"));
+    assert!(!many.complete && told(&many));
 }
 
 #[test]
