@@ -176,6 +176,18 @@ fn a_gateway_elsewhere_under_cluster_policy_then_its_destinations_are_still_know
 }
 
 #[test]
+fn a_gateway_without_a_pod_here_that_shares_a_destination_then_it_is_not_judged() {
+    for node in ["node-b", "node-a"] {
+        let mut other = services(1, None, &json!({}));
+        other[0]["spec"]["externalTrafficPolicy"] = json!("Local");
+        other[0]["spec"]["externalIPs"] = json!(["203.0.113.10"]);
+        let built = with_others(&[other, slices(1, node)]);
+        assert_eq!(refused(&built), "-", "{node}");
+        assert!(!built.desired.tuples.is_empty(), "{node}: the others are");
+    }
+}
+
+#[test]
 fn more_than_is_compiled_for_a_namespace_then_its_gateways_are_left_out_and_who_shares_a_destination_is_not_judged()
  {
     let shares = || {
