@@ -75,7 +75,7 @@ const UNCERTAIN: &str = "make it certain, or state `gwfilter.io/client-address`"
 const CORRECT: &str = "correct the policy where the message says";
 
 /// Every code: first of the client's address, then of destinations, of input, of policies, and of annotations.
-pub const ALL: [Code; 52] = [
+pub const ALL: [Code; 53] = [
     gateway(
         "x-forwarded-for-not-enforced",
         "the client's address is in the HTTP request, which the node does not read",
@@ -229,6 +229,13 @@ pub const ALL: [Code; 52] = [
         "no-rbac",
         "the listener may be served by a filter chain that policies do not apply to, or by pods of which nothing is known",
         "nothing for AUTO_PASSTHROUGH; else give the agent or `check` the Gateways and Pods",
+        NOWHERE,
+    ),
+    code(
+        "no-server",
+        Of::Both("info"),
+        "Envoy has no listener at a port of the gateway, or it is not certain that it has: whatever answers there applies no policies, and nothing is judged",
+        "nothing if nothing should answer there; else name the port in a Gateway, or what the message says",
         NOWHERE,
     ),
     gateway(

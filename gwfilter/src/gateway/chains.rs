@@ -3,19 +3,27 @@
 //! Everything that may be there is collected, not what wins: of servers that compete for a port Istio takes some and
 //! leaves others, by rules that changed between releases. A drop must hold on every chain named here, so one too many
 //! costs precision and one too few would cost soundness.
+//!
+//! Envoy listens only where a server tells it to. What else answers at a port of a pod, or of a node, applies no policies.
 
 use std::collections::BTreeSet;
 
 use super::candidate::{Candidate, Member, may_match};
 use super::model::{Chain, ChainKind, ChainTls, Protocol, Workload};
 use super::world::World;
+use crate::object::Kind;
 use crate::object::istio_gateway::Server;
 use crate::object::kubernetes_gateway::{GATEWAY_NAME_LABEL, KubernetesGateway, KubernetesListener};
+use crate::object::meta::{Meta, subset};
+use crate::object::pod::{Container, ContainerPort, EnvValue, PROXY, PodSpec};
 use crate::object::service::{Service, TargetPort};
 
 /// Ports that by Istio's conventions carry traffic without RBAC, where no Gateway object says otherwise: the
 /// AUTO_PASSTHROUGH port of east-west gateways, and HBONE.
 const CONVENTIONAL_NO_RBAC: [u16; 2] = [15443, 15008];
+
+/// Variables of the proxy's container that move its own ports.
+const OWN_PORTS: [&str; 2] = ["ENVOY_STATUS_PORT", "ENVOY_PROMETHEUS_PORT"];
 
 const UNKNOWN: Chain = Chain {
     kind: ChainKind::Unknown,
@@ -25,8 +33,47 @@ const NO_RBAC: Chain = Chain {
     kind: ChainKind::NoRbac,
     tls: ChainTls::Unknown,
 };
+const NO_LISTENER: Chain = Chain {
+    kind: ChainKind::NoListener,
+    tls: ChainTls::Unknown,
+};
 
-/// The chains that may serve `port` in the pods of `member`. Never empty.
+/// What is behind a port of a gateway's pods.
+pub(super) struct Served {
+    /// The chains that may serve it. Never empty.
+    pub(super) chains: Vec<Chain>,
+    /// Why it is not certain that Envoy listens there at all; `chains` say it too.
+    pub(super) nobody: Option<Nobody>,
+}
+
+/// Why it is not certain that Envoy has a listener at a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Nobody {
+    /// No server names it.
+    NoServer,
+    /// A server names it, and istiod may not make a listener of it there.
+    Doubtful,
+    /// Another container of the pod declares it.
+    Container(String),
+    /// Envoy's own port for its status or its figures, by this variable.
+    Own(&'static str),
+}
+
+impl Served {
+    fn by(chains: Vec<Chain>) -> Self {
+        Self { chains, nobody: None }
+    }
+
+    fn nobody(mut chains: Vec<Chain>, nobody: Nobody) -> Self {
+        chains.push(NO_LISTENER);
+        Self {
+            chains,
+            nobody: Some(nobody),
+        }
+    }
+}
+
+/// What serves `port` in the pods of `member`.
 pub(super) fn find(
     world: &World<'_>,
     candidate: &Candidate<'_>,
@@ -34,42 +81,114 @@ pub(super) fn find(
     member: &Member<'_>,
     port: u16,
     protocol: Protocol,
-) -> Vec<Chain> {
+) -> Served {
     if protocol == Protocol::Udp {
-        return vec![UNKNOWN];
+        return Served::by(vec![UNKNOWN]);
+    }
+    if let Some(nobody) = in_pod(member, port) {
+        return Served::nobody(Vec::new(), nobody);
     }
     let services = services(world, candidate, workload);
     // A server's number is that of a Service port, which leads to the listener; or the listener's own.
     let mut numbers: BTreeSet<u16> = BTreeSet::from([port]);
     for service in &services {
         let tcp = service.ports.iter().filter(|p| p.protocol == Protocol::Tcp);
-        numbers.extend(tcp.filter(|p| leads_to(&p.target, member, port)).map(|p| p.port));
+        let leading = tcp.filter(|p| lead(&p.target, member).is_some_and(|lead| lead.may_be(port)));
+        numbers.extend(leading.map(|p| p.port));
     }
+    let gives = |meta: &Meta| world.reading.gives(world.snapshot, meta, workload);
+    let privileged = port < 1024 && unprivileged(member);
+    let opens = |number: u16, itself: bool| !privileged && opens(&services, member, number, port, itself);
 
     let mut chains: BTreeSet<Chain> = BTreeSet::new();
+    // Whether Envoy certainly listens there, and whether any Gateway certainly is for these pods.
+    let (mut sure, mut selected) = (false, false);
     for gateway in &world.snapshot.istio_gateways {
         if may_match(&gateway.selector, workload) {
-            let servers = gateway
-                .servers
-                .iter()
-                .filter(|server| numbers.contains(&server.number));
-            chains.extend(servers.map(of_server));
+            selected |= subset(&gateway.selector, &workload.labels);
+            let servers = gateway.servers.iter().filter(|s| numbers.contains(&s.number));
+            for server in servers {
+                chains.insert(of_server(server));
+                sure |= opens(server.number, true) && gives(&gateway.meta);
+            }
         }
     }
     for gateway in &world.snapshot.kubernetes_gateways {
         if serves(gateway, workload, &services) {
+            selected |= workload.labels_complete || workload.labels.contains_key(GATEWAY_NAME_LABEL);
             let listeners = gateway.listeners.iter().filter(|l| numbers.contains(&l.port));
-            chains.extend(listeners.filter_map(|l| of_listener(gateway, l)));
+            for listener in listeners {
+                let Some(chain) = of_listener(gateway, listener) else {
+                    continue;
+                };
+                chains.insert(chain);
+                // Its number is always a Service port's.
+                sure |= opens(listener.port, false) && gives(&gateway.meta);
+            }
             if gateway.more_listeners {
                 chains.insert(UNKNOWN);
+                sure = true;
             }
         }
     }
-    if chains.is_empty() {
-        let conventional = CONVENTIONAL_NO_RBAC.contains(&port);
-        chains.insert(if conventional { NO_RBAC } else { UNKNOWN });
+    // Users check policies without the Gateways, too.
+    let all_known = if world.settings.from_files {
+        selected
+    } else {
+        !world.misses(Kind::IstioGateway) && !world.misses(Kind::KubernetesGateway)
+    };
+    match (chains.is_empty(), sure) {
+        (false, true) => Served::by(chains.into_iter().collect()),
+        (false, false) => Served::nobody(chains.into_iter().collect(), Nobody::Doubtful),
+        (true, _) if CONVENTIONAL_NO_RBAC.contains(&port) => Served::by(vec![NO_RBAC]),
+        (true, _) if all_known => Served::nobody(Vec::new(), Nobody::NoServer),
+        (true, _) => Served::by(vec![UNKNOWN]),
     }
-    chains.into_iter().collect()
+}
+
+/// What the pod itself says against Envoy's having a listener at a port.
+fn in_pod(member: &Member<'_>, port: u16) -> Option<Nobody> {
+    let spec = member.spec?;
+    let declares = |container: &Container| {
+        let tcp = |p: &ContainerPort| p.container_port == port && p.protocol == Protocol::Tcp;
+        container.ports.iter().any(tcp)
+    };
+    let proxy = spec.proxy();
+    let states = |name: &str| {
+        let value = proxy.and_then(|proxy| proxy.env.get(name));
+        matches!(value, Some(EnvValue::Literal(value)) if value.parse() == Ok(port))
+    };
+    let own = OWN_PORTS.into_iter().find(|name| states(name));
+    if let Some(name) = own {
+        return Some(Nobody::Own(name));
+    }
+    if proxy.is_some_and(declares) {
+        return None;
+    }
+    let all = spec.containers.iter().chain(&spec.sidecars);
+    let mut others = all.filter(|container| container.name != PROXY);
+    others
+        .find(|container| declares(container))
+        .map(|container| Nobody::Container(container.name.clone()))
+}
+
+/// Whether Istio takes the pod for one that may not listen below 1024, or may do so.
+fn unprivileged(member: &Member<'_>) -> bool {
+    let env = member.spec.and_then(PodSpec::proxy).map(|proxy| &proxy.env);
+    env.and_then(|env| env.get("ISTIO_META_UNPRIVILEGED_POD"))
+        .is_some_and(|value| *value != EnvValue::Literal(String::new()))
+}
+
+/// Whether a server of this number certainly has its listener at `port`: where the Services of the pods lead the number, all of
+/// them there; or where none has it, at the number itself.
+fn opens(services: &[&Service], member: &Member<'_>, number: u16, port: u16, itself: bool) -> bool {
+    let ports = services.iter().flat_map(|service| &service.ports);
+    let named = ports.filter(|p| p.protocol == Protocol::Tcp && p.port == number);
+    let mut leads = named.filter_map(|p| lead(&p.target, member)).peekable();
+    if leads.peek().is_none() {
+        return itself && number == port;
+    }
+    leads.all(|lead| lead.may_be(port))
 }
 
 /// The Services whose ports may translate a server's number for these pods.
@@ -88,14 +207,28 @@ fn services<'a>(world: &World<'a>, candidate: &Candidate<'a>, workload: &Workloa
     services
 }
 
-fn leads_to(target: &TargetPort, member: &Member<'_>, port: u16) -> bool {
-    match target {
-        TargetPort::Number(number) => *number == port,
-        // A name that cannot be resolved may be this port.
-        TargetPort::Name(name) => match member.spec {
-            Some(spec) => spec.named_port(name, Protocol::Tcp) == Some(port),
-            None => true,
-        },
+/// Where a Service port leads in a pod.
+enum Lead {
+    Port(u16),
+    /// A name that cannot be resolved.
+    Unknown,
+}
+
+impl Lead {
+    fn may_be(&self, port: u16) -> bool {
+        match self {
+            Self::Port(number) => *number == port,
+            Self::Unknown => true,
+        }
+    }
+}
+
+/// `None`: nowhere, as the pod has no port of that name.
+fn lead(target: &TargetPort, member: &Member<'_>) -> Option<Lead> {
+    match (target, member.spec) {
+        (TargetPort::Number(number), _) => Some(Lead::Port(*number)),
+        (TargetPort::Name(name), Some(spec)) => spec.named_port(name, Protocol::Tcp).map(Lead::Port),
+        (TargetPort::Name(_), None) => Some(Lead::Unknown),
     }
 }
 

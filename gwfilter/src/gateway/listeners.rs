@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::candidate::{Candidate, Member};
-use super::chains;
+use super::chains::{self, Nobody};
 use super::model::{Chain, Listener, POD_ORIGIN, Protocol, Receiver, Tuple, TupleKey, Why};
+use super::remark;
 use super::world::World;
 use crate::object::service::{Service, ServicePort, TargetPort};
 
@@ -60,6 +61,8 @@ struct Builder {
     remarks: Vec<Why>,
     chains: BTreeMap<(usize, u16, Protocol), BTreeSet<Chain>>,
     addresses: BTreeMap<(usize, u16, Protocol), Option<BTreeSet<IpAddr>>>,
+    /// Ports behind which Envoy may have no listener, as they are told.
+    nobody: BTreeMap<Nobody, BTreeSet<String>>,
     node_addresses: BTreeSet<IpAddr>,
     header: Header,
 }
@@ -160,13 +163,22 @@ impl Builder {
         world: &World<'_>,
         candidate: &Candidate<'_>,
         member: &Member<'_>,
-        port: u16,
-        protocol: Protocol,
+        (port, protocol): (u16, Protocol),
+        label: &str,
     ) {
         let key = (member.workload, port, protocol);
         if let Some(workload) = candidate.workloads.get(member.workload) {
-            let chains = chains::find(world, candidate, workload, member, port, protocol);
-            self.chains.entry(key).or_default().extend(chains);
+            let served = chains::find(world, candidate, workload, member, port, protocol);
+            self.chains.entry(key).or_default().extend(served.chains);
+            if let Some(nobody) = served.nobody {
+                let number = port.to_string();
+                let told = if label == number {
+                    number
+                } else {
+                    format!("{label} ({number} of its pods)")
+                };
+                self.nobody.entry(nobody).or_default().insert(told);
+            }
         }
         let mut own = member.addresses.clone();
         if member.spec.is_some_and(|spec| spec.host_network)
@@ -240,7 +252,7 @@ impl Builder {
         }
         for (member, target) in &receivers {
             if member.local || self.header != Header::None {
-                self.receiver(world, candidate, member, *target, port.protocol);
+                self.receiver(world, candidate, member, (*target, port.protocol), &label);
             }
         }
         // Under Local it would only say that no pod is ready; under Cluster, what is rewritten has to be known.
@@ -399,8 +411,9 @@ impl Builder {
             }
             for (target, protocol) in targets {
                 if !NEVER.contains(&target) {
-                    self.receiver(world, candidate, member, target, protocol);
-                    self.direct_tuples(member, target, protocol, &target.to_string());
+                    let label = target.to_string();
+                    self.receiver(world, candidate, member, (target, protocol), &label);
+                    self.direct_tuples(member, target, protocol, &label);
                 }
             }
         }
@@ -425,6 +438,12 @@ impl Builder {
             let rewritten = rewritten.contains(key) && self.header != Header::Everywhere;
             !NEVER.contains(&key.port) && !is_health(key) && !rewritten && !others.contains(key)
         });
+        let nobody = std::mem::take(&mut self.nobody);
+        self.remarks.extend(
+            nobody
+                .into_iter()
+                .map(|(why, ports)| remark::no_server(&why, &ports)),
+        );
         if let Some(key) = foreign.first() {
             let text = format!("{key} also belongs to a Service that is no gateway; it is not judged");
             self.remarks.push(Why {

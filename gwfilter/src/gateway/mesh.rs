@@ -17,6 +17,8 @@ use crate::snapshot::Snapshot;
 const DEFAULT_ROOT: &str = "istio-system";
 /// istiod's switch for selectors on Gateway API gateways, true by default (`pilot/pkg/features/pilot.go`).
 const SELECTOR_SWITCH: &str = "ENABLE_SELECTOR_BASED_K8S_GATEWAY_POLICY";
+/// istiod's switch for Gateways of a pod's own namespace only, false by default.
+const SCOPE_SWITCH: &str = "PILOT_SCOPE_GATEWAY_TO_NAMESPACE";
 
 /// The root namespace; `None` where it is not known.
 pub(super) fn root_namespace(snapshot: &Snapshot, settings: &Settings) -> Option<String> {
@@ -46,20 +48,78 @@ fn lost(snapshot: &Snapshot, kinds: &[Kind]) -> bool {
 
 /// The mesh as the policy compiler needs it.
 pub(super) fn find(world: &World<'_>, candidates: &[Candidate<'_>]) -> Mesh {
-    let istiods = istiods(world);
-    let revisions: BTreeSet<&str> = istiods.iter().map(|istiod| istiod.revision.as_str()).collect();
-    let istiod_revision = match (revisions.len(), revisions.first()) {
-        (1, Some(revision)) if !unseen_istiods(world) => Some((*revision).to_owned()),
-        _ => None,
-    };
+    let istiods = istiods(world.snapshot);
     Mesh {
         root_namespace: world.root.clone(),
         discovery_selectors: !all_discovered(world, candidates),
-        istiod_revision,
+        istiod_revision: world.reading.revision.clone(),
         selector_based_gateway_policy: selector_switch(world, &istiods),
         request_authentication: request_authentication(world, candidates),
         unread: world.snapshot.unread.input,
     }
+}
+
+/// What istiod reads of Gateways.
+pub(super) struct Reading {
+    /// The revision of the one istiod that there is, where that is certain.
+    pub(super) revision: Option<String>,
+    /// Some istiod gives pods the Gateways of their own namespace only, or may do so.
+    own_namespace: bool,
+}
+
+impl Reading {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let istiods = istiods(snapshot);
+        let revisions: BTreeSet<&str> = istiods.iter().map(|istiod| istiod.revision.as_str()).collect();
+        let revision = match (revisions.len(), revisions.first()) {
+            (1, Some(revision)) if !unseen_istiods(snapshot) => Some((*revision).to_owned()),
+            _ => None,
+        };
+        let scoped = |container: &Container| match container.env.get(SCOPE_SWITCH) {
+            None => container.env_from,
+            Some(EnvValue::Literal(value)) => go_bool(value) != Tri::False,
+            Some(EnvValue::Elsewhere) => true,
+        };
+        Self {
+            revision,
+            own_namespace: istiods.iter().filter_map(|istiod| istiod.container).any(scoped),
+        }
+    }
+
+    /// Whether istiod certainly reads a Gateway with this metadata, and gives it to a workload that it selects. An istiod that
+    /// cannot be seen is taken to have its defaults.
+    pub(super) fn gives(&self, snapshot: &Snapshot, meta: &Meta, workload: &Workload) -> bool {
+        let in_scope = !self.own_namespace || meta.namespace == workload.namespace;
+        let of_revision =
+            meta.labels
+                .get("istio.io/rev")
+                .is_none_or(|label| match (&workload.revision, &self.revision) {
+                    (Some(pod), Some(istiod)) if pod != istiod => false,
+                    (Some(revision), _) | (None, Some(revision)) => {
+                        revision == label || (revision.is_empty() && label == "default")
+                    }
+                    (None, None) => false,
+                });
+        in_scope && of_revision && is_discovered(snapshot, &meta.namespace)
+    }
+}
+
+/// Whether a namespace certainly is one that istiod reads.
+fn is_discovered(snapshot: &Snapshot, namespace: &str) -> bool {
+    let mut sets = snapshot
+        .mesh_configs
+        .iter()
+        .map(|m| &m.settings.discovery_selectors)
+        .filter(|selectors| !selectors.is_empty())
+        .peekable();
+    if sets.peek().is_none() {
+        return true;
+    }
+    let known = snapshot.namespaces.iter().find(|n| n.meta.name == namespace);
+    known.is_some_and(|n| {
+        sets.all(|selectors| selectors.iter().any(|s| s.selects(&n.meta.labels)))
+            && !lost(snapshot, &[Kind::Namespace])
+    })
 }
 
 /// Whether every namespace that matters certainly is one that istiod reads.
@@ -94,15 +154,15 @@ fn all_discovered(world: &World<'_>, candidates: &[Candidate<'_>]) -> bool {
 }
 
 /// Whether istiods may be there that are not known.
-fn unseen_istiods(world: &World<'_>) -> bool {
+fn unseen_istiods(snapshot: &Snapshot) -> bool {
     let runs_pods = |kind| {
         matches!(
             kind,
             Kind::Pod | Kind::Deployment | Kind::DaemonSet | Kind::StatefulSet
         )
     };
-    let mut lost = world.snapshot.lost.iter();
-    world.snapshot.unread.istiods() || lost.any(|refused| refused.kind.is_none_or(runs_pods))
+    let mut lost = snapshot.lost.iter();
+    snapshot.unread.istiods() || lost.any(|refused| refused.kind.is_none_or(runs_pods))
 }
 
 /// One istiod that can be seen.
@@ -111,14 +171,13 @@ struct Istiod<'a> {
     container: Option<&'a Container>,
 }
 
-fn istiods<'a>(world: &World<'a>) -> Vec<Istiod<'a>> {
-    let pods = world
-        .snapshot
+fn istiods(snapshot: &Snapshot) -> Vec<Istiod<'_>> {
+    let pods = snapshot
         .pods
         .iter()
         .filter(|p| p.is_alive())
         .map(|p| (&p.meta.labels, &p.spec));
-    let templates = world.snapshot.templates.iter().map(|t| (&t.labels, &t.spec));
+    let templates = snapshot.templates.iter().map(|t| (&t.labels, &t.spec));
     pods.chain(templates)
         .filter(|(labels, _)| labels.get("app").is_some_and(|app| app == "istiod"))
         .map(|(labels, spec)| {
@@ -140,7 +199,7 @@ fn istiods<'a>(world: &World<'a>) -> Vec<Istiod<'a>> {
 }
 
 fn selector_switch(world: &World<'_>, istiods: &[Istiod<'_>]) -> Tri {
-    if unseen_istiods(world) {
+    if unseen_istiods(world.snapshot) {
         return Tri::Unknown;
     }
     if istiods.is_empty() {

@@ -12,6 +12,7 @@ mod mesh;
 mod missing;
 pub mod model;
 mod never_drop;
+mod remark;
 pub mod setup;
 mod world;
 
@@ -225,8 +226,8 @@ fn gateway(
     let remarks = found.remarks.into_iter().chain(client.remarks);
     let remarks: Vec<Why> = remarks.chain(unknown_drain).collect();
     diagnostics.extend(remarks.iter().map(|why| {
-        // A node without a pod of the gateway is nothing to mend.
-        let new = if why.code == "no-local-endpoint" {
+        // A node without a pod of the gateway is nothing to mend, and mostly neither is a port where nothing listens.
+        let new = if matches!(why.code, "no-local-endpoint" | "no-server") {
             Diagnostic::info
         } else {
             Diagnostic::warning

@@ -92,6 +92,8 @@ pub enum ChainKind {
     Tcp,
     /// No RBAC at all (AUTO_PASSTHROUGH): never judged.
     NoRbac,
+    /// No listener that certainly is Envoy's, so whoever answers applies no policies: never judged.
+    NoListener,
     /// Not known: a drop must hold for HTTP and for TCP.
     Unknown,
 }

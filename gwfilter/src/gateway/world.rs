@@ -25,6 +25,8 @@ pub(super) struct World<'a> {
     pub(super) settings: &'a Settings,
     /// Root namespace; `None` where it is not known.
     pub(super) root: Option<String>,
+    /// What istiod reads of Gateways.
+    pub(super) reading: super::mesh::Reading,
     /// Cluster addresses of all Services: under IPVS they are on an interface of the node.
     cluster_ips: BTreeSet<IpAddr>,
     /// EndpointSlices by namespace and Service.
@@ -51,6 +53,7 @@ impl<'a> World<'a> {
             facts,
             settings,
             root,
+            reading: super::mesh::Reading::of(snapshot),
             cluster_ips,
             slices,
         }

@@ -10,6 +10,9 @@ use super::read::Cursor;
 use super::service;
 use crate::gateway::model::Protocol;
 
+/// Name of the container that Envoy runs in.
+pub const PROXY: &str = "istio-proxy";
+
 /// One port of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerPort {
@@ -98,9 +101,7 @@ impl PodSpec {
     /// The container `istio-proxy`.
     #[must_use]
     pub fn proxy(&self) -> Option<&Container> {
-        self.containers
-            .iter()
-            .find(|container| container.name == "istio-proxy")
+        self.containers.iter().find(|container| container.name == PROXY)
     }
 
     /// The number of a named container port.

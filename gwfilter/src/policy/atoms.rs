@@ -47,7 +47,7 @@ impl<'a> Place<'a> {
                 ChainKind::Http => places.push(place(true, false)),
                 ChainKind::Tcp => places.push(place(false, false)),
                 ChainKind::Unknown => places.extend([place(true, true), place(false, true)]),
-                ChainKind::NoRbac => return None,
+                ChainKind::NoRbac | ChainKind::NoListener => return None,
             }
         }
         if places.is_empty() { None } else { Some(places) }

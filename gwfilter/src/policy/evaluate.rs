@@ -111,7 +111,7 @@ fn answer(
                 ChainKind::Http => &[true],
                 ChainKind::Tcp => &[false],
                 ChainKind::Unknown => &[true, false],
-                ChainKind::NoRbac => return pass(Reason::NoPolicy),
+                ChainKind::NoRbac | ChainKind::NoListener => return pass(Reason::NoPolicy),
             };
             for &http in readings {
                 judges.push(Judge {

@@ -10,7 +10,9 @@ use super::atoms::{Atom, Place, Sight};
 use super::compile::{Compiler, Judged, JudgedListener, JudgedRule, Seen, counts, enforceable};
 use super::spec::{Action, Attribute, Field, Policy, Values};
 use crate::diagnostic::{Diagnostic, ObjectRef, PER_OBJECT};
-use crate::gateway::model::{ClientAddress, Gateway, Mesh, Protocol, Tri, TupleKey, Why, Workload};
+use crate::gateway::model::{
+    ChainKind, ClientAddress, Gateway, Mesh, Protocol, Tri, TupleKey, Why, Workload,
+};
 use crate::report::{EnforcedAt, GatewayReport, PolicyReport, PrefixFigures, RuleReport};
 
 const PROBES: &str = "probe-sources-unknown: clients that no ALLOW rule matches are left to the gateway, since the sources of the load \
@@ -112,7 +114,19 @@ fn reasons(compiler: &Compiler<'_>, listeners: &[JudgedListener<'_>]) -> Vec<Str
     let mut why: Vec<String> = whole(gateway).into_iter().collect();
     why.extend(gateway.observe.iter().chain(&gateway.remarks).map(text));
     why.extend(listeners.iter().filter_map(|l| l.tables.left.as_ref()).map(text));
-    for listener in listeners.iter().filter(|l| l.no_rbac) {
+    // Where it is only that nothing listens, a remark of the gateway says it.
+    let no_rbac = |l: &&JudgedListener<'_>| {
+        l.no_rbac
+            && l.listener.receivers.iter().any(|receiver| {
+                gateway.workloads.get(receiver.workload).is_none()
+                    || receiver.chains.is_empty()
+                    || receiver
+                        .chains
+                        .iter()
+                        .any(|chain| chain.kind == ChainKind::NoRbac)
+            })
+    };
+    for listener in listeners.iter().filter(no_rbac) {
         why.push(format!(
             "no-rbac: listener {} may be served by a chain that Envoy does not apply policies to (AUTO_PASSTHROUGH), or by pods of which nothing is known: \
              nothing is dropped there",
@@ -329,7 +343,7 @@ impl View<'_> {
         }
         if self.listener.no_rbac {
             why.insert(format!(
-                "listener {} may also be served by a chain that policies do not apply to, so nothing is dropped there",
+                "listener {} may also be served by something that policies do not apply to, so nothing is dropped there",
                 self.listener.listener.name
             ));
         }

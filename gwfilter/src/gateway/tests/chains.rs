@@ -10,6 +10,10 @@ const UNKNOWN: Chain = Chain {
     kind: ChainKind::Unknown,
     tls: ChainTls::Unknown,
 };
+const NO_LISTENER: Chain = Chain {
+    kind: ChainKind::NoListener,
+    tls: ChainTls::Unknown,
+};
 
 fn chains(manifests: &str) -> Vec<Chain> {
     let gateway = one(find_in(&format!("{SERVICE}{NODE}{POD}{manifests}")));
@@ -91,10 +95,10 @@ fn several_servers_on_a_port_then_all_their_chains() {
 
 #[test]
 fn server_number_then_the_listener_it_leads_to() {
-    // 80 leads to 8080 through the Service; 8080 is the listener as written; 443 is another.
+    // 80 leads to 8080 through the Service; 8080 is the listener as written; 443 is another, and then nothing listens at 8080.
     assert_eq!(chains(GATEWAY), [HTTP]);
     assert_eq!(chains(&with(GATEWAY, "number: 80", "number: 8080")), [HTTP]);
-    assert_eq!(chains(&with(GATEWAY, "number: 80", "number: 443")), [UNKNOWN]);
+    assert_eq!(chains(&with(GATEWAY, "number: 80", "number: 443")), [NO_LISTENER]);
     // Another Service of the same pods translates too.
     let internal = "apiVersion: v1\nkind: Service\nmetadata: {name: internal, namespace: istio-system}\nspec: \
                     {selector: {istio: ingressgateway}, ports: [{port: 81, targetPort: 8080}]}\n---\n";

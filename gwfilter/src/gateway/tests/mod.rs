@@ -8,6 +8,7 @@ mod faults;
 mod header;
 mod identity;
 mod mesh;
+mod served;
 mod strangers;
 mod tuples;
 mod watched;
@@ -18,6 +19,7 @@ use std::net::IpAddr;
 use super::model::{Chain, ChainKind, ChainTls, Listener, Protocol, Tri};
 use super::*;
 use crate::index::Index;
+use crate::pipeline;
 
 fn files() -> Settings {
     Settings {
@@ -77,6 +79,54 @@ fn why(gateway: &Gateway) -> Option<&'static str> {
 
 fn codes(found: &Found) -> Vec<&'static str> {
     found.diagnostics.iter().map(|d| d.code).collect()
+}
+
+/// Where someone is refused on `node-a`, a node of a cluster that has these addresses; besides `manifests` there are the Node, the
+/// mesh configuration, and a policy that refuses 198.51.100.7 at every gateway.
+fn refusing(manifests: &str, addresses: &[&str]) -> BTreeSet<String> {
+    let local = addresses.iter().map(|a| a.parse().unwrap()).collect();
+    let facts = NodeFacts {
+        name: Some("node-a".to_owned()),
+        local_addresses: Some(local),
+    };
+    let settings = pipeline::Settings::default();
+    let mut index = Index::new();
+    index
+        .load(
+            "manifests.yaml",
+            format!("{manifests}{NODE}{MESH}{DENY}").as_bytes(),
+        )
+        .unwrap();
+    let built = pipeline::build(&index.snapshot(), &facts, &settings);
+    let refuses = |target: &crate::desired::Target| {
+        let table = target.source().and_then(|tables| tables.table4.as_ref());
+        table.is_some_and(|table| !table.is_empty())
+    };
+    let tuples = built.desired.tuples.iter();
+    let refusing = tuples.filter(|(_, target)| refuses(target));
+    refusing.map(|(key, _)| key.to_string()).collect()
+}
+
+/// The only gateway of the same cluster.
+fn here(manifests: &str) -> Gateway {
+    let facts = NodeFacts {
+        name: Some("node-a".to_owned()),
+        local_addresses: Some(["172.18.0.2".parse().unwrap()].into()),
+    };
+    one(find_with(
+        &format!("{manifests}{NODE}{MESH}{DENY}"),
+        &facts,
+        &cluster(),
+    ))
+}
+
+/// The text of the gateway's remark of this code.
+fn remark(gateway: &Gateway, code: &str) -> String {
+    let found = gateway.remarks.iter().find(|why| why.code == code);
+    found
+        .unwrap_or_else(|| panic!("no {code}: {:?}", gateway.remarks))
+        .text
+        .clone()
 }
 
 /// A text with one part replaced, which must be there.
@@ -145,5 +195,21 @@ metadata: {name: httpbin-gateway, namespace: foo}
 spec:
   selector: {istio: ingressgateway}
   servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}]
+---
+"#;
+
+const MESH: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: ""}
+---
+"#;
+
+const DENY: &str = r#"
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: deny, namespace: istio-system}
+spec: {action: DENY, rules: [{from: [{source: {ipBlocks: [198.51.100.7]}}]}]}
 ---
 "#;
