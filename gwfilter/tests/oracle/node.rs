@@ -95,35 +95,39 @@ pub(crate) fn manifests(placed: &Placed) -> String {
 /// The object that tells what the ports are.
 fn gateway(set: &Set) -> Value {
     let tls = |mode: &str| json!({"mode": mode});
-    // Without any Gateway object a classic gateway's Service is not known as a gateway at all.
-    let (http, tcp) = if set.ports_unknown {
-        (7001, 7002)
-    } else {
-        (VIP_HTTP, VIP_TCP)
+    // A port that no server names is not judged at all; what a protocol of another world makes of one is not known.
+    let protocol = |known: &'static str| {
+        if set.ports_unknown {
+            "example.com/odd"
+        } else {
+            known
+        }
     };
+    let (http, tcp) = (VIP_HTTP, VIP_TCP);
     if set.gateway_api {
-        let mut second = json!({"name": "tcp", "port": tcp, "protocol": "TCP"});
+        let mut second = json!({"name": "tcp", "port": tcp, "protocol": protocol("TCP")});
         if set.tcp_server == TcpServer::Passthrough {
-            second = json!({"name": "tls", "port": tcp, "protocol": "TLS", "tls": tls("Passthrough")});
+            second =
+                json!({"name": "tls", "port": tcp, "protocol": protocol("TLS"), "tls": tls("Passthrough")});
         }
         return json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
             "metadata": {"name": "gw", "namespace": set.namespace},
             "spec": {
                 "gatewayClassName": "istio",
-                "listeners": [{"name": "http", "port": http, "protocol": "HTTP"}, second],
+                "listeners": [{"name": "http", "port": http, "protocol": protocol("HTTP")}, second],
             },
         });
     }
     let second = match set.tcp_server {
         TcpServer::Tcp => {
-            json!({"port": {"number": tcp, "name": "tcp", "protocol": "TCP"}, "hosts": ["*"]})
+            json!({"port": {"number": tcp, "name": "tcp", "protocol": protocol("TCP")}, "hosts": ["*"]})
         }
         TcpServer::Passthrough => {
-            json!({"port": {"number": tcp, "name": "tls", "protocol": "TLS"}, "hosts": ["*"], "tls": tls("PASSTHROUGH")})
+            json!({"port": {"number": tcp, "name": "tls", "protocol": protocol("TLS")}, "hosts": ["*"], "tls": tls("PASSTHROUGH")})
         }
         TcpServer::AutoPassthrough => {
-            json!({"port": {"number": tcp, "name": "tls", "protocol": "TLS"}, "hosts": ["*"], "tls": tls("AUTO_PASSTHROUGH")})
+            json!({"port": {"number": tcp, "name": "tls", "protocol": protocol("TLS")}, "hosts": ["*"], "tls": tls("AUTO_PASSTHROUGH")})
         }
     };
     json!({
@@ -131,7 +135,7 @@ fn gateway(set: &Set) -> Value {
         "metadata": {"name": "gw", "namespace": set.namespace},
         "spec": {
             "selector": {"app": "gw", "istio": "ingressgateway"},
-            "servers": [{"port": {"number": http, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}, second],
+            "servers": [{"port": {"number": http, "name": "http", "protocol": protocol("HTTP")}, "hosts": ["*"]}, second],
         },
     })
 }
