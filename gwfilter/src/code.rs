@@ -75,7 +75,7 @@ const UNCERTAIN: &str = "make it certain, or state `gwfilter.io/client-address`"
 const CORRECT: &str = "correct the policy where the message says";
 
 /// Every code: first of the client's address, then of destinations, of input, of policies, and of annotations.
-pub const ALL: [Code; 53] = [
+pub const ALL: [Code; 55] = [
     gateway(
         "x-forwarded-for-not-enforced",
         "the client's address is in the HTTP request, which the node does not read",
@@ -202,7 +202,7 @@ pub const ALL: [Code; 53] = [
     code(
         "tuple-of-another-service",
         Of::Both("warning"),
-        "a destination belongs also to something that is no gateway",
+        "a destination, or a pod's address, belongs also to something that is no gateway: a Service, a load balancer, a Pod",
         "give each its own address or port",
         NOWHERE,
     ),
@@ -236,6 +236,20 @@ pub const ALL: [Code; 53] = [
         Of::Both("info"),
         "Envoy has no listener at a port of the gateway, or it is not certain that it has: whatever answers there applies no policies, and nothing is judged",
         "nothing if nothing should answer there; else name the port in a Gateway, or what the message says",
+        NOWHERE,
+    ),
+    code(
+        "not-by-kube-proxy",
+        Of::Both("warning"),
+        "kube-proxy leaves destinations of the Service alone: it is headless, another proxy serves it, or its load balancer passes connections on itself",
+        "nothing, if it is meant so; else what the message names",
+        NOWHERE,
+    ),
+    code(
+        "server-bind",
+        Of::Both("warning"),
+        "the servers of a port are bound to one address, and it is not certain that Envoy has what comes to others",
+        "bind all servers of the port to one address, or to none",
         NOWHERE,
     ),
     gateway(

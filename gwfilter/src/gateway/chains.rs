@@ -7,6 +7,7 @@
 //! Envoy listens only where a server tells it to. What else answers at a port of a pod, or of a node, applies no policies.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::candidate::{Candidate, Member, may_match};
 use super::model::{Chain, ChainKind, ChainTls, Protocol, Workload};
@@ -33,7 +34,7 @@ const NO_RBAC: Chain = Chain {
     kind: ChainKind::NoRbac,
     tls: ChainTls::Unknown,
 };
-const NO_LISTENER: Chain = Chain {
+pub(super) const NO_LISTENER: Chain = Chain {
     kind: ChainKind::NoListener,
     tls: ChainTls::Unknown,
 };
@@ -44,6 +45,47 @@ pub(super) struct Served {
     pub(super) chains: Vec<Chain>,
     /// Why it is not certain that Envoy listens there at all; `chains` say it too.
     pub(super) nobody: Option<Nobody>,
+    /// At which addresses it listens.
+    pub(super) bind: Bind,
+}
+
+/// The addresses at which Envoy listens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Bind {
+    /// All there are.
+    #[default]
+    All,
+    /// This one; one that is not specified is all of its family.
+    At(IpAddr),
+    /// What the servers say cannot be read, or they differ.
+    Unclear(BTreeSet<String>),
+}
+
+impl Bind {
+    /// By what the servers of a port say.
+    fn of(stated: &BTreeSet<Option<&str>>) -> Self {
+        let mut all = stated.iter();
+        match (all.next(), all.next()) {
+            (None | Some(None), None) => Self::All,
+            (Some(Some(text)), None) if let Ok(addr) = text.parse() => Self::At(addr),
+            _ => Self::Unclear(
+                stated
+                    .iter()
+                    .map(|s| s.unwrap_or("every address").to_owned())
+                    .collect(),
+            ),
+        }
+    }
+
+    /// Whether it certainly listens at an address of its pod or node.
+    pub(super) fn covers(&self, addr: IpAddr) -> bool {
+        match self {
+            Self::All => true,
+            Self::At(bound) if bound.is_unspecified() => bound.is_ipv4() == addr.is_ipv4(),
+            Self::At(bound) => *bound == addr,
+            Self::Unclear(_) => false,
+        }
+    }
 }
 
 /// Why it is not certain that Envoy has a listener at a port.
@@ -61,7 +103,11 @@ pub(super) enum Nobody {
 
 impl Served {
     fn by(chains: Vec<Chain>) -> Self {
-        Self { chains, nobody: None }
+        Self {
+            chains,
+            nobody: None,
+            bind: Bind::All,
+        }
     }
 
     fn nobody(mut chains: Vec<Chain>, nobody: Nobody) -> Self {
@@ -69,6 +115,7 @@ impl Served {
         Self {
             chains,
             nobody: Some(nobody),
+            bind: Bind::All,
         }
     }
 }
@@ -101,6 +148,7 @@ pub(super) fn find(
     let opens = |number: u16, itself: bool| !privileged && opens(&services, member, number, port, itself);
 
     let mut chains: BTreeSet<Chain> = BTreeSet::new();
+    let mut binds: BTreeSet<Option<&str>> = BTreeSet::new();
     // Whether Envoy certainly listens there, and whether any Gateway certainly is for these pods.
     let (mut sure, mut selected) = (false, false);
     for gateway in &world.snapshot.istio_gateways {
@@ -109,6 +157,7 @@ pub(super) fn find(
             let servers = gateway.servers.iter().filter(|s| numbers.contains(&s.number));
             for server in servers {
                 chains.insert(of_server(server));
+                binds.insert(server.bind.as_deref());
                 sure |= opens(server.number, true) && gives(&gateway.meta);
             }
         }
@@ -122,6 +171,7 @@ pub(super) fn find(
                     continue;
                 };
                 chains.insert(chain);
+                binds.insert(None);
                 // Its number is always a Service port's.
                 sure |= opens(listener.port, false) && gives(&gateway.meta);
             }
@@ -138,7 +188,10 @@ pub(super) fn find(
         !world.misses(Kind::IstioGateway) && !world.misses(Kind::KubernetesGateway)
     };
     match (chains.is_empty(), sure) {
-        (false, true) => Served::by(chains.into_iter().collect()),
+        (false, true) => Served {
+            bind: Bind::of(&binds),
+            ..Served::by(chains.into_iter().collect())
+        },
         (false, false) => Served::nobody(chains.into_iter().collect(), Nobody::Doubtful),
         (true, _) if CONVENTIONAL_NO_RBAC.contains(&port) => Served::by(vec![NO_RBAC]),
         (true, _) if all_known => Served::nobody(Vec::new(), Nobody::NoServer),

@@ -11,10 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::candidate::{Candidate, Member};
-use super::chains::{self, Nobody};
+use super::chains::{self, Bind, Nobody};
+use super::destinations::{self, Alone, Others};
 use super::model::{Chain, Listener, POD_ORIGIN, Protocol, Receiver, Tuple, TupleKey, Why};
 use super::remark;
 use super::world::World;
+use crate::object::pod::Pod;
 use crate::object::service::{Service, ServicePort, TargetPort};
 
 /// Istio's status and metrics ports, which have no RBAC, and kube-proxy's health port.
@@ -49,18 +51,26 @@ struct Claim {
     node_address: bool,
     peer_known: bool,
     receivers: Receivers,
+    /// It may end where Envoy is not.
+    unserved: bool,
     /// Name of the listener, and what to add where that is taken.
     label: String,
     hint: String,
 }
 
-#[derive(Default)]
-struct Builder {
+struct Builder<'a> {
+    others: &'a Others<'a>,
     claims: BTreeMap<TupleKey, Claim>,
     rewritten: BTreeSet<TupleKey>,
     remarks: Vec<Why>,
     chains: BTreeMap<(usize, u16, Protocol), BTreeSet<Chain>>,
     addresses: BTreeMap<(usize, u16, Protocol), Option<BTreeSet<IpAddr>>>,
+    /// At which addresses Envoy listens.
+    binds: BTreeMap<(usize, u16, Protocol), Bind>,
+    /// Destinations that kube-proxy leaves alone.
+    alone: BTreeMap<Alone, BTreeSet<TupleKey>>,
+    /// Addresses of its pods that another pod has too, and which.
+    shared: BTreeMap<IpAddr, &'a Pod>,
     /// Ports behind which Envoy may have no listener, as they are told.
     nobody: BTreeMap<Nobody, BTreeSet<String>>,
     node_addresses: BTreeSet<IpAddr>,
@@ -71,13 +81,22 @@ struct Builder {
 pub(super) fn find(
     world: &World<'_>,
     candidate: &Candidate<'_>,
-    others: &BTreeSet<TupleKey>,
+    others: &Others<'_>,
     header: Header,
 ) -> Found {
     let mut builder = Builder {
         header,
+        others,
         node_addresses: world.node_addresses(candidate),
-        ..Builder::default()
+        claims: BTreeMap::new(),
+        rewritten: BTreeSet::new(),
+        remarks: Vec::new(),
+        chains: BTreeMap::new(),
+        binds: BTreeMap::new(),
+        addresses: BTreeMap::new(),
+        nobody: BTreeMap::new(),
+        alone: BTreeMap::new(),
+        shared: BTreeMap::new(),
     };
     match candidate.service {
         Some(service) => {
@@ -87,54 +106,10 @@ pub(super) fn find(
         }
         None => builder.host_ports(world, candidate),
     }
-    builder.finish(world, others)
+    builder.finish(world)
 }
 
-/// Destinations of Services that are no gateways. kube-proxy takes their packets wherever they meet a host port.
-pub(super) fn of_others<'a>(
-    services: impl Iterator<Item = &'a Service>,
-    node_addresses: &BTreeSet<IpAddr>,
-) -> BTreeSet<TupleKey> {
-    let mut keys = BTreeSet::new();
-    for service in services.filter(|s| !s.external_name) {
-        for port in &service.ports {
-            keys.extend(
-                front(service, port, node_addresses)
-                    .into_iter()
-                    .map(|(key, _)| key),
-            );
-        }
-    }
-    keys
-}
-
-/// The destinations that kube-proxy takes for a Service port, with their origin.
-fn front(
-    service: &Service,
-    port: &ServicePort,
-    node_addresses: &BTreeSet<IpAddr>,
-) -> Vec<(TupleKey, &'static str)> {
-    let key = |addr: &IpAddr, port_number| TupleKey {
-        addr: *addr,
-        port: port_number,
-        protocol: port.protocol,
-    };
-    let balancer = service
-        .load_balancer
-        .iter()
-        .map(|addr| (key(addr, port.port), "load-balancer"));
-    let external = service
-        .external_ips
-        .iter()
-        .map(|addr| (key(addr, port.port), "external-ip"));
-    let node = port.node_port.into_iter().flat_map(|node_port| {
-        let of_family = node_addresses.iter().filter(|addr| service.has_family(**addr));
-        of_family.map(move |addr| (key(addr, node_port), "node-port"))
-    });
-    balancer.chain(external).chain(node).collect()
-}
-
-impl Builder {
+impl Builder<'_> {
     fn claim(
         &mut self,
         key: TupleKey,
@@ -151,6 +126,7 @@ impl Builder {
             node_address,
             peer_known,
             receivers: Receivers::new(),
+            unserved: false,
             label: label.to_owned(),
             hint: hint.to_owned(),
         });
@@ -170,14 +146,19 @@ impl Builder {
         if let Some(workload) = candidate.workloads.get(member.workload) {
             let served = chains::find(world, candidate, workload, member, port, protocol);
             self.chains.entry(key).or_default().extend(served.chains);
+            self.binds
+                .entry(key)
+                .and_modify(|bind| {
+                    if *bind != served.bind {
+                        *bind = Bind::Unclear(BTreeSet::from(["different addresses in its pods".to_owned()]));
+                    }
+                })
+                .or_insert(served.bind);
             if let Some(nobody) = served.nobody {
-                let number = port.to_string();
-                let told = if label == number {
-                    number
-                } else {
-                    format!("{label} ({number} of its pods)")
-                };
-                self.nobody.entry(nobody).or_default().insert(told);
+                self.nobody
+                    .entry(nobody)
+                    .or_default()
+                    .insert(remark::port(label, port));
             }
         }
         let mut own = member.addresses.clone();
@@ -275,35 +256,19 @@ impl Builder {
         receivers: &[(&Member<'_>, u16)],
     ) {
         let label = port.label();
-        let front = front(service, port, &self.node_addresses);
+        let front = destinations::front(service, port, &self.node_addresses);
+        if let Some(left) = destinations::left_alone(service, port, &self.node_addresses) {
+            self.alone.entry(left.why).or_default().extend(left.keys);
+        }
         if !service.local_policy && self.header == Header::Everywhere {
             self.rewritten.extend(front.iter().map(|(key, _)| *key));
         } else if !service.local_policy {
-            if !front.is_empty() && self.header == Header::Here {
+            if !front.is_empty() {
                 self.rewritten.extend(front.into_iter().map(|(key, _)| key));
-                let (namespace, name) = (&service.meta.namespace, &service.meta.name);
-                let text = format!(
-                    "with externalTrafficPolicy Cluster any pod of the Service may receive what comes by load-balancer, external and \
-                     node addresses, and whether those on other nodes read the PROXY header is not known here: it is left to the \
-                     gateway. State it: kubectl -n {namespace} annotate service {name} gwfilter.io/client-address=proxy-header"
-                );
-                self.remarks.push(Why {
-                    code: "proxy-header-elsewhere",
-                    text,
-                });
-            } else if !front.is_empty() {
-                self.rewritten.extend(front.into_iter().map(|(key, _)| key));
-                let (namespace, name) = (&service.meta.namespace, &service.meta.name);
-                let text = format!(
-                    "with externalTrafficPolicy Cluster this node sees the client's address and the gateway a node's, so they \
-                     do not agree on load-balancer, external and node addresses, and what comes there is left to the gateway \
-                     (at pod addresses and host ports they do). To keep the client's address, with a gateway pod on every \
-                     node that gets traffic: kubectl -n {namespace} patch service {name} -p \
-                     '{{\"spec\":{{\"externalTrafficPolicy\":\"Local\"}}}}'"
-                );
-                self.remarks.push(Why {
-                    code: "external-traffic-policy-cluster",
-                    text,
+                self.remarks.push(if self.header == Header::Here {
+                    remark::header_elsewhere(service)
+                } else {
+                    remark::cluster_policy(service)
                 });
             }
             return;
@@ -331,12 +296,52 @@ impl Builder {
         for (key, origin) in front {
             for (member, target) in &here {
                 self.claim(key, origin, (member.workload, *target), &label, "");
+                if !self.reaches(member, (*target, port.protocol), &label, key.addr)
+                    && let Some(claim) = self.claims.get_mut(&key)
+                {
+                    claim.unserved = true;
+                }
             }
         }
     }
 
+    /// Whether what is sent on to an address of the member, of this family, comes to its Envoy.
+    fn reaches(
+        &mut self,
+        member: &Member<'_>,
+        (target, protocol): (u16, Protocol),
+        label: &str,
+        family: IpAddr,
+    ) -> bool {
+        let of_family = |addr: &&IpAddr| addr.is_ipv4() == family.is_ipv4();
+        let addresses = || member.addresses.iter().flatten().filter(of_family);
+        // One that receives nothing has old connections at most, and with its address they are gone.
+        if member.receives
+            && let Some((addr, pod)) = addresses().find_map(|addr| self.others.pods.get_key_value(addr))
+        {
+            self.shared.insert(*addr, *pod);
+            return false;
+        }
+        let bind = self.binds.get(&(member.workload, target, protocol));
+        let Some(bind) = bind.filter(|bind| **bind != Bind::All) else {
+            return true;
+        };
+        let known = member.addresses.as_ref().is_some_and(|all| !all.is_empty());
+        let wild = matches!(bind, Bind::At(addr) if addr.is_unspecified() && bind.covers(family));
+        let reaches = wild || (known && addresses().all(|addr| bind.covers(*addr)));
+        if !reaches {
+            self.remarks
+                .push(remark::server_bind(&remark::port(label, target), bind));
+        }
+        reaches
+    }
+
     /// Addresses of the pod itself, and host ports.
     fn direct_tuples(&mut self, member: &Member<'_>, target: u16, protocol: Protocol, label: &str) {
+        // The address of one that ends may be another's in a moment.
+        if member.pod.is_some_and(|pod| pod.terminating) && !member.receives {
+            return;
+        }
         let receiver = (member.workload, target);
         let host_network = member.spec.is_some_and(|spec| spec.host_network);
         let hint = member.pod.map_or("", |pod| pod.meta.name.as_str());
@@ -344,6 +349,20 @@ impl Builder {
         let mut addresses = member.addresses.clone().unwrap_or_default();
         if host_network {
             addresses.extend(&self.node_addresses);
+        } else {
+            let shared = addresses
+                .iter()
+                .filter_map(|addr| self.others.pods.get_key_value(addr));
+            let shared: Vec<_> = shared.map(|(addr, pod)| (*addr, *pod)).collect();
+            self.shared.extend(shared);
+            addresses.retain(|addr| !self.others.pods.contains_key(addr));
+        }
+        if let Some(bind) = self.binds.get(&(member.workload, target, protocol)) {
+            addresses.retain(|addr| bind.covers(*addr));
+            if matches!(bind, Bind::Unclear(_)) {
+                self.remarks
+                    .push(remark::server_bind(&remark::port(label, target), bind));
+            }
         }
         for addr in addresses {
             self.claim(
@@ -376,17 +395,17 @@ impl Builder {
                 .host_ip
                 .map_or_else(|| self.node_addresses.clone(), |ip| BTreeSet::from([ip]));
             for addr in addresses {
-                self.claim(
-                    TupleKey {
-                        addr,
-                        port: host_port,
-                        protocol,
-                    },
-                    "host-port",
-                    receiver,
-                    label,
-                    hint,
-                );
+                let key = TupleKey {
+                    addr,
+                    port: host_port,
+                    protocol,
+                };
+                self.claim(key, "host-port", receiver, label, hint);
+                if !self.reaches(member, (target, protocol), label, addr)
+                    && let Some(claim) = self.claims.get_mut(&key)
+                {
+                    claim.unserved = true;
+                }
             }
         }
     }
@@ -419,7 +438,7 @@ impl Builder {
         }
     }
 
-    fn finish(mut self, world: &World<'_>, others: &BTreeSet<TupleKey>) -> Found {
+    fn finish(mut self, world: &World<'_>) -> Found {
         let health: BTreeSet<u16> = world
             .snapshot
             .services
@@ -429,14 +448,14 @@ impl Builder {
         let is_health =
             |key: &TupleKey| health.contains(&key.port) && self.node_addresses.contains(&key.addr);
         let rewritten = &self.rewritten;
+        let others = self.others;
         let mut foreign = Vec::new();
         self.claims.retain(|key, _| {
-            if others.contains(key) {
-                foreign.push(*key);
-            }
+            let whose = others.of(key);
+            foreign.extend(whose.map(|whose| (*key, whose)));
             // kube-proxy comes before a host port on the same address.
             let rewritten = rewritten.contains(key) && self.header != Header::Everywhere;
-            !NEVER.contains(&key.port) && !is_health(key) && !rewritten && !others.contains(key)
+            !NEVER.contains(&key.port) && !is_health(key) && !rewritten && whose.is_none()
         });
         let nobody = std::mem::take(&mut self.nobody);
         self.remarks.extend(
@@ -444,17 +463,20 @@ impl Builder {
                 .into_iter()
                 .map(|(why, ports)| remark::no_server(&why, &ports)),
         );
-        if let Some(key) = foreign.first() {
-            let text = format!("{key} also belongs to a Service that is no gateway; it is not judged");
-            self.remarks.push(Why {
-                code: "tuple-of-another-service",
-                text,
-            });
-        }
-        let mut groups: BTreeMap<(Receivers, Protocol), Vec<(TupleKey, Claim)>> = BTreeMap::new();
+        self.remarks.extend(remark::of_others(&foreign));
+        let shared = std::mem::take(&mut self.shared);
+        self.remarks
+            .extend(shared.into_iter().map(|(addr, pod)| remark::shared(addr, pod)));
+        let alone = std::mem::take(&mut self.alone);
+        self.remarks.extend(
+            alone
+                .into_iter()
+                .map(|(why, keys)| remark::not_by_kube_proxy(why, &keys)),
+        );
+        let mut groups: BTreeMap<(Receivers, Protocol, bool), Vec<(TupleKey, Claim)>> = BTreeMap::new();
         for (key, claim) in self.claims {
             groups
-                .entry((claim.receivers.clone(), key.protocol))
+                .entry((claim.receivers.clone(), key.protocol, claim.unserved))
                 .or_default()
                 .push((key, claim));
         }
@@ -463,7 +485,7 @@ impl Builder {
         ordered.sort_by_key(|(_, tuples)| tuples.iter().all(|(_, claim)| !claim.hint.is_empty()));
         let mut names = BTreeSet::new();
         let mut listeners = Vec::new();
-        for ((receivers, protocol), tuples) in ordered {
+        for ((receivers, protocol, unserved), tuples) in ordered {
             let Some((_, first)) = tuples.iter().find(|(_, c)| c.hint.is_empty()).or(tuples.first()) else {
                 continue;
             };
@@ -473,7 +495,11 @@ impl Builder {
                 .map(|(workload, port)| {
                     let key = (workload, port, protocol);
                     let addresses = self.addresses.get(&key).cloned().flatten();
-                    let chains = self.chains.get(&key).into_iter().flatten().copied().collect();
+                    let chains = if unserved {
+                        vec![chains::NO_LISTENER]
+                    } else {
+                        self.chains.get(&key).into_iter().flatten().copied().collect()
+                    };
                     Receiver {
                         workload,
                         port,

@@ -5,6 +5,7 @@ mod candidate;
 mod chains;
 mod client_address;
 mod cloud;
+mod destinations;
 mod drain;
 mod envoy_filter;
 mod listeners;
@@ -16,9 +17,6 @@ mod remark;
 pub mod setup;
 mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
 use crate::diagnostic::{Diagnostic, ObjectRef};
@@ -29,7 +27,8 @@ use crate::snapshot::Snapshot;
 use annotations::Annotations;
 pub use annotations::{KNOWN as ANNOTATIONS, Known as KnownAnnotation, PREFIX as ANNOTATION_PREFIX};
 use candidate::Candidate;
-use model::{ClientAddress, Gateway, Mesh, TupleKey, Why};
+use destinations::{Others, Pool};
+use model::{ClientAddress, Gateway, Mesh, Why};
 use world::World;
 
 /// What a user sets for all gateways.
@@ -64,7 +63,7 @@ pub fn find(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings) -> Foun
         .partition(|candidate| candidate.is_here(&world));
     let mesh = mesh::find(&world, &here);
     let stated: Vec<Annotations> = here.iter().map(|c| stated(&world, c)).collect();
-    let mut others = Others::of(&world, &here);
+    let mut pool = Pool::of(&world, &here);
     let siblings = candidate::siblings(&here);
 
     let mut gateways = Vec::with_capacity(here.len() + elsewhere.len());
@@ -73,13 +72,13 @@ pub fn find(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings) -> Foun
             .iter()
             .filter_map(|at| here.get(*at).zip(stated.get(*at)))
             .collect();
-        let others = others.at(world.node_addresses(candidate));
+        let others = pool.without(&world, candidate);
         let mut gateway = gateway(
             &world,
             candidate,
             annotations,
             &siblings,
-            others,
+            &others,
             &mut diagnostics,
         );
         if !candidate.has_pods_here(&world) {
@@ -98,38 +97,13 @@ pub fn find(snapshot: &Snapshot, facts: &NodeFacts, settings: &Settings) -> Foun
     }
 }
 
-/// Destinations of Services that are no gateways of this node, for each set of addresses that a node may have.
-struct Others<'a> {
-    services: Vec<&'a Service>,
-    known: BTreeMap<BTreeSet<IpAddr>, BTreeSet<TupleKey>>,
-}
-
-impl<'a> Others<'a> {
-    fn of(world: &World<'a>, gateways: &[Candidate<'a>]) -> Self {
-        let with_service = gateways.iter().filter(|c| c.service.is_some());
-        let taken: BTreeSet<(&str, &str)> = with_service.map(|c| (c.namespace, c.name.as_str())).collect();
-        let is_other = |s: &&Service| !taken.contains(&(s.meta.namespace.as_str(), s.meta.name.as_str()));
-        Self {
-            services: world.snapshot.services.iter().filter(is_other).collect(),
-            known: BTreeMap::new(),
-        }
-    }
-
-    fn at(&mut self, node_addresses: BTreeSet<IpAddr>) -> &BTreeSet<TupleKey> {
-        let services = &self.services;
-        self.known
-            .entry(node_addresses)
-            .or_insert_with_key(|addresses| listeners::of_others(services.iter().copied(), addresses))
-    }
-}
-
 /// A gateway of which no pod is known on this node: nothing is judged here, so of what it is set to nothing is asked.
 fn far(world: &World<'_>, candidate: &Candidate<'_>) -> Gateway {
     // What comes by these addresses now goes to a pod of another node, from another source. That outlasts the moment when a pod is here.
     let rewritten = candidate
         .service
         .filter(|service| !service.local_policy)
-        .map(|service| listeners::of_others(std::iter::once(service), &world.node_addresses(candidate)));
+        .map(|service| destinations::taken(service, &world.node_addresses(candidate)));
     Gateway {
         namespace: candidate.namespace.to_owned(),
         name: candidate.name.clone(),
@@ -178,7 +152,7 @@ fn gateway(
     candidate: &Candidate<'_>,
     annotations: &Annotations,
     siblings: &[(&Candidate<'_>, &Annotations)],
-    others: &BTreeSet<TupleKey>,
+    others: &Others<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Gateway {
     let client = client_address::find(world, candidate, annotations, siblings);

@@ -14,6 +14,8 @@ pub struct Server {
     pub number: u16,
     /// `port.protocol` in upper case.
     pub protocol: String,
+    /// `bind`: the address that Envoy listens at instead of all; `None` where it is not stated.
+    pub bind: Option<String>,
     /// `tls.mode` in upper case, where there is a `tls` block (`PASSTHROUGH` is its zero value).
     pub tls: Option<String>,
 }
@@ -34,6 +36,12 @@ impl IstioGateway {
         let spec = top.field("spec");
         let servers = spec.field("servers").list().into_iter().filter_map(|server| {
             let port = server.field("port");
+            let bind = server.field("bind").string().filter(|bind| !bind.is_empty());
+            let number = port.field("number").value();
+            // A unix socket has no port, and Istio wants a 0 there.
+            if bind.is_some_and(|bind| bind.starts_with("unix:")) && (number.is_null() || number == 0) {
+                return None;
+            }
             if port.field("number").is_absent() {
                 port.field("number").fault("a server needs a port number");
             }
@@ -52,6 +60,7 @@ impl IstioGateway {
                     .string()
                     .unwrap_or_default()
                     .to_ascii_uppercase(),
+                bind: bind.map(str::to_owned),
                 tls: (!tls.is_absent()).then(|| mode.unwrap_or("PASSTHROUGH").to_ascii_uppercase()),
             })
         });

@@ -27,6 +27,12 @@ impl Meta {
         ObjectRef::new(kind, &self.namespace, &self.name)
     }
 
+    /// Whether it is of the same object, among objects of one kind.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.name == other.name && self.namespace == other.namespace
+    }
+
     /// Whether all of `selector` is among the labels. An empty selector matches.
     #[must_use]
     pub fn matches(&self, selector: &BTreeMap<String, String>) -> bool {

@@ -63,10 +63,14 @@ pub struct Service {
     pub local_policy: bool,
     /// `healthCheckNodePort`.
     pub health_check_node_port: Option<u16>,
-    /// `status.loadBalancer.ingress[].ip`.
+    /// `status.loadBalancer.ingress[].ip`, where the balancer sends packets on as they are (`ipMode: VIP`, the default).
     pub load_balancer: BTreeSet<IpAddr>,
+    /// The others: the balancer passes connections on itself (`ipMode: Proxy`), and kube-proxy leaves the address alone.
+    pub passed_on: BTreeSet<IpAddr>,
     /// `spec.externalIPs`.
     pub external_ips: BTreeSet<IpAddr>,
+    /// `clusterIP: None`: kube-proxy does nothing for it. Not there is not yet set.
+    pub headless: bool,
     /// Cluster addresses, which are never judged.
     pub cluster_ips: BTreeSet<IpAddr>,
     /// `spec.ipFamilies` as (IPv4, IPv6); both where it is not stated.
@@ -95,26 +99,32 @@ impl Service {
                 false
             }
         };
-        let load_balancer = top
-            .at(&["status", "loadBalancer", "ingress"])
-            .list()
-            .iter()
-            .filter_map(|ingress| ingress.field("ip").address())
-            .collect();
+        let (mut load_balancer, mut passed_on) = (BTreeSet::new(), BTreeSet::new());
+        for ingress in top.at(&["status", "loadBalancer", "ingress"]).list() {
+            let kept = matches!(ingress.field("ipMode").string(), None | Some("" | "VIP"));
+            let addresses = if kept { &mut load_balancer } else { &mut passed_on };
+            addresses.extend(ingress.field("ip").address());
+        }
         let external_ips = spec
             .field("externalIPs")
             .list()
             .iter()
             .filter_map(Cursor::address)
             .collect();
-        let cluster_ips = spec
+        let mut headless = false;
+        let mut cluster_ips = BTreeSet::new();
+        for ip in spec
             .field("clusterIPs")
             .list()
             .into_iter()
             .chain([spec.field("clusterIP")])
-            .filter(|ip| ip.string() != Some("None"))
-            .filter_map(|ip| ip.address())
-            .collect();
+        {
+            if ip.string() == Some("None") {
+                headless = true;
+            } else {
+                cluster_ips.extend(ip.address());
+            }
+        }
         let families: Vec<&str> = spec
             .field("ipFamilies")
             .list()
@@ -134,7 +144,9 @@ impl Service {
             local_policy,
             health_check_node_port: spec.field("healthCheckNodePort").optional_port(),
             load_balancer,
+            passed_on,
             external_ips,
+            headless,
             cluster_ips,
             families,
         }

@@ -5,6 +5,7 @@ mod client_address;
 mod cluster;
 mod drain;
 mod faults;
+mod foreign;
 mod header;
 mod identity;
 mod mesh;

@@ -25,7 +25,7 @@ const DOCUMENTS: &str = r#"
 ---
 {apiVersion: networking.istio.io/v1alpha3, kind: EnvoyFilter, metadata: {name: f, namespace: n}, spec: {workloadSelector: {labels: {app: g}}, configPatches: [{applyTo: LISTENER, match: {context: GATEWAY}, patch: {operation: MERGE, value: {a: [1, -2, 3.5, null, true, "x"]}}}]}}
 ---
-{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: g, namespace: n}, spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 443, protocol: https}, tls: {mode: SIMPLE}}]}}
+{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: g, namespace: n}, spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 443, protocol: https}, bind: 10.0.0.1, tls: {mode: SIMPLE}}]}}
 ---
 {apiVersion: install.istio.io/v1alpha1, kind: IstioOperator, metadata: {name: o, namespace: istio-system}, spec: {components: {ingressGateways: [{name: g, k8s: {serviceAnnotations: {a: b}}}]}}}
 ---
@@ -43,7 +43,7 @@ const DOCUMENTS: &str = r#"
 ---
 {apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: r, namespace: n}, spec: {targetRefs: [{kind: Gateway, name: k}]}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: s, namespace: n, annotations: {gwfilter.io/never-drop: ""}}, spec: {type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 31000, selector: {istio: ingressgateway}, clusterIPs: [10.96.0.9], ipFamilies: [IPv4], externalIPs: [203.0.113.9], ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30080, protocol: TCP}, {name: named, port: 81, targetPort: web}]}, status: {loadBalancer: {ingress: [{ip: 203.0.113.80}]}}}
+{apiVersion: v1, kind: Service, metadata: {name: s, namespace: n, annotations: {gwfilter.io/never-drop: ""}}, spec: {type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 31000, selector: {istio: ingressgateway}, clusterIPs: [10.96.0.9], ipFamilies: [IPv4], externalIPs: [203.0.113.9], ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30080, protocol: TCP}, {name: named, port: 81, targetPort: web}]}, status: {loadBalancer: {ingress: [{ip: 203.0.113.80}, {ip: 203.0.113.81, ipMode: Proxy}]}}}
 ---
 {apiVersion: extensions.istio.io/v1alpha1, kind: WasmPlugin, metadata: {name: w, namespace: n}, spec: {phase: AUTHN, selector: {matchLabels: {app: g}}}}
 ---
