@@ -94,7 +94,11 @@ impl<'a> Pool<'a> {
             }
             // What it leaves alone may be another's, also where the Service is a gateway.
             for service in strangers.iter().chain(gateways) {
-                for left in service.ports.iter().filter_map(|port| left_alone(service, port, nodes)) {
+                for left in service
+                    .ports
+                    .iter()
+                    .filter_map(|port| left_alone(service, port, nodes))
+                {
                     let whose = match left.why {
                         Alone::Headless => continue,
                         Alone::OtherProxy => Whose::OtherProxy(service),
@@ -128,7 +132,10 @@ pub(super) struct Others<'a> {
 impl<'a> Others<'a> {
     /// Who has a destination.
     pub(super) fn of(&self, key: &TupleKey) -> Option<Whose<'a>> {
-        self.services.get(key).or_else(|| self.host_ports.get(key)).copied()
+        self.services
+            .get(key)
+            .or_else(|| self.host_ports.get(key))
+            .copied()
     }
 
     fn pod(&mut self, pod: &'a Pod, nodes: &BTreeSet<IpAddr>) {

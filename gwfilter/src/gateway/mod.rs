@@ -21,7 +21,7 @@ use ipnet::IpNet;
 
 use crate::diagnostic::{Diagnostic, ObjectRef};
 use crate::node::NodeFacts;
-use crate::object::service::Service;
+use crate::object::drain::Drain;
 use crate::object::{Kind, Refused};
 use crate::snapshot::Snapshot;
 use annotations::Annotations;
@@ -116,6 +116,7 @@ fn far(world: &World<'_>, candidate: &Candidate<'_>) -> Gateway {
         probe_sources_known: false,
         not_enforced: missing::of_gateway(world, candidate),
         observe: None,
+        drain: Drain::Unstated,
         remarks: Vec::new(),
     }
 }

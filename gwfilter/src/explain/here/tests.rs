@@ -34,6 +34,7 @@ fn tables(drain_ms: u64) -> (Image, Names) {
         node_address: false,
         pod_address: false,
         reset: false,
+        drain_ms: 0,
     };
     let dest: SocketAddr = DEST.parse().unwrap();
     let key = TupleKey {

@@ -140,7 +140,7 @@ pub(super) fn whole() -> String {
 
 /// By which policies a client is refused at the load balancer's address; nobody's at all is `-`.
 pub(super) fn refused(built: &Built) -> String {
-    let key = TupleKey {
+    let key = model::TupleKey {
         addr: "203.0.113.10".parse().unwrap(),
         port: 80,
         protocol: Protocol::Tcp,
