@@ -111,6 +111,29 @@ fn check_given_policies_that_drop_nobody_then_the_headline_does_not_say_enforced
 }
 
 #[test]
+fn check_given_a_port_that_no_server_names_then_its_destinations_are_told_as_left_and_the_others_are_not() {
+    let server = "    - port: {number: 443, name: https, protocol: HTTPS}\n      hosts: [\"*\"]\n      tls: {mode: SIMPLE, credentialName: public}\n";
+    assert!(ingress().contains(server));
+    let text = check_text(&ingress().replace(server, ""));
+    assert!(
+        text.contains("  ! no-server: port https (8443 of its pods): "),
+        "{text}"
+    );
+    for (destination, left) in [
+        ("203.0.113.10:443/tcp", true),
+        ("10.244.1.5:8443/tcp", true),
+        ("203.0.113.10:80/tcp", false),
+        ("203.0.113.10:443/udp", false),
+    ] {
+        let line = text
+            .lines()
+            .find(|line| line.trim_start().starts_with(destination))
+            .unwrap();
+        assert_eq!(line.ends_with(": left to the gateway"), left, "{line}");
+    }
+}
+
+#[test]
 fn check_given_a_reason_with_two_ways_to_mend_it_then_it_stays_one_and_each_way_has_a_line() {
     let text = ingress().replace(
         "args: [proxy, router]",

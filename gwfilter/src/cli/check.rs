@@ -185,13 +185,14 @@ fn one_gateway(
         let ports: std::collections::BTreeSet<u16> = listener.receivers.iter().map(|r| r.port).collect();
         let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
         for tuple in &listener.tuples {
-            let udp = match tuple.key.protocol {
+            let left = match tuple.key.protocol {
+                Protocol::Tcp if listener.without_rbac() => ": left to the gateway",
                 Protocol::Tcp => "",
                 Protocol::Udp => ": counted, never dropped",
             };
             writeln!(
                 out,
-                "    {} ({}, listener {}, gateway port {ports}){udp}",
+                "    {} ({}, listener {}, gateway port {ports}){left}",
                 tuple.key, tuple.origin, listener.name
             )?;
         }

@@ -181,6 +181,15 @@ pub struct Listener {
     pub receivers: Vec<Receiver>,
 }
 
+impl Listener {
+    /// Whether some of what may receive there certainly, or perhaps, applies no policies: then nothing is refused.
+    #[must_use]
+    pub fn without_rbac(&self) -> bool {
+        let mut chains = self.receivers.iter().flat_map(|receiver| &receiver.chains);
+        chains.any(|chain| matches!(chain.kind, ChainKind::NoRbac | ChainKind::NoListener))
+    }
+}
+
 /// Why a gateway, or some of it, is not enforced. The code is public.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Why {
