@@ -33,6 +33,13 @@ pub fn find(name: &str) -> Option<&'static Code> {
     ALL.iter().find(|code| code.name == name)
 }
 
+/// Whether a reason, as `why` has them (`code: text`), leaves out something that the policies ask for. What is only worth knowing does not.
+#[must_use]
+pub fn leaves_out(why: &str) -> bool {
+    let name = why.split_once(':').map_or(why, |(name, _)| name);
+    find(name).is_none_or(|code| code.of != Of::Both("info"))
+}
+
 const fn gateway(
     name: &'static str,
     meaning: &'static str,
@@ -75,7 +82,7 @@ const UNCERTAIN: &str = "make it certain, or state `gwfilter.io/client-address`"
 const CORRECT: &str = "correct the policy where the message says";
 
 /// Every code: first of the client's address, then of destinations, of input, of policies, and of annotations.
-pub const ALL: [Code; 55] = [
+pub const ALL: [Code; 56] = [
     gateway(
         "x-forwarded-for-not-enforced",
         "the client's address is in the HTTP request, which the node does not read",
@@ -234,8 +241,15 @@ pub const ALL: [Code; 55] = [
     code(
         "no-server",
         Of::Both("info"),
-        "Envoy has no listener at a port of the gateway, or it is not certain that it has: whatever answers there applies no policies, and nothing is judged",
+        "Envoy has no listener at a port of the gateway: whatever answers there applies no policies, and nothing is judged",
         "nothing if nothing should answer there; else name the port in a Gateway, or what the message says",
+        NOWHERE,
+    ),
+    code(
+        "server-doubtful",
+        Of::Both("warning"),
+        "a Gateway names a port, and it is not certain that Envoy listens there: nothing is judged there",
+        "what the message says",
         NOWHERE,
     ),
     code(

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use super::past::Lapse;
 use super::told::Told;
 use super::{millis, moment};
+use crate::code;
 use crate::dataplane::tables::{Tables, TablesError};
 use crate::desired::Desired;
 use crate::diagnostic::{Diagnostic, Severity};
@@ -384,8 +385,9 @@ impl Enforcer {
         }
         self.idle = idle;
         for (name, enforced, why) in &news.new {
+            let in_part = why.iter().any(|why| code::leaves_out(why));
             let why = why.join("; ");
-            if *enforced && why.is_empty() {
+            if *enforced && !in_part {
                 info!(gateway = name, why, "gateway is enforced");
             } else if *enforced {
                 warn!(gateway = name, why, "gateway is enforced in part");

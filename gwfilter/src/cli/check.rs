@@ -10,6 +10,7 @@ use super::Output;
 use super::manifests::Manifests;
 use super::progress::Progress;
 use super::style::Palette;
+use crate::code;
 use crate::diagnostic::{self, Diagnostic, Severity};
 use crate::explain::{Explainer, Verified};
 use crate::gateway::model::{ClientAddress, Gateway, Protocol};
@@ -157,7 +158,7 @@ fn one_gateway(
         p.dim("nothing to drop: no policy applies")
     } else if report.enforced && !report.refuses {
         p.dim("nothing to drop: no rule refuses anybody by what the node sees")
-    } else if report.enforced && report.why.is_empty() {
+    } else if report.enforced && !report.why.iter().any(|why| code::leaves_out(why)) {
         p.good("would be enforced")
     } else if report.enforced {
         p.warn("would be enforced in part")

@@ -51,7 +51,10 @@ pub(super) fn no_server(nobody: &Nobody, ports: &BTreeSet<String>) -> Why {
         ),
     };
     Why {
-        code: "no-server",
+        code: match nobody {
+            Nobody::Doubtful => "server-doubtful",
+            _ => "no-server",
+        },
         text: format!("port {ports}: {what}"),
     }
 }

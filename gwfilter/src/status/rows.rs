@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use gwfilter_common::abi::{TUPLE_OBSERVE, Tuple};
 
 use super::{Control, Gateway, GatewayState, Left, Packets, RUNNING};
+use crate::code;
 use crate::gateway::model::{Protocol, TupleKey};
 use crate::plan::Names;
 
@@ -127,7 +128,7 @@ fn memory(of: &BTreeSet<String>, tables: &BTreeMap<String, Option<u64>>) -> Opti
 
 /// What the kernel does of what the agent has written down of a gateway.
 pub(super) fn state(enforced: bool, why: &[String], observe: bool, facts: &Facts<'_>) -> String {
-    let agent_says = match (enforced, why.is_empty()) {
+    let agent_says = match (enforced, !why.iter().any(|why| code::leaves_out(why))) {
         (true, true) => "enforced",
         (true, false) => "enforced in part",
         (false, _) => return "not enforced".to_owned(),

@@ -149,6 +149,11 @@ fn what_the_kernel_does_then_the_word_for_what_the_agent_had_enforced() {
             state(true, &["code: text".to_owned()], observe, &off),
             "was enforced in part, nothing is attached now"
         );
+        // A port where Envoy does not listen has nothing to enforce.
+        assert_eq!(
+            state(true, &["no-server: port 443".to_owned()], observe, &facts),
+            word
+        );
     }
 }
 

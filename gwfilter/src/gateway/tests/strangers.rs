@@ -140,7 +140,7 @@ fn another_namespaces_policies_and_services_then_nothing_is_compiled_for_them_an
         let enforced = |r: &&crate::report::GatewayReport| r.enforced;
         assert_eq!(built.reports.iter().filter(enforced).count(), 1, "{case}");
         let why = built.reports.iter().filter(|r| !r.enforced).map(|r| r.why.len());
-        assert_eq!(why.min(), (rows > 0).then_some(1), "{case}: each says why not");
+        assert_eq!(why.min() >= Some(1), rows > 0, "{case}: each says why not");
     }
 }
 
