@@ -21,21 +21,24 @@ const PSH: u8 = 0x08;
 /// What version 2 of the protocol begins with.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Where streams begin, as the kernel's map says it.
-#[derive(Debug, Default)]
-struct Beginnings(RefCell<BTreeMap<SynKey, SynEntry>>);
+/// Where streams begin, as the kernel's map says it; and the moment at which they do.
+#[derive(Debug)]
+struct Beginnings {
+    seen: RefCell<BTreeMap<SynKey, SynEntry>>,
+    now_ns: u64,
+}
 
 impl Streams for Beginnings {
     fn syn_seen(&self, key: &SynKey, entry: &SynEntry) {
-        self.0.borrow_mut().insert(*key, *entry);
+        self.seen.borrow_mut().insert(*key, *entry);
     }
 
     fn syn(&self, key: &SynKey) -> Option<SynEntry> {
-        self.0.borrow().get(key).copied()
+        self.seen.borrow().get(key).copied()
     }
 
     fn now_ns(&self) -> u64 {
-        0
+        self.now_ns
     }
 }
 
@@ -80,7 +83,11 @@ pub(super) fn later(query: &Query) -> Result<Frame, QueryError> {
 
 /// What tables do with the packet that opens a connection; or, if that passes and a PROXY header counts there, with the segment that carries it.
 pub(super) fn decided<T: Tables>(query: &Query, tables: &T) -> Result<Decision, QueryError> {
-    let streams = Beginnings::default();
+    // A stream that begins now: after every drain window began.
+    let streams = Beginnings {
+        seen: RefCell::default(),
+        now_ns: tables.clock_ns(),
+    };
     let opening = opening(query)?;
     let opening = SliceReader(opening.bytes());
     let by_header = decide_in(&opening, tables, Scope::All).action == Action::Look;
