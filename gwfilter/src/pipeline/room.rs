@@ -49,10 +49,13 @@ pub(super) fn without(gateways: &[Gateway], settled: &Settled) -> BTreeMap<usize
     out
 }
 
+/// What a namespace asks for, and what each of its gateways does, with its number.
+type Namespace = (usize, BTreeSet<(usize, usize)>);
+
 /// Whom to leave out, with what each asks for.
 fn surplus(gateways: &[Gateway], asked: Asked, most: usize) -> Vec<(usize, usize)> {
     let mut total: usize = asked.values().sum();
-    let mut namespaces: BTreeMap<&str, (usize, BTreeSet<(usize, usize)>)> = BTreeMap::new();
+    let mut namespaces: BTreeMap<&str, Namespace> = BTreeMap::new();
     for (index, own) in asked {
         let name = gateways.get(index).map_or("", |g| g.namespace.as_str());
         let (sum, members) = namespaces.entry(name).or_default();

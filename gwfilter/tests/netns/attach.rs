@@ -159,6 +159,11 @@ fn somebody_removes_the_pin_then_told_and_enforced_again() {
     lab.agent
         .wait_line("somebody detached the program", SOON)
         .expect("told");
+    // The kernel ends the link some time after its pin is gone: until then the old program refuses, and then nobody does for a moment.
+    let attached = |log: &str| (log.matches(" attached interface=").count() > 1).then_some(());
+    lab.agent
+        .wait_log("attached again", SOON, attached)
+        .expect("attached again");
     lab.refused(Client::A, vip());
     lab.let_in(Client::B, vip());
 }

@@ -117,7 +117,8 @@ pub(crate) fn said(listener: &CompiledListener, source: IpAddr) -> Outcome {
 
 /// A policy's spec as it was written.
 pub(crate) fn written(policy: &AuthorizationPolicy) -> Value {
-    policy.spec.value().expect("it was JSON")
+    // It is from JSON that was read.
+    policy.spec.value().unwrap_or_default()
 }
 
 /// A policy from its parts.

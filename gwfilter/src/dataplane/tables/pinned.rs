@@ -99,9 +99,9 @@ impl Pinned {
             return Ok(false);
         }
         let number = |map: &MapData| map.info().map(|info| info.id());
-        let now = MapData::from_pin(&self.path).and_then(|map| number(&map).map_err(Into::into));
+        let now = MapData::from_pin(&self.path).and_then(|map| number(&map));
         let ours = number(self.root.map.map());
-        Ok(now.map_err(unreadable(name()))? == ours.map_err(|e| unreadable(name())(e.into()))?)
+        Ok(now.map_err(unreadable(name()))? == ours.map_err(unreadable(name()))?)
     }
 
     /// Why a lookup since the last call could not be made, if one could not.
