@@ -16,6 +16,10 @@ use std::process::Command;
 
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
+    // The pure part alone carries nothing.
+    if env::var_os("CARGO_FEATURE_NODE").is_none() {
+        return Ok(());
+    }
     tell_of_the_build();
     println!("cargo:rerun-if-env-changed=GWFILTER_BPF_OBJECT");
     let out_dir =

@@ -242,7 +242,7 @@ impl Patient {
 
 /// A gateway of which it is not yet known what its Envoy is set to.
 #[derive(Clone, Debug)]
-pub(crate) struct Bed {
+pub struct Bed {
     namespace: String,
     name: String,
     policies: Vec<PolicyUse>,
@@ -252,7 +252,7 @@ pub(crate) struct Bed {
 
 /// The gateways of a node, as they were built from objects. Cheap: nothing is looked up in the objects.
 #[must_use]
-pub(crate) fn beds(built: &Built) -> Vec<Bed> {
+pub fn beds(built: &Built) -> Vec<Bed> {
     let policies: BTreeMap<String, &Policy> = built
         .policies
         .iter()
@@ -271,7 +271,7 @@ pub(crate) fn beds(built: &Built) -> Vec<Bed> {
 
 /// The gateways with what their Envoys are set to; `setups` are of the same objects.
 #[must_use]
-pub(crate) fn patients(beds: Vec<Bed>, setups: &[Setup]) -> Vec<Patient> {
+pub fn patients(beds: Vec<Bed>, setups: &[Setup]) -> Vec<Patient> {
     let each = beds.into_iter().filter_map(|bed| {
         let mut setups = setups.iter();
         let setup = setups.find(|s| s.namespace == bed.namespace && s.name == bed.name)?;

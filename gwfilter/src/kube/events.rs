@@ -122,7 +122,7 @@ async fn write(
         return Ok(());
     };
     let text = |pointer: &str| found.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let now = k8s_openapi::jiff::Timestamp::now();
+    let now = jiff::Timestamp::now();
     let now = format!("{now:.0}");
     let event = json!({
         "apiVersion": "v1",

@@ -15,7 +15,7 @@ use std::str::FromStr;
 use gwfilter_common::abi::sample::Sample;
 use gwfilter_common::logline::{HOOK_TC, HOOK_XDP, VERDICT_DROPPED, VERDICT_PASSED, VERDICT_WOULD_DROP};
 use gwfilter_common::reason::Reason;
-use k8s_openapi::jiff::Timestamp;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Names;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::jiff::Timestamp;
+use jiff::Timestamp;
 
 use super::{Attached, Control, Gateway, Left, Packets, RUNNING, Status};
 

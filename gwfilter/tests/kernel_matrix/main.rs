@@ -20,7 +20,7 @@ use gwfilter_common::abi::{self, sample};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use xtask::foreign;
-use xtask::kernel::lacks;
+use xtask::kernel::{is_guest, lacks};
 use xtask::netns::{Namespace, veth};
 
 /// What programs may cost.
@@ -135,6 +135,10 @@ fn each_program_then_taken_or_its_absence_costs_a_named_feature() {
     let mut wrong = Vec::new();
     for name in PROGRAMS {
         for (packet_log, suffix) in [(abi::PACKET_LOG_OFF, ""), (abi::PACKET_LOG_ALL, "+log")] {
+            // An emulated processor takes seconds for each, and what a twin without the log has, the one with it has too.
+            if is_guest() && packet_log == abi::PACKET_LOG_OFF && name.ends_with("_sampled") {
+                continue;
+            }
             let program = format!("{name}{suffix}");
             match verify(packet_log, name).unwrap() {
                 Verdict::Taken { instructions, stack } => {

@@ -154,19 +154,17 @@ impl Object {
             program.load().with_context(|| format!("load {name}"))?;
             next.set(index, program.fd()?, 0)?;
         }
-        // Loaded only to see that it can be.
-        let name = abi::TC_HEADER_V2ONLY_PROGRAM;
-        if header != name {
-            let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
-            program.load().with_context(|| format!("load {name}"))?;
-        }
         Ok(Self { ebpf, twins, next })
     }
 
     /// From now on, headers of version 1 are not read, as on kernels without `bpf_loop`.
     pub(crate) fn without_text(&mut self) -> Result<()> {
         let name = abi::TC_HEADER_V2ONLY_PROGRAM;
-        let program = <&SchedClassifier>::try_from(self.ebpf.program(name).context(name)?)?;
+        let program: &mut SchedClassifier = self.ebpf.program_mut(name).context(name)?.try_into()?;
+        // A kernel that lacks the reader of both versions has this one from the beginning.
+        if !lacks(abi::TC_HEADER_PROGRAM) {
+            program.load().with_context(|| format!("load {name}"))?;
+        }
         Ok(self.next.set(abi::NEXT_HEADER, program.fd()?, 0)?)
     }
 

@@ -27,8 +27,10 @@ use crate::run::say;
 use crate::test::{Tally, built};
 use kernels::Kernel;
 
-/// How long one guest may take. An emulated processor is some twenty times slower than a real one.
-const WITHIN: Duration = Duration::from_secs(600);
+/// How long one guest may take. An emulated processor is some twenty times slower than a real one, and a machine of a CI may have others on it.
+const WITHIN: Duration = Duration::from_secs(1500);
+/// The same with all that `--whole` runs.
+const WHOLE_WITHIN: Duration = Duration::from_secs(3600);
 /// How many guests run at once.
 const AT_ONCE: usize = 2;
 
@@ -58,6 +60,7 @@ const TESTS: [Test; 4] = [
         name: "kernel_matrix",
         // The budget is of the kernel that developers have; the table has the others' figures.
         arguments: &["--nocapture", "--skip", "within_the_budget"],
+        usual: &[],
         skips: &[],
         only: None,
     },
@@ -71,6 +74,23 @@ const TESTS: [Test; 4] = [
             "generated_headers",
             "--skip",
             "changed_frames",
+        ],
+        // The tables of cases once in each way that verdicts are found, and what another kernel does otherwise: how it hands a program the
+        // packet, its clocks, its rings, tail calls, checksums of what is sent back. Each test loads all programs anew.
+        usual: &[
+            "each_case_then_the_action",
+            "header_beyond_the_linear_part",
+            "root_replaced_while_running",
+            "control::a_lease_that_runs_out",
+            "ends::refused_among_segments_merged",
+            "ends::no_sum_over_the_whole_packet",
+            "flat::each_case",
+            "flat::segments_to_proxy_tuples",
+            "log::log_of_drops",
+            "proxied::each_segment",
+            "proxied::no_bpf_loop",
+            "reset::refused_first_segment",
+            "sampled::verdicts_then_samples",
         ],
         skips: &[
             // Rows with headers of version 1, whose readers these load. What is left is the test of the reader of version 2 alone, and resets.
@@ -100,6 +120,7 @@ const TESTS: [Test; 4] = [
             "attach::generic_asked_for",
             "attach::somebody_elses_xdp_program",
         ],
+        usual: &[],
         skips: &[],
         only: None,
     },
@@ -107,6 +128,7 @@ const TESTS: [Test; 4] = [
     Test {
         name: "clock",
         arguments: &[],
+        usual: &[],
         skips: &[],
         only: Some(kernels::NEWEST),
     },
@@ -116,6 +138,8 @@ const TESTS: [Test; 4] = [
 struct Test {
     name: &'static str,
     arguments: &'static [&'static str],
+    /// The tests that are run unless `--whole` is asked for; none means all.
+    usual: &'static [&'static str],
     /// What the kernel may lack, and the tests that are then left out.
     skips: &'static [(&'static str, &'static [&'static str])],
     /// The one series that it runs on.
@@ -123,7 +147,8 @@ struct Test {
 }
 
 impl Test {
-    fn arguments(&self, lacks: &dyn Fn(&str) -> bool) -> Vec<&'static str> {
+    fn arguments(&self, whole: bool, lacks: &dyn Fn(&str) -> bool) -> Vec<&'static str> {
+        let usual = if whole { &[] } else { self.usual };
         let skipped = self.skips.iter().filter(|(what, _)| lacks(what));
         let skips = skipped
             .flat_map(|(_, tests)| tests.iter())
@@ -131,6 +156,7 @@ impl Test {
         ["--test-threads=1"]
             .into_iter()
             .chain(self.arguments.iter().copied())
+            .chain(usual.iter().copied())
             .chain(skips)
             .collect()
     }
@@ -142,6 +168,9 @@ pub(crate) struct Matrix {
     /// Only the kernels of these series, such as 6.1; none means all.
     #[arg(long, value_name = "SERIES")]
     kernel: Vec<String>,
+    /// In each guest all tests that can run there, which takes several times as long; for a release, or a change of the programs.
+    #[arg(long)]
+    whole: bool,
     /// Write the table of kernels to docs/kernels.md.
     #[arg(long)]
     write_table: bool,
@@ -165,7 +194,7 @@ pub(crate) fn group(options: &Matrix) -> Result<Tally> {
                 let next = || queue.lock().ok()?.pop_front();
                 while let Some(kernel) = next() {
                     let began = Instant::now();
-                    let said = guest.boot(kernel);
+                    let said = guest.boot(kernel, options.whole);
                     say(format_args!(
                         "Linux {}: {} s",
                         kernel.release,
@@ -254,25 +283,26 @@ impl Guest {
         Ok(Self { tree, programs })
     }
 
-    fn boot(&self, kernel: &Kernel) -> Result<String> {
+    fn boot(&self, kernel: &Kernel, whole: bool) -> Result<String> {
         let folder = kernels::folder().join("runs").join(&kernel.release);
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let mut tree = self.tree.clone();
         let modules = tree::modules(&mut tree, &kernel.modules()?, &MODULES)?;
         tree::put(&mut tree, guest::MODULES, 0o644, modules.join("\n"));
-        tree::put(&mut tree, guest::JOBS, 0o644, self.jobs(kernel).to_string());
+        tree::put(&mut tree, guest::JOBS, 0o644, self.jobs(kernel, whole).to_string());
         let initramfs = folder.join("initramfs");
         write(&tree, &initramfs).with_context(|| format!("writing {}", initramfs.display()))?;
-        boot::boot(kernel, &initramfs, &folder, WITHIN)
+        let within = if whole { WHOLE_WITHIN } else { WITHIN };
+        boot::boot(kernel, &initramfs, &folder, within)
     }
 
-    fn jobs(&self, kernel: &Kernel) -> Value {
+    fn jobs(&self, kernel: &Kernel, whole: bool) -> Value {
         let lacks = |what: &str| kernel.lacks.split(',').any(|word| word == what);
         let job = |(test, program): (&Test, &PathBuf)| {
             json!({
                 "name": test.name,
                 "program": program,
-                "arguments": test.arguments(&lacks),
+                "arguments": test.arguments(whole, &lacks),
                 "environment": {
                     "CARGO_MANIFEST_DIR": paths::root().join("gwfilter"),
                     "CARGO_TARGET_DIR": paths::target(),

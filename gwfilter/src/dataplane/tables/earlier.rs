@@ -15,7 +15,8 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::shelf::Shelf;
 use super::verify::Place;
 use super::{Tables, TablesError};
-use crate::plan::{Kind, Prefix, flat};
+use crate::plan::ranges::Prefix;
+use crate::plan::{Kind, flat};
 
 /// How the tables of an earlier agent compare with ours, in destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
