@@ -18,6 +18,7 @@ use crate::build_ebpf;
 use crate::progress;
 use crate::run::{COMMIT, cargo, commit, run, say};
 use crate::setup::{self, Part, Voice};
+use crate::test;
 
 /// The name in the manifests, which no registry has.
 const NAME: &str = "localhost/gwfilter";
@@ -34,13 +35,18 @@ pub(crate) struct Options {
     /// Where the archive goes.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// With the agent as the tests are built, in seconds instead of minutes: less optimised, and not for nodes.
+    #[arg(long)]
+    as_tested: bool,
 }
 
-impl Default for Options {
-    fn default() -> Self {
+impl Options {
+    /// The image that tests run.
+    pub(crate) fn for_tests(as_tested: bool) -> Self {
         Self {
             name: NAME.to_owned(),
             output: None,
+            as_tested,
         }
     }
 }
@@ -49,7 +55,7 @@ impl Default for Options {
 pub(crate) fn main(options: &Options) -> Result<()> {
     let archive = options.output.clone().unwrap_or_else(paths::image);
     let reference = format!("{}:{}", options.name, env!("CARGO_PKG_VERSION"));
-    let binary = static_binary()?;
+    let binary = static_binary(options.as_tested)?;
     let image = image(
         &reference,
         fs::read(&binary).with_context(|| format!("reading {}", binary.display()))?,
@@ -109,10 +115,15 @@ fn image(reference: &str, agent: Vec<u8>) -> Result<Image> {
 ///
 /// Against glibc, whose archive every C toolchain has; the musl target would have to be fetched. glibc's resolver does not work
 /// statically, which costs nothing: in a pod the API server is an address.
-pub(crate) fn static_binary() -> Result<PathBuf> {
+pub(crate) fn static_binary(as_tested: bool) -> Result<PathBuf> {
     setup::ensure(&[Part::Ebpf], Voice::Changes)?;
     build_ebpf::build_if_stale()?;
     build_ebpf::require_fresh()?;
+    if as_tested {
+        let binary = test::static_agent()?;
+        require_static(&binary)?;
+        return Ok(binary);
+    }
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let folder = paths::target();
     // Paths of this machine do not belong into the binary, and would make it differ from machine to machine.

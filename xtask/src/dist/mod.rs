@@ -23,11 +23,21 @@ use crate::progress;
 use crate::run::{cargo, output, read, say, which};
 
 /// What `dist` is asked for.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Folder for the archives; the default is target/dist.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// With the program as the tests are built, in seconds instead of minutes: less optimised, and not for users.
+    #[arg(long)]
+    as_tested: bool,
+}
+
+impl Options {
+    /// The archive that tests look at.
+    pub(crate) fn for_tests(as_tested: bool) -> Self {
+        Self { out: None, as_tested }
+    }
 }
 
 /// Overlays of `deploy/`, and the base.
@@ -50,7 +60,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The verb.
 pub(crate) fn main(options: &Options) -> Result<()> {
     let out = options.out.clone().unwrap_or_else(paths::dist);
-    let binary = static_binary()?;
+    let binary = static_binary(options.as_tested)?;
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let (crates, linked) = (crates(&target)?, linked()?);
 

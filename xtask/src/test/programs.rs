@@ -18,6 +18,12 @@ use crate::run::{cargo, output, read, run, say, shown};
 /// The features of every build of tests; its packages are the workspace's default members, as for a `cargo test` that is typed.
 const SELECTION: [&str; 2] = ["--locked", "--all-features"];
 
+/// The target that is no test, but the agent of the tests' image.
+const STATIC_AGENT: &str = "static_agent";
+
+/// Has cargo say where what it builds is.
+const MESSAGES: &str = "--message-format=json-render-diagnostics";
+
 /// Test programs whose tests mostly wait, each in namespaces of its own, and how many of them run at once. The others run as many as
 /// there are processors.
 const WAITING: [(&str, u8); 6] = [
@@ -228,34 +234,53 @@ fn counted(command: &mut Command, say: &mut dyn FnMut(&str)) -> Result<Tally> {
 /// Builds test programs and the agent that they run, without running them; where they are, in the order of `names`, and the agent.
 pub(crate) fn built(names: &[&str]) -> Result<(Vec<PathBuf>, PathBuf)> {
     let mut command = Targets::named(names).command();
-    command.args(["--no-run", "--message-format=json-render-diagnostics"]);
-    say(format_args!("$ {}", shown(&command)));
-    let output = output(&mut command)?;
-    if !output.status.success() {
-        bail!(
-            "building the tests ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+    command.args(["--no-run", MESSAGES]);
+    let programs = Programs::of(&mut command)?;
+    let tests = names
+        .iter()
+        .map(|name| programs.at("test", name))
+        .collect::<Result<_>>()?;
+    Ok((tests, programs.at("bin", "gwfilter")?))
+}
+
+/// Links the agent without shared libraries, from what the tests are built of, and returns where it is. See `gwfilter/tests/static_agent.rs`.
+pub(crate) fn static_agent() -> Result<PathBuf> {
+    let mut command = cargo();
+    command
+        .arg("rustc")
+        .args(SELECTION)
+        .args(["--package", "gwfilter", "--test", STATIC_AGENT])
+        .args([MESSAGES, "--", "-Ctarget-feature=+crt-static", "-Cstrip=symbols"]);
+    Programs::of(&mut command)?.at("test", STATIC_AGENT)
+}
+
+/// What cargo says that it has built.
+struct Programs(Vec<Value>);
+
+impl Programs {
+    fn of(command: &mut Command) -> Result<Self> {
+        say(format_args!("$ {}", shown(command)));
+        let output = output(command)?;
+        if !output.status.success() {
+            bail!(
+                "building the tests ended with {}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let messages = said.lines().filter_map(|line| serde_json::from_str(line).ok());
+        Ok(Self(messages.collect()))
     }
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let messages: Vec<Value> = said
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
-    let program = |kind: &str, name: &str| {
-        messages
+
+    fn at(&self, kind: &str, name: &str) -> Result<PathBuf> {
+        self.0
             .iter()
             .filter(|message| message.pointer("/target/name").and_then(Value::as_str) == Some(name))
             .filter(|message| message.pointer("/target/kind/0").and_then(Value::as_str) == Some(kind))
             .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
             .with_context(|| format!("cargo built no {kind} {name}"))
-    };
-    let tests = names
-        .iter()
-        .map(|name| program("test", name))
-        .collect::<Result<_>>()?;
-    Ok((tests, program("bin", "gwfilter")?))
+    }
 }
 
 #[cfg(test)]
@@ -294,7 +319,11 @@ mod tests {
                 .iter()
                 .all(|name| crate::vm::programs().contains(&name.as_str()))
         );
-        let mut grouped = vec![Targets::plain().unwrap(), guests];
+        let mut grouped = vec![
+            Targets::plain().unwrap(),
+            guests,
+            Targets::named(&[STATIC_AGENT]),
+        ];
         for group in super::super::Group::value_variants() {
             if !group.features().is_empty() {
                 grouped.push(Targets::that_need(group.features()).unwrap());
