@@ -319,11 +319,7 @@ mod tests {
                 .iter()
                 .all(|name| crate::vm::programs().contains(&name.as_str()))
         );
-        let mut grouped = vec![
-            Targets::plain().unwrap(),
-            guests,
-            Targets::named(&[STATIC_AGENT]),
-        ];
+        let mut grouped = vec![Targets::plain().unwrap(), guests, Targets::named(&[STATIC_AGENT])];
         for group in super::super::Group::value_variants() {
             if !group.features().is_empty() {
                 grouped.push(Targets::that_need(group.features()).unwrap());

@@ -289,7 +289,12 @@ impl Guest {
         let mut tree = self.tree.clone();
         let modules = tree::modules(&mut tree, &kernel.modules()?, &MODULES)?;
         tree::put(&mut tree, guest::MODULES, 0o644, modules.join("\n"));
-        tree::put(&mut tree, guest::JOBS, 0o644, self.jobs(kernel, whole).to_string());
+        tree::put(
+            &mut tree,
+            guest::JOBS,
+            0o644,
+            self.jobs(kernel, whole).to_string(),
+        );
         let initramfs = folder.join("initramfs");
         write(&tree, &initramfs).with_context(|| format!("writing {}", initramfs.display()))?;
         let within = if whole { WHOLE_WITHIN } else { WITHIN };

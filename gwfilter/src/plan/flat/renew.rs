@@ -153,7 +153,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
 
         #[test]
         fn any_history_of_changes_then_the_table_that_is_built_from_nothing(
