@@ -19,3 +19,12 @@ pub const GUEST: &str = "GWFILTER_GUEST";
 pub fn is_guest() -> bool {
     std::env::var_os(GUEST).is_some()
 }
+
+/// Set in a guest of `cargo xtask test vm --whole`.
+pub const WHOLE: &str = "GWFILTER_GUEST_WHOLE";
+
+/// Whether everything is to be tried. In other guests only what is most: an emulated processor takes seconds for each program.
+#[must_use]
+pub fn is_whole() -> bool {
+    !is_guest() || std::env::var_os(WHOLE).is_some()
+}

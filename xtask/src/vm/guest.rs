@@ -1,12 +1,13 @@
 //! The first process of a guest: mounts what a system needs, runs the jobs, tells how they went, and switches the machine off.
 //!
 //! It is xtask itself, started by the guest's kernel as `xtask vm-guest`. The first serial line has the kernel's messages, the second what
-//! the jobs say: `job NAME`, then their lines after a bar, then `end NAME STATUS`; at last `done`.
+//! the jobs say: `job NAME`, then their lines after a bar, then `end NAME STATUS after N s`; at last `done`.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
@@ -90,11 +91,17 @@ fn load(path: &Path) -> Result<()> {
 fn run(job: &Value, report: &mut impl Write) -> Result<()> {
     let text = |key: &str| job.get(key).and_then(Value::as_str).unwrap_or_default();
     writeln!(report, "job {}", text("name"))?;
+    let began = Instant::now();
     let ended = match start(job, text("program"), report) {
         Ok(status) => status.to_string(),
         Err(error) => format!("not started: {error:#}"),
     };
-    writeln!(report, "end {} {ended}", text("name"))?;
+    writeln!(
+        report,
+        "end {} {ended} after {} s",
+        text("name"),
+        began.elapsed().as_secs()
+    )?;
     Ok(())
 }
 

@@ -61,6 +61,7 @@ const TESTS: [Test; 4] = [
         // The budget is of the kernel that developers have; the table has the others' figures.
         arguments: &["--nocapture", "--skip", "within_the_budget"],
         usual: &[],
+        whole: &[],
         skips: &[],
         only: None,
     },
@@ -85,13 +86,13 @@ const TESTS: [Test; 4] = [
             "ends::refused_among_segments_merged",
             "ends::no_sum_over_the_whole_packet",
             "flat::each_case",
-            "flat::segments_to_proxy_tuples",
             "log::log_of_drops",
             "proxied::each_segment",
             "proxied::no_bpf_loop",
             "reset::refused_first_segment",
             "sampled::verdicts_then_samples",
         ],
+        whole: &[],
         skips: &[
             // Rows with headers of version 1, whose readers these load. What is left is the test of the reader of version 2 alone, and resets.
             (
@@ -114,13 +115,14 @@ const TESTS: [Test; 4] = [
     // With the agent, and packets.
     Test {
         name: "netns",
-        arguments: &[
-            "attach::a_driver_with_xdp",
-            "attach::a_driver_without_xdp",
+        arguments: &[],
+        // The other ways onto a card are in the matrix, without an agent.
+        usual: &["attach::a_driver_with_xdp", "attach::a_driver_without_xdp"],
+        whole: &[
+            "attach::a_driver_",
             "attach::generic_asked_for",
             "attach::somebody_elses_xdp_program",
         ],
-        usual: &[],
         skips: &[],
         only: None,
     },
@@ -129,6 +131,7 @@ const TESTS: [Test; 4] = [
         name: "clock",
         arguments: &[],
         usual: &[],
+        whole: &[],
         skips: &[],
         only: Some(kernels::NEWEST),
     },
@@ -140,6 +143,8 @@ struct Test {
     arguments: &'static [&'static str],
     /// The tests that are run unless `--whole` is asked for; none means all.
     usual: &'static [&'static str],
+    /// Those that are run if it is.
+    whole: &'static [&'static str],
     /// What the kernel may lack, and the tests that are then left out.
     skips: &'static [(&'static str, &'static [&'static str])],
     /// The one series that it runs on.
@@ -148,7 +153,7 @@ struct Test {
 
 impl Test {
     fn arguments(&self, whole: bool, lacks: &dyn Fn(&str) -> bool) -> Vec<&'static str> {
-        let usual = if whole { &[] } else { self.usual };
+        let tests = if whole { self.whole } else { self.usual };
         let skipped = self.skips.iter().filter(|(what, _)| lacks(what));
         let skips = skipped
             .flat_map(|(_, tests)| tests.iter())
@@ -156,7 +161,7 @@ impl Test {
         ["--test-threads=1"]
             .into_iter()
             .chain(self.arguments.iter().copied())
-            .chain(usual.iter().copied())
+            .chain(tests.iter().copied())
             .chain(skips)
             .collect()
     }
@@ -195,10 +200,13 @@ pub(crate) fn group(options: &Matrix) -> Result<Tally> {
                 while let Some(kernel) = next() {
                     let began = Instant::now();
                     let said = guest.boot(kernel, options.whole);
+                    let jobs = said.as_deref().map(report::jobs).unwrap_or_default();
+                    let jobs: Vec<String> = jobs.iter().map(report::Job::closing).collect();
                     say(format_args!(
-                        "Linux {}: {} s",
+                        "Linux {}: {} s ({})",
                         kernel.release,
-                        began.elapsed().as_secs()
+                        began.elapsed().as_secs(),
+                        jobs.join(", ")
                     ));
                     if let Ok(mut results) = results.lock() {
                         results.push((kernel, said));
@@ -303,18 +311,22 @@ impl Guest {
 
     fn jobs(&self, kernel: &Kernel, whole: bool) -> Value {
         let lacks = |what: &str| kernel.lacks.split(',').any(|word| word == what);
+        let mut environment = json!({
+            "CARGO_MANIFEST_DIR": paths::root().join("gwfilter"),
+            "CARGO_TARGET_DIR": paths::target(),
+            xtask::kernel::LACKS: kernel.lacks,
+            xtask::poll::PATIENCE: "5",
+            xtask::kernel::GUEST: "1",
+        });
+        if whole && let Some(environment) = environment.as_object_mut() {
+            environment.insert(xtask::kernel::WHOLE.to_owned(), json!("1"));
+        }
         let job = |(test, program): (&Test, &PathBuf)| {
             json!({
                 "name": test.name,
                 "program": program,
                 "arguments": test.arguments(whole, &lacks),
-                "environment": {
-                    "CARGO_MANIFEST_DIR": paths::root().join("gwfilter"),
-                    "CARGO_TARGET_DIR": paths::target(),
-                    xtask::kernel::LACKS: kernel.lacks,
-                    xtask::poll::PATIENCE: "5",
-                    xtask::kernel::GUEST: "1",
-                },
+                "environment": environment,
             })
         };
         let runs = |(test, _): &(&Test, &PathBuf)| test.only.is_none_or(|series| series == kernel.label);

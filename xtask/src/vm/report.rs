@@ -34,6 +34,11 @@ pub(crate) fn jobs(said: &str) -> Vec<Job<'_>> {
 }
 
 impl Job<'_> {
+    /// `NAME STATUS after N s`.
+    pub(crate) fn closing(&self) -> String {
+        format!("{} {}", self.name, self.status)
+    }
+
     /// How many tests passed and failed; what a job with failed ones said is shown. A job that ran no test has failed.
     pub(crate) fn tally(&self, kernel: &str) -> Tally {
         let mut tally = Tally::default();
