@@ -74,8 +74,16 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     }
     let mut cargo = cargo();
     cargo
-        // As the tests are built: what one of the two has built serves the other.
-        .args(["test", "--quiet", "--locked", "--all-features", "--test", "bench"])
+        // As users have the agent; how the tests are built is for the time that the build takes.
+        .args([
+            "test",
+            "--release",
+            "--quiet",
+            "--locked",
+            "--all-features",
+            "--test",
+            "bench",
+        ])
         .env("GWFILTER_BENCH_ONLY", options.only.join(","));
     if !options.entries.is_empty() {
         let lengths: Vec<String> = options.entries.iter().map(ToString::to_string).collect();
