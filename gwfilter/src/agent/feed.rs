@@ -21,6 +21,11 @@ const SHORT_PATIENCE: Duration = Duration::from_millis(300);
 /// The first tables wait so long for kinds that neither were listed nor failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the first tables wait.
+const fn patience(last_good: bool) -> Duration {
+    if last_good { SHORT_PATIENCE } else { PATIENCE }
+}
+
 /// What the user chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum From {
@@ -75,9 +80,7 @@ impl Feed {
             }
             From::Cluster(settings) => {
                 let mut cluster = Cluster::new(kube::open(settings).await?, index, last_good);
-                cluster
-                    .first(index, if last_good { SHORT_PATIENCE } else { PATIENCE })
-                    .await;
+                cluster.first(index, patience(last_good)).await;
                 Ok(Self::Cluster(cluster))
             }
         }
@@ -305,9 +308,54 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Kind;
+    use crate::snapshot::unread::Subject;
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
+    }
+
+    /// Watches of a cluster that takes the connection and never says a word; and the end the watches speak into.
+    fn mute() -> (Watches, mpsc::Sender<Update>) {
+        let never = |_: http::Request<::kube::client::Body>| {
+            std::future::pending::<Result<http::Response<::kube::client::Body>, ::kube::Error>>()
+        };
+        let (sender, updates) = mpsc::channel(1);
+        let watches = Watches {
+            client: ::kube::Client::new(tower::service_fn(never), "default"),
+            sources: vec![("Kubernetes Service".to_owned(), Subject::Kind(Kind::Service))],
+            updates,
+        };
+        (watches, sender)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_that_never_answers_then_waited_for_in_vain_and_far_shorter_with_a_last_good_snapshot()
+    {
+        for (last_good, waited) in [(true, ms(300)), (false, ms(5000))] {
+            let (watches, _sender) = mute();
+            let mut index = Index::default();
+            let mut cluster = Cluster::new(watches, &mut index, last_good);
+            let began = Instant::now();
+            cluster.first(&mut index, patience(last_good)).await;
+            assert_eq!(began.elapsed(), waited, "last good: {last_good}");
+            assert_eq!(cluster.unread, cluster.sources);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_kind_refused_then_no_wait_at_all() {
+        let (watches, sender) = mute();
+        let mut index = Index::default();
+        let mut cluster = Cluster::new(watches, &mut index, true);
+        let refused = Update {
+            source: "Kubernetes Service".to_owned(),
+            change: Change::Unreadable("connection refused".to_owned()),
+        };
+        sender.send(refused).await.expect("it listens");
+        let began = Instant::now();
+        cluster.first(&mut index, patience(true)).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     #[test]

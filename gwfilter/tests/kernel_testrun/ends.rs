@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::programs::tc::{TcAttachOptions, TcAttachType};
@@ -24,9 +24,6 @@ use xtask::netns::{Namespace, veth};
 use crate::complete;
 use crate::object::{Object, Scan};
 use crate::reset::{CLIENT, GATEWAY4, GATEWAY6, LOCAL4, LOCAL6, OTHER, addr, image};
-
-/// What a refusal may take, in the median: a busy machine may run one of them late.
-const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// Between the two ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -155,7 +152,7 @@ fn tunnel(namespace: &Namespace, own: &str, other: &str) -> Result<()> {
 #[expect(clippy::unwrap_used, reason = "a test's own steps")]
 fn both_ends_are_told(cable: Cable, peer_offloads: &[&str], node_offloads: &[&str]) {
     let mut ends = Ends::new(cable, peer_offloads, node_offloads).unwrap();
-    let (mut refused, mut took) = (BTreeMap::new(), Vec::new());
+    let mut refused = BTreeMap::new();
     for (to, listener) in [(GATEWAY4, 1), (GATEWAY6, 2)] {
         for header in [
             proxied::header2(1, CLIENT, GATEWAY4),
@@ -166,13 +163,11 @@ fn both_ends_are_told(cable: Cable, peer_offloads: &[&str], node_offloads: &[&st
                 let what = format!("{to}, {} bytes and {more}", header.len());
                 let (mut near, mut far) = ends.connect(to).unwrap();
                 let stream = [header.as_slice(), &vec![0x5a; more]].concat();
-                let began = Instant::now();
                 // A reset may come before all is written.
                 let _ = near.write(&stream);
                 let told = Err(ErrorKind::ConnectionReset);
                 assert_eq!(end(&mut far), told, "{what}: the gateway's end");
                 assert_eq!(end(&mut near), told, "{what}: the peer's end");
-                took.push(began.elapsed());
                 *refused.entry(listener).or_insert(0) += 1;
             }
         }
@@ -185,11 +180,9 @@ fn both_ends_are_told(cable: Cable, peer_offloads: &[&str], node_offloads: &[&st
         assert_eq!(got, stream);
     }
     for (to, listener) in [(LOCAL4, 3), (LOCAL6, 4)] {
-        let began = Instant::now();
         let answer = ends.peer.enter(|| TcpStream::connect(addr(to))).unwrap();
         let answer = answer.map_err(|e| e.kind()).unwrap_err();
         assert_eq!(answer, ErrorKind::ConnectionRefused, "{to}");
-        took.push(began.elapsed());
         refused.insert(listener, 1);
     }
     // What is lost is sent again, and refused again: each was told by the first answer.
@@ -201,9 +194,6 @@ fn both_ends_are_told(cable: Cable, peer_offloads: &[&str], node_offloads: &[&st
         .map(|((listener, _), tally)| (listener, tally.dropped))
         .collect();
     assert_eq!(counted, refused);
-    took.sort();
-    let median = took.get(took.len() / 2);
-    assert!(median.is_some_and(|median| *median < AT_ONCE), "{took:?}");
     assert_eq!(ends.wrong_checksums().unwrap(), 0);
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use xtask::http::Answer;
+use xtask::poll;
 use xtask::site::Client;
 
 use crate::lab::{A, B, Lab, SOON, vip};
@@ -77,14 +78,14 @@ fn connections_that_die_without_a_word_then_noticed_within_half_a_minute() {
 }
 
 #[test]
-fn a_start_without_the_api_server_then_the_last_good_snapshot_is_in_force_within_a_second() {
+fn a_start_without_the_api_server_then_the_last_good_snapshot_is_in_force_and_is_said_to_be_old() {
     let mut lab = Lab::new();
     let mut agent = lab.start();
     lab.policy("DENY", &[A]);
     lab.refused(&agent, Client::A, vip());
     // Wait until the snapshot with this policy is on the disk: the next agent has nothing else.
     let state = lab.host().disk.join("var/lib/gwfilter");
-    let saved = xtask::poll::until(SOON, || {
+    let saved = poll::until(SOON, || {
         let files = std::fs::read_dir(&state).ok()?;
         files
             .filter_map(|file| std::fs::read(file.ok()?.path()).ok())
@@ -100,19 +101,13 @@ fn a_start_without_the_api_server_then_the_last_good_snapshot_is_in_force_within
 
     let began = Instant::now();
     agent.restart(&lab.host()).expect("started");
-    let first = loop {
+    // How long the agent itself waits for the API server is the business of `agent::feed`, by a clock that the test holds.
+    let first = poll::until(SOON, || {
         let asked = began.elapsed();
-        if lab.site.get(Client::A, vip()) == Answer::Timeout {
-            break asked;
-        }
-        assert!(asked < SOON, "nothing in force:\n{}", agent.process.tail());
-    };
+        (lab.site.get(Client::A, vip()) == Answer::Timeout).then_some(asked)
+    });
+    let first = first.unwrap_or_else(|| panic!("nothing in force:\n{}", agent.process.tail()));
     println!("from the start of the agent to the first dropped packet, without the API server: {first:?}");
-    assert!(
-        first <= Duration::from_secs(1),
-        "{first:?}:\n{}",
-        agent.process.tail()
-    );
     lab.let_in(&agent, Client::B, vip());
     agent
         .process
