@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use xtask::process::Process;
+use xtask::rights;
 use xtask::site::{self, CLIENT_V4, NIC, NODE, NODE_PORT, NODE_V4, POD_PORT, POD_V4, Site, VIP_PORT, VIP_V4};
-use xtask::{paths, rights};
 
-use crate::build_ebpf;
-use crate::run::{cargo, run, say};
+use crate::run::say;
 use crate::setup::{self, Part, Voice};
+use crate::{build_ebpf, test};
 use walk::{Variant, Walk};
 
 /// How long a change may take to show.
@@ -64,13 +64,9 @@ fn first_part(binary: &Path) -> Result<()> {
 /// The agent, with the eBPF object inside.
 fn build() -> Result<PathBuf> {
     build_ebpf::build_if_stale()?;
-    let mut cargo = cargo();
-    cargo
-        // The tests' profile: what one of the two has built serves the other.
-        .args(["build", "--quiet", "--locked", "--profile", "test"])
-        .args(["--package", "gwfilter", "--bin", "gwfilter"]);
-    run(&mut cargo)?;
-    Ok(paths::target().join("debug/gwfilter"))
+    // As the tests have it, to the last feature: what one of the two has built serves the other whole.
+    let (_, agent) = test::built(&["reference"])?;
+    Ok(agent)
 }
 
 fn picture() {
