@@ -27,6 +27,7 @@ pub mod manifest;
 pub mod node;
 pub mod notice;
 pub mod object;
+pub mod palette;
 pub mod params;
 pub mod pipeline;
 pub mod placement;

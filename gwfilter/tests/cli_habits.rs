@@ -24,6 +24,7 @@ fn with_example(args: &[&str], variables: &[(&str, &str)]) -> Run {
 }
 
 const CHECK: [&str; 3] = ["check", "--from", "EXAMPLE"];
+const DOCTOR: [&str; 3] = ["doctor", "--from", "EXAMPLE"];
 const EXPLAIN: [&str; 7] = [
     "explain",
     "--from",
@@ -36,7 +37,7 @@ const EXPLAIN: [&str; 7] = [
 
 #[test]
 fn output_into_a_pipe_then_plain_unless_it_is_asked_for() {
-    for command in [&CHECK[..], &EXPLAIN] {
+    for command in [&CHECK[..], &EXPLAIN, &DOCTOR] {
         for (flags, variables, coloured) in [
             (&[][..], &[][..], false),
             (&["--color=always"], &[], true),
@@ -66,7 +67,7 @@ fn output_into_a_pipe_then_plain_unless_it_is_asked_for() {
 
 #[test]
 fn coloured_output_then_the_words_of_the_plain_one() {
-    for command in [&CHECK[..], &EXPLAIN] {
+    for command in [&CHECK[..], &EXPLAIN, &DOCTOR] {
         let plain = with_example(command, &[]).out;
         let coloured = with_example(&[command, &["--color=always"]].concat(), &[]).out;
         let mut words = String::new();
@@ -85,6 +86,13 @@ fn error_into_a_pipe_then_plain_unless_it_is_asked_for() {
     assert!(gwfilter(&nowhere, b"").err.starts_with("error: "));
     let run = gwfilter(&[&nowhere[..], &["--color=always"]].concat(), b"");
     assert!(run.err.starts_with(ESCAPE), "{run:?}");
+}
+
+#[test]
+fn an_error_whose_cause_is_told_by_its_parent_too_then_said_once() {
+    let run = gwfilter(&["kubectl", "--kubeconfig", "/nowhere", "status"], b"");
+    assert_eq!(run.err.matches("No such file").count(), 1, "{}", run.err);
+    assert!(run.err.contains("/nowhere"), "{}", run.err);
 }
 
 /// The table of the reference: command and code of each cell that says something.

@@ -161,14 +161,14 @@ impl Interfaces {
                     Trouble::LinkDetached => (
                         Weight::Hole,
                         format!(
-                            "somebody detached the {} program by force; it is attached again",
+                            "somebody detached the {} program by force; it is being attached again",
                             hook.name()
                         ),
                     ),
                     Trouble::ProgramReplaced => (
                         Weight::Hole,
                         format!(
-                            "another program is behind our {} link; ours is put back",
+                            "another program is behind our {} link; ours is being put back",
                             hook.name()
                         ),
                     ),
@@ -238,7 +238,7 @@ impl Interfaces {
                 })
             {
                 served.beside = None;
-                let what = "somebody detached the TC program: what XDP leaves to TC was not enforced here; it is attached again";
+                let what = "somebody detached the TC program: what XDP leaves to TC was not enforced here; it is being attached again";
                 self.watch.found("pin-removed", Weight::Hole, &served.name, what);
             }
         }
@@ -264,7 +264,7 @@ impl Interfaces {
                         Weight::Hole,
                         &name,
                         &format!(
-                            "somebody detached the program: nothing was enforced here by {}; it is attached again",
+                            "somebody detached the program: nothing was enforced here by {}; it is being attached again",
                             hook.name()
                         ),
                     );

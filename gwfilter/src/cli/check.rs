@@ -9,11 +9,11 @@ use serde::Serialize;
 use super::Output;
 use super::manifests::Manifests;
 use super::progress::Progress;
-use super::style::Palette;
 use crate::code;
 use crate::diagnostic::{self, Diagnostic, Severity};
 use crate::explain::{Explainer, Verified};
 use crate::gateway::model::{ClientAddress, Gateway, Protocol};
+use crate::palette::Palette;
 use crate::pipeline::Built;
 use crate::report::{EnforcedAt, GatewayReport, PolicyReport};
 

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 
 use super::{Output, duration, written};
 use crate::counted::Counted;
+use crate::palette::Palette;
 use crate::survey;
 
 /// Less than this, and reading would take most of the time.
@@ -32,21 +33,21 @@ pub struct Args {
 ///
 /// # Errors
 /// There are no counters, they cannot be read, or `out` cannot be written.
-pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
+pub fn run(args: &Args, palette: Palette, out: &mut impl Write) -> anyhow::Result<()> {
     if args.watch.is_some_and(|every| every < SHORTEST) {
         bail!("--watch: at least {} ms", SHORTEST.as_millis());
     }
     let places = survey::places(&args.state_dir);
     let read = || survey::counted(&places).context("the counters cannot be read (root can)");
     let Some(every) = args.watch else {
-        return said(&read()?, args.output, out).map(|_| ());
+        return said(&read()?, args.output, palette, out).map(|_| ());
     };
     let (mut before, mut read_at) = (read()?, Instant::now());
     loop {
         thread::sleep(every);
         let (now, at) = (read()?, Instant::now());
         let block = now.clone().after(&before, (at - read_at).as_secs_f64());
-        if !said(&block, args.output, out)? {
+        if !said(&block, args.output, palette, out)? {
             return Ok(());
         }
         (before, read_at) = (now, at);
@@ -54,12 +55,12 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
 }
 
 /// False if nobody reads it any more.
-fn said(counted: &Counted, output: Output, out: &mut impl Write) -> anyhow::Result<bool> {
+fn said(counted: &Counted, output: Output, palette: Palette, out: &mut impl Write) -> anyhow::Result<bool> {
     let text = match (output, counted.seconds) {
         (Output::Json, _) => serde_json::to_string(counted)? + "\n",
-        (Output::Text, None) => counted.text(),
+        (Output::Text, None) => counted.text(palette),
         // Blocks stand apart.
-        (Output::Text, Some(_)) => counted.text() + "\n",
+        (Output::Text, Some(_)) => counted.text(palette) + "\n",
     };
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }

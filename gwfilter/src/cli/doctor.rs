@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
+use super::progress::Progress;
 use super::{Output, duration, manifests, origin};
 use crate::agent::RUN_DIR;
 use crate::client::{self, Agent};
@@ -16,10 +17,13 @@ use crate::dataplane::observe::{self, LONGEST};
 use crate::doctor::{self, Patient, Report};
 use crate::gateway::{self, setup};
 use crate::node::NodeFacts;
+use crate::palette::Palette;
 use crate::source::Origin;
 use crate::survey::{self, SurveyError};
 use crate::{params, pipeline};
 
+/// What goes on while traffic is looked at, before the seconds.
+pub(super) const OBSERVED: &str = "seconds of traffic observed";
 /// How long the agent may take beside the look itself.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -51,7 +55,7 @@ pub struct Args {
 ///
 /// # Errors
 /// No agent answers, the manifests cannot be used, or the traffic cannot be looked at: the caller prints the chain and exits with 2.
-pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
+pub fn run(args: &Args, palette: Palette, out: &mut impl Write) -> anyhow::Result<u8> {
     if let Some(time) = args.observe {
         ensure!(
             !time.is_zero() && time <= LONGEST,
@@ -59,12 +63,14 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<u8> {
             LONGEST.as_secs()
         );
     }
+    let progress = args.observe.map(|time| Progress::timed(OBSERVED, time));
     let report = match &args.from {
         Some(from) => examine(args, from)?,
         None => ask(args)?,
     };
+    drop(progress);
     let print = match args.output {
-        Output::Text => doctor::text::write(&report, out),
+        Output::Text => doctor::text::write(&report, palette, out),
         Output::Json => serde_json::to_writer_pretty(&mut *out, &report)
             .map_err(std::io::Error::from)
             .and_then(|()| writeln!(out)),

@@ -10,11 +10,11 @@ use gwfilter_common::reason::Reason;
 
 use super::manifests::Node;
 use super::progress::Progress;
-use super::style::Palette;
 use super::{Output, address};
 use crate::diagnostic::Severity;
 use crate::explain::{Answer, Explainer, Query, QueryError};
 use crate::gateway::model::Protocol;
+use crate::palette::Palette;
 use crate::source::Origin;
 use crate::survey::{self, Survey};
 

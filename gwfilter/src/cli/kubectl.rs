@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::style::Palette;
+use super::doctor::OBSERVED;
+use super::progress::Progress;
 use super::{Output, address, duration, written};
 use crate::client::block_on;
 use crate::kube::fleet::{Fleet, Settings};
+use crate::palette::Palette;
 use crate::params;
 use crate::plugin::{self, Asked, Reading};
 
@@ -116,7 +118,9 @@ pub fn run(args: &Args, palette: Palette, out: &mut (impl Write + IsTerminal)) -
         port: cluster.port,
     };
     block_on(async {
+        let opening = Progress::new("finding the agents in the cluster", None);
         let fleet = Fleet::open(&settings).await?;
+        drop(opening);
         let (target, patience) = match &args.verb {
             Verb::Top(top) => return rates(&fleet, top, cluster, palette, out).await,
             Verb::Status => ("/v1/status".to_owned(), cluster.timeout),
@@ -126,12 +130,12 @@ pub fn run(args: &Args, palette: Palette, out: &mut (impl Write + IsTerminal)) -
                 (doctor.target(), cluster.timeout.max(observe + MARGIN))
             }
         };
-        let asked = fleet.ask(&target, patience).await;
+        let asked = ask(&fleet, &target, patience, args.verb.observed()).await;
         let text = match (cluster.output, &args.verb) {
             (Output::Json, _) => plugin::json(&asked).to_string() + "\n",
             (Output::Text, Verb::Explain(_)) => {
                 // The tables are what an answer is of; whether a node drops at all, its status says.
-                let statuses = fleet.ask("/v1/status", cluster.timeout).await;
+                let statuses = ask(&fleet, "/v1/status", cluster.timeout, None).await;
                 plugin::explain(&asked, &statuses, palette)
             }
             (Output::Text, Verb::Doctor(_)) => plugin::doctor(&asked, palette),
@@ -140,6 +144,15 @@ pub fn run(args: &Args, palette: Palette, out: &mut (impl Write + IsTerminal)) -
         written(out.write_all(text.as_bytes()))?;
         Ok(code(&asked))
     })
+}
+
+/// Asks all, and shows how far that is: traffic is `observed` for so long, or nodes answer one by one.
+async fn ask(fleet: &Fleet, target: &str, patience: Duration, observed: Option<Duration>) -> Vec<Asked> {
+    let progress = match observed {
+        Some(time) => Progress::timed(OBSERVED, time),
+        None => Progress::new("nodes asked", Some(fleet.size())),
+    };
+    fleet.ask(target, patience, |done| progress.at(done)).await
 }
 
 /// Readings, one after the other, until nobody looks any more.
@@ -155,7 +168,7 @@ async fn rates(
     let start = Instant::now();
     let mut before = Reading::default();
     loop {
-        let asked = fleet.ask("/v1/counters", cluster.timeout).await;
+        let asked = fleet.ask("/v1/counters", cluster.timeout, |_| ()).await;
         let code = code(&asked);
         let at = start.elapsed().as_secs_f64();
         let now = Reading { at, asked };
@@ -178,6 +191,16 @@ async fn rates(
 /// A node that does not answer is no failure; none that does, is.
 fn code(asked: &[Asked]) -> u8 {
     u8::from(asked.iter().all(|one| one.answer.is_err()))
+}
+
+impl Verb {
+    /// How long this one looks at traffic.
+    fn observed(&self) -> Option<Duration> {
+        match self {
+            Self::Doctor(doctor) => doctor.observe,
+            Self::Status | Self::Explain(_) | Self::Top(_) => None,
+        }
+    }
 }
 
 impl Packet {

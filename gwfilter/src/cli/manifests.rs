@@ -9,6 +9,7 @@ use crate::node::NodeFacts;
 use crate::pipeline::{self, Built};
 use crate::source::Origin;
 use crate::source::files::{Files, News};
+use crate::telemetry::chain;
 
 /// Which manifests, and for which node.
 #[derive(Clone, Debug, clap::Args)]
@@ -109,15 +110,4 @@ pub(super) fn read(origin: &Origin) -> anyhow::Result<Index> {
 
 fn blank(bytes: &[u8]) -> bool {
     bytes.iter().all(u8::is_ascii_whitespace)
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

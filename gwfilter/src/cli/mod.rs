@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::source::Origin;
+use crate::telemetry::chain;
 use style::Color;
 
 /// Drops at this node's network card what the Istio ingress gateway would refuse by client address.
@@ -241,7 +242,7 @@ pub fn main() -> ExitCode {
             ExitCode::from(2),
         ),
         Verb::Doctor(args) => (
-            doctor::run(&args, &mut out).map(ExitCode::from),
+            doctor::run(&args, palette, &mut out).map(ExitCode::from),
             ExitCode::from(2),
         ),
         Verb::Explain(args) => (
@@ -250,7 +251,7 @@ pub fn main() -> ExitCode {
         ),
         Verb::Run(args) => (run::run(args).map(ExitCode::from), ExitCode::FAILURE),
         Verb::Status(args) => (
-            status::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
+            status::run(&args, palette, &mut out).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,
         ),
         Verb::Monitor(args) => (
@@ -258,7 +259,7 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE,
         ),
         Verb::Counters(args) => (
-            counters::run(&args, &mut out).map(|()| ExitCode::SUCCESS),
+            counters::run(&args, palette, &mut out).map(|()| ExitCode::SUCCESS),
             ExitCode::FAILURE,
         ),
         Verb::Top(args) => (top::run(&args), ExitCode::FAILURE),
@@ -293,7 +294,12 @@ pub fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         // Standard error may be closed; there is nobody else to tell.
-        let _ = writeln!(std::io::stderr(), "{} {error:#}", loud.bad("error:"));
+        let _ = writeln!(
+            std::io::stderr(),
+            "{} {}",
+            loud.bad("error:"),
+            chain(error.as_ref())
+        );
         failure
     })
 }

@@ -8,9 +8,9 @@ use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-use super::style::Palette;
 use super::{Output, address, duration, written};
 use crate::client::{Agent, ClientError, block_on};
+use crate::palette::Palette;
 use crate::samples::filter::{self, Filter};
 use crate::samples::{Line, Loss, Message, Verdict};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -30,21 +30,30 @@ impl Progress {
     /// Begins; `what` says what is done, `total` how many steps there are, where that is known.
     #[must_use]
     pub fn new(what: &'static str, total: Option<u64>) -> Self {
+        Self::shown(move |done| text(what, done, total))
+    }
+
+    /// `now` says where it is, by the steps that are done.
+    fn shown(now: impl Fn(u64) -> String + Send + 'static) -> Self {
         let done = Arc::new(AtomicU64::new(0));
         let (over, stopped) = channel();
         let seen = Arc::clone(&done);
         let thread = std::thread::Builder::new()
             .name("progress".to_owned())
-            .spawn(move || {
-                let now = || text(what, seen.load(Ordering::Relaxed), total);
-                show(&now, &stopped);
-            });
+            .spawn(move || show(&|| now(seen.load(Ordering::Relaxed)), &stopped));
         Self {
             done,
             over: Some(over),
             // Without a thread there is no progress to be seen, and nothing else is wrong.
             thread: thread.ok(),
         }
+    }
+
+    /// Something that takes so long, and whose only step is the time that goes by.
+    #[must_use]
+    pub fn timed(what: &'static str, time: Duration) -> Self {
+        let (began, total) = (Instant::now(), time.as_secs());
+        Self::shown(move |_| text(what, began.elapsed().as_secs().min(total), Some(total)))
     }
 
     /// One that shows nothing.
@@ -149,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_ends_at_once_then_nobody_waits_for_it() {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         Progress::new("nothing", None).at(1);
         assert!(began.elapsed() < PATIENCE);
     }

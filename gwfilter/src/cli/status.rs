@@ -8,6 +8,7 @@ use clap::ValueEnum;
 
 use super::written;
 use crate::dataplane::seen::programs;
+use crate::palette::Palette;
 use crate::survey;
 
 /// Arguments of `gwfilter status`.
@@ -37,14 +38,14 @@ pub enum Form {
 ///
 /// # Errors
 /// The pins cannot be read, or `out` cannot be written.
-pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
+pub fn run(args: &Args, palette: Palette, out: &mut impl Write) -> anyhow::Result<()> {
     let status = survey::status(&survey::places(&args.state_dir), &programs())
         .context("what is attached here cannot be read (root can)")?;
     let now = survey::now();
     let text = match args.output {
         Form::Json => serde_json::to_string(&status)? + "\n",
-        Form::Text => status.text(now),
-        Form::Wide => status.wide(now),
+        Form::Text => status.text(now, palette),
+        Form::Wide => status.wide(now, palette),
     };
     written(out.write_all(text.as_bytes())).map(|_| ())
 }

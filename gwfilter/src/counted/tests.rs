@@ -1,6 +1,7 @@
 use insta::assert_snapshot;
 
 use super::*;
+use crate::palette::Palette;
 use crate::plan::ListenerName;
 use crate::status::{NOT_RUNNING, RUNNING};
 
@@ -69,7 +70,7 @@ fn counted(times: u64) -> Counted {
 
 #[test]
 fn counters_then_each_gateway_reason_and_rule_and_what_has_no_name_by_its_index() {
-    assert_snapshot!(counted(1).text(), @r"
+    assert_snapshot!(counted(1).text(Palette::PLAIN), @r"
     2026-11-26T16:00:01Z: packets since 2026-11-26T12:48:00Z (3h12m)
     gateway                              reason                passed       dropped    would-drop
     (listener 7, its name is not known)  (all)                      5             0             0
@@ -95,7 +96,7 @@ fn two_readings_then_rates_of_what_stirred() {
     let first = counted(1);
     let mut second = counted(4).after(&first, 2.0);
     second.agent = NOT_RUNNING.into();
-    assert_snapshot!(second.text(), @r"
+    assert_snapshot!(second.text(Palette::PLAIN), @r"
     2026-11-26T16:00:04Z: packets a second, over 2.0s; no agent runs; what it left goes on counting, and dropping until the lease ends (`gwfilter status`)
     gateway                              reason                passed       dropped    would-drop
     (listener 7, its name is not known)  (all)                      0             0             0
@@ -108,7 +109,7 @@ fn two_readings_then_rates_of_what_stirred() {
     ns[istio-system]-policy[ingress-policy]-rule[0]             0            30             0
     ");
     let silent = counted(4).after(&counted(4), 1.0);
-    assert_snapshot!(silent.text(), @r"
+    assert_snapshot!(silent.text(Palette::PLAIN), @r"
     2026-11-26T16:00:04Z: packets a second, over 1.0s
     gateway                              reason        passed       dropped    would-drop
     (listener 7, its name is not known)  (all)              0             0             0
@@ -178,7 +179,7 @@ fn nothing_counted_then_said() {
         agent: RUNNING.into(),
         ..Counted::default()
     };
-    assert_snapshot!(nothing.text(), @r"
+    assert_snapshot!(nothing.text(Palette::PLAIN), @r"
     2026-11-26T16:00:00Z: packets since the counters began
     no gateway has a counter, and nothing was counted
     ");

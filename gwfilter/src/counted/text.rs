@@ -1,6 +1,7 @@
 //! [`Counted`] for people: two tables with the same columns, so that figures stand under figures. Pure.
 
 use super::{Count, Counted};
+use crate::palette::Palette;
 use crate::status::{RUNNING, clock, span};
 
 /// A row: what, which part of it, figures. `None`: nothing was counted there, which stands as nothing.
@@ -11,7 +12,7 @@ const NO_DESTINATION: &str = "(no known destination)";
 impl Counted {
     /// The counters; with rates if there was a reading before, and then only what stirred.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn text(&self, p: Palette) -> String {
         let rated = self.seconds.is_some();
         let shown = |count: &Count| !rated || count.stirs();
         let mut rows = vec![head("gateway", "reason")];
@@ -32,18 +33,18 @@ impl Counted {
         let rules: Vec<Row> = of_rules
             .map(|(name, count)| (name.clone(), String::new(), figures(count)))
             .collect();
-        let mut text = self.headline();
+        let mut text = self.headline(p);
         if self.gateways.is_empty() && rows.len() == 1 {
             text += "no gateway has a counter, and nothing was counted\n";
         } else {
-            text += &table(&rows);
+            text += &table(&rows, p);
         }
         let would = |count: &Count| count.packets.would_drop > 0;
         let would = self.gateways.values().any(|block| would(&block.all));
         if !rules.is_empty() {
             text.push('\n');
             let rules: Vec<Row> = [head("rule", "")].into_iter().chain(rules).collect();
-            text += &table(&rules);
+            text += &table(&rules, p);
         }
         // Between two readings the columns are known.
         if would && !rated {
@@ -52,7 +53,7 @@ impl Counted {
         text
     }
 
-    fn headline(&self) -> String {
+    fn headline(&self, p: Palette) -> String {
         let mut line = clock(self.at);
         match (self.seconds, self.since) {
             (Some(seconds), _) => line += &format!(": packets a second, over {seconds:.1}s"),
@@ -66,7 +67,10 @@ impl Counted {
             (None, None) => line += ": packets since the counters began",
         }
         if self.agent != RUNNING {
-            line += "; no agent runs; what it left goes on counting, and dropping until the lease ends (`gwfilter status`)";
+            line += &format!(
+                "; {}; what it left goes on counting, and dropping until the lease ends (`gwfilter status`)",
+                p.bad("no agent runs")
+            );
         }
         line + "\n"
     }
@@ -96,13 +100,18 @@ fn rate(n: f64) -> String {
     }
 }
 
-fn table(rows: &[Row]) -> String {
+/// The first row is the columns' heads.
+fn table(rows: &[Row], p: Palette) -> String {
     let width = |of: fn(&Row) -> &str| rows.iter().map(|row| of(row).chars().count()).max().unwrap_or(0);
     let (first, second) = (width(|row| &row.0), width(|row| &row.1));
     let mut text = String::new();
-    for (what, part, [passed, dropped, would]) in rows {
-        let gap = if second > 0 { "  " } else { "" };
-        text += &format!("{what:first$}{gap}{part:second$}  {passed:>12}  {dropped:>12}  {would:>12}\n");
+    let gap = if second > 0 { "  " } else { "" };
+    for (number, (what, part, [passed, dropped, would])) in rows.iter().enumerate() {
+        let line = format!("{what:first$}{gap}{part:second$}  {passed:>12}  {dropped:>12}  {would:>12}");
+        text += &match number {
+            0 => format!("{}\n", p.strong(line)),
+            _ => line + "\n",
+        };
     }
     text
 }

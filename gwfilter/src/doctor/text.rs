@@ -3,12 +3,13 @@
 use std::io::{self, Write};
 
 use super::{Certainty, Diagnosis, Finding, Report, Traffic, Verdict, Way};
+use crate::palette::{Painted, Palette};
 
 /// Writes it.
 ///
 /// # Errors
 /// `out` cannot be written.
-pub fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
+pub fn write(report: &Report, p: Palette, out: &mut impl Write) -> io::Result<()> {
     if let Some(observed) = &report.observed {
         writeln!(
             out,
@@ -27,7 +28,7 @@ pub fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
         writeln!(out)?;
     }
     for gateway in &report.gateways {
-        one(gateway, out)?;
+        one(gateway, p, out)?;
         writeln!(out)?;
     }
     writeln!(out, "{}", footer(report))?;
@@ -75,7 +76,20 @@ pub fn footer(report: &Report) -> String {
 
 /// What a gateway comes to, in a few words.
 #[must_use]
-pub fn headline(gateway: &Diagnosis) -> &'static str {
+pub fn headline(gateway: &Diagnosis, p: Palette) -> Painted<&'static str> {
+    painted(gateway.verdict, words(gateway), p)
+}
+
+/// In the colour of what it means.
+fn painted(verdict: Verdict, what: &str, p: Palette) -> Painted<&str> {
+    match verdict {
+        Verdict::Agree => p.good(what),
+        Verdict::Note | Verdict::NotEnough | Verdict::Unknown => p.warn(what),
+        Verdict::Contradiction => p.bad(what),
+    }
+}
+
+fn words(gateway: &Diagnosis) -> &'static str {
     let mut wrong = gateway
         .findings
         .iter()
@@ -92,8 +106,13 @@ pub fn headline(gateway: &Diagnosis) -> &'static str {
     }
 }
 
-fn one(gateway: &Diagnosis, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "gateway {} - {}", gateway.name, headline(gateway))?;
+fn one(gateway: &Diagnosis, p: Palette, out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "gateway {} - {}",
+        p.strong(&gateway.name),
+        headline(gateway, p)
+    )?;
     let header = match gateway.gateway.reads_proxy_header.as_ref() {
         "yes" => "expects a PROXY header",
         "no" => "expects no PROXY header",
@@ -124,7 +143,7 @@ fn one(gateway: &Diagnosis, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "  traffic:     {}", traffic_line(traffic))?;
     }
     for finding in &gateway.findings {
-        self::finding(finding, out)?;
+        self::finding(finding, p, out)?;
     }
     Ok(())
 }
@@ -166,22 +185,31 @@ fn counted(number: usize, thing: &str) -> String {
     format!("{number} {thing}{plural}")
 }
 
-/// Writes one finding of a gateway, indented below its headline.
-///
-/// # Errors
-/// `out` cannot be written.
-pub fn finding(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
-    let mark = match finding.verdict {
+fn mark(verdict: Verdict) -> &'static str {
+    match verdict {
         Verdict::Agree => "ok",
         Verdict::Note => "note",
         Verdict::NotEnough | Verdict::Unknown => "?",
         Verdict::Contradiction => "!",
-    };
+    }
+}
+
+/// Writes one finding of a gateway, indented below its headline.
+///
+/// # Errors
+/// `out` cannot be written.
+pub fn finding(finding: &Finding, p: Palette, out: &mut impl Write) -> io::Result<()> {
+    let mark = painted(finding.verdict, mark(finding.verdict), p);
     let likely = match (finding.verdict, finding.certainty) {
         (Verdict::Contradiction, Certainty::Likely) => "likely: ",
         _ => "",
     };
-    writeln!(out, "  {mark} {likely}{} [{}]", finding.what, finding.code)?;
+    writeln!(
+        out,
+        "  {mark} {likely}{} {}",
+        finding.what,
+        p.dim(format_args!("[{}]", finding.code))
+    )?;
     for line in &finding.evidence {
         writeln!(out, "      seen: {line}")?;
     }
@@ -195,12 +223,12 @@ pub fn finding(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
             (true, 0) => "mend, either",
             (true, _) => "or",
         };
-        one_way(way, word, out)?;
+        one_way(way, word, p, out)?;
     }
     Ok(())
 }
 
-fn one_way(way: &Way, word: &str, out: &mut impl Write) -> io::Result<()> {
+fn one_way(way: &Way, word: &str, p: Palette, out: &mut impl Write) -> io::Result<()> {
     let alone = way.steps.len() == 1;
     if let Some(when) = &way.when {
         writeln!(out, "      {word}: {when}{}", if alone { "" } else { ":" })?;
@@ -221,7 +249,7 @@ fn one_way(way: &Way, word: &str, out: &mut impl Write) -> io::Result<()> {
             "        "
         };
         if let Some(command) = &step.command {
-            writeln!(out, "{indent}{command}")?;
+            writeln!(out, "{indent}{}", p.strong(command))?;
         }
         for line in step.yaml.iter().flat_map(|yaml| yaml.lines()) {
             writeln!(out, "{indent}{line}")?;

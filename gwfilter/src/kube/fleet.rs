@@ -138,8 +138,14 @@ impl Fleet {
         })
     }
 
-    /// Puts one question to every agent, each with so much time; in order of the nodes' names.
-    pub async fn ask(&self, target: &str, patience: Duration) -> Vec<Asked> {
+    /// How many agents there are to ask.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        u64::try_from(self.pods.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Puts one question to every agent, each with so much time; in order of the nodes' names. `done` hears how many are through with it.
+    pub async fn ask(&self, target: &str, patience: Duration, done: impl Fn(u64)) -> Vec<Asked> {
         let places = Arc::new(Semaphore::new(AT_A_TIME));
         let mut tasks = JoinSet::new();
         for (number, pod) in self.pods.iter().cloned().enumerate() {
@@ -168,7 +174,15 @@ impl Fleet {
                 (number, asked)
             });
         }
-        let mut all = tasks.join_all().await;
+        let mut all = Vec::new();
+        while let Some(one) = tasks.join_next().await {
+            match one {
+                Ok(one) => all.push(one),
+                // As `JoinSet::join_all` does: none is ever cancelled.
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+            done(u64::try_from(all.len()).unwrap_or(u64::MAX));
+        }
         all.sort_by_key(|(number, _)| *number);
         all.into_iter().map(|(_, asked)| asked).collect()
     }

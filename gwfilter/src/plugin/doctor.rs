@@ -4,8 +4,8 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{Asked, answers, fold, items, named, silent, word, words};
-use crate::cli::style::Palette;
 use crate::doctor::{Diagnosis, Finding, text};
+use crate::palette::Palette;
 
 /// Each gateway's diagnosis: equal ones once, with the nodes that give them. In the words of `gwfilter doctor`; what an agent of another version
 /// says that these do not know, as it says it.
@@ -16,7 +16,10 @@ pub fn doctor(asked: &[Asked], palette: Palette) -> String {
         let gateways = items(answer, "/gateways").iter();
         gateways.map(move |gateway| {
             let name = word(gateway, "/name").unwrap_or("?");
-            (node, (name, headline(gateway), items(gateway, "/findings")))
+            (
+                node,
+                (name, headline(gateway, palette), items(gateway, "/findings")),
+            )
         })
     });
     let mut folded = fold(each);
@@ -24,7 +27,7 @@ pub fn doctor(asked: &[Asked], palette: Palette) -> String {
     for ((name, headline, findings), nodes) in folded {
         let name = palette.strong(name);
         text.push_str(&format!("{name} - {headline}, on {}\n", named(&nodes)));
-        text.extend(findings.iter().map(finding));
+        text.extend(findings.iter().map(|one| finding(one, palette)));
     }
     if text.is_empty() && answers(asked).next().is_some() {
         text.push_str("no gateway is known on the nodes that answered\n");
@@ -32,17 +35,17 @@ pub fn doctor(asked: &[Asked], palette: Palette) -> String {
     text + &silent(asked, palette)
 }
 
-fn headline(gateway: &Value) -> String {
+fn headline(gateway: &Value, p: Palette) -> String {
     match Diagnosis::deserialize(gateway) {
-        Ok(gateway) => text::headline(&gateway).to_owned(),
+        Ok(gateway) => text::headline(&gateway, p).to_string(),
         Err(_) => word(gateway, "/verdict").unwrap_or("?").to_owned(),
     }
 }
 
-fn finding(finding: &Value) -> String {
+fn finding(finding: &Value, p: Palette) -> String {
     let mut bytes = Vec::new();
     if let Ok(finding) = Finding::deserialize(finding)
-        && text::finding(&finding, &mut bytes).is_ok()
+        && text::finding(&finding, p, &mut bytes).is_ok()
     {
         return String::from_utf8_lossy(&bytes).into_owned();
     }

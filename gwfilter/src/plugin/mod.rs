@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::cli::style::Palette;
+use crate::palette::Palette;
 pub use doctor::doctor;
 pub use explain::explain;
 pub use status::status;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Asked, answers, columns, fold, items, named, silent, word, words};
-use crate::cli::style::Palette;
+use crate::palette::Palette;
 
 /// A row for each node, and each gateway's state where it is not the same everywhere.
 #[must_use]
@@ -36,6 +36,7 @@ pub fn status(asked: &[Asked], palette: Palette) -> String {
             })
         });
         for ((state, why), nodes) in fold(each) {
+            let state = crate::status::painted(state, palette);
             text.push_str(&format!("  {state}: {}\n", named(&nodes)));
             for reason in why {
                 text.push_str(&format!("    {reason}\n"));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{Asked, answers, columns, silent};
-use crate::cli::style::Palette;
+use crate::palette::Palette;
 
 /// Rules that are shown.
 const RULES: usize = 10;

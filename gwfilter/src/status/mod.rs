@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{Span, Words};
 
-pub use text::{clock, span};
+pub use text::{clock, painted, span};
 
 /// One of a closed set of words. Whoever reads the JSON of another version may meet one that this version does not know.
 pub type Word = Cow<'static, str>;

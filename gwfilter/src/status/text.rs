@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{Attached, Control, Gateway, Left, Packets, RUNNING, Status};
+use crate::palette::{Painted, Palette};
 
 /// What the lines of the two leases begin with.
 const OF_ALL: &str = "lease of all destinations";
@@ -49,6 +50,17 @@ fn counted(n: usize, one: &str, more: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { more })
 }
 
+/// A gateway's state, in the colour of what it means.
+#[must_use]
+pub fn painted(state: &str, p: Palette) -> Painted<&str> {
+    let partly = ["enforced", "still enforced", "counted only"];
+    match state {
+        "enforced" => p.good(state),
+        _ if partly.iter().any(|begin| state.starts_with(begin)) => p.warn(state),
+        _ => p.bad(state),
+    }
+}
+
 /// Who sees to it that a lease goes on.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Renews {
@@ -61,13 +73,16 @@ pub(super) enum Renews {
 }
 
 impl Control {
-    pub(super) fn lines(&self, renews: Renews) -> impl Iterator<Item = String> {
+    pub(super) fn lines(&self, renews: Renews, p: Palette) -> impl Iterator<Item = String> {
         let paused = self.paused.then(|| {
             let end = self.paused_seconds.map_or_else(
                 || "until `gwfilter resume`".to_owned(),
                 |s| format!("for {} more", span(s)),
             );
-            format!("PAUSED {end}: nothing is dropped on this node; what would have been is counted")
+            format!(
+                "{} {end}: nothing is dropped on this node; what would have been is counted",
+                p.warn("PAUSED")
+            )
         });
         let lease = move |what: &str, state: &str, seconds: Option<u64>| match (state, seconds.map(span)) {
             ("runs", Some(left)) => match renews {
@@ -78,7 +93,10 @@ impl Control {
                 Renews::Nobody => format!("{what}: ends in {left}, then everything passes there"),
             },
             ("off", _) => format!("{what}: off"),
-            _ => format!("{what}: EXPIRED, nothing is refused there until it is renewed"),
+            _ => format!(
+                "{what}: {}, nothing is refused there until it is renewed",
+                p.bad("EXPIRED")
+            ),
         };
         // Refusals at pods' addresses take both.
         let pods = if self.lease == "expired" && self.pod_lease != "expired" {
@@ -94,8 +112,8 @@ impl Control {
 
 impl Attached {
     /// `wide`: also what is as it should be.
-    fn line(&self, wide: bool, now: u64) -> String {
-        let mut line = format!("attached: {}", self.interface);
+    fn line(&self, wide: bool, now: u64, p: Palette) -> String {
+        let mut line = format!("attached: {}", p.strong(&self.interface));
         if wide {
             line += &format!(" (ifindex {})", self.ifindex);
         }
@@ -110,10 +128,10 @@ impl Attached {
             });
         }
         match (self.in_place, self.ahead) {
-            (Some(false), _) => more.push(
-                "DETACHED by somebody else: nothing is judged there, the gateway judges; a running agent attaches it again within 30s"
-                    .to_owned(),
-            ),
+            (Some(false), _) => more.push(format!(
+                "{} by somebody else: nothing is judged there, the gateway judges; a running agent attaches it again within 30s",
+                p.bad("DETACHED")
+            )),
             (_, Some(0)) if wide => more.push("first in line".to_owned()),
             (_, Some(ahead)) if ahead > 0 => more.push(format!(
                 "behind {}, whose verdict comes first",
@@ -139,8 +157,8 @@ impl Attached {
 
 impl Gateway {
     /// `counted`: for how long, in seconds, if that is known.
-    fn line(&self, counted: Option<u64>) -> String {
-        let mut line = format!("gateway {}: {}", self.name, self.state);
+    fn line(&self, counted: Option<u64>, p: Palette) -> String {
+        let mut line = format!("gateway {}: {}", p.strong(&self.name), painted(&self.state, p));
         if let Some(address) = &self.client_address {
             line += &format!(", client address {address}");
         }
@@ -186,32 +204,32 @@ fn told(packets: &Packets) -> String {
 impl Status {
     /// For people, as short as a calm node allows. `now` is in seconds since 1970.
     #[must_use]
-    pub fn text(&self, now: u64) -> String {
-        self.lines(now, false)
+    pub fn text(&self, now: u64, p: Palette) -> String {
+        self.lines(now, false, p)
     }
 
     /// For people, all of it.
     #[must_use]
-    pub fn wide(&self, now: u64) -> String {
-        self.lines(now, true)
+    pub fn wide(&self, now: u64, p: Palette) -> String {
+        self.lines(now, true, p)
     }
 
-    fn lines(&self, now: u64, wide: bool) -> String {
-        let mut lines = self.of_agent(now, wide);
-        lines.extend(self.attached.iter().map(|at| at.line(wide, now)));
+    fn lines(&self, now: u64, wide: bool, p: Palette) -> String {
+        let mut lines = self.of_agent(now, wide, p);
+        lines.extend(self.attached.iter().map(|at| at.line(wide, now, p)));
         let nothing = self.pins_seen && self.attached.is_empty() && self.agent != RUNNING;
         if self.pins_seen && self.attached.is_empty() && !nothing {
-            lines.push(
-                "attached: nothing: nothing is judged on this node, every packet goes to the gateway; the agent's log says why"
-                    .to_owned(),
-            );
+            lines.push(format!(
+                "attached: {}: nothing is judged on this node, every packet goes to the gateway; the agent's log says why",
+                p.bad("nothing")
+            ));
         }
         let renews = match (self.agent == RUNNING, &self.last) {
             (false, _) => Renews::Nobody,
             (true, Some(last)) if last.ready => Renews::Does,
             (true, _) => Renews::May,
         };
-        lines.extend(self.control.iter().flat_map(|control| control.lines(renews)));
+        lines.extend(self.control.iter().flat_map(|control| control.lines(renews, p)));
         let Some(last) = &self.last else {
             if !nothing {
                 lines.push(match self.generation {
@@ -227,41 +245,46 @@ impl Status {
                     None => "generation: not known; the agent left nothing that can be read (--state-dir?)"
                         .to_owned(),
                 });
-                self.gateways(&mut lines, now, wide);
+                self.gateways(&mut lines, now, wide, p);
             }
-            return self.finish(lines, now, wide);
+            return self.finish(lines, now, wide, p);
         };
         lines.push(self.of_generation(last, nothing, now, wide));
         if last.observe {
-            lines.push("observe: packets are judged and counted, none is dropped".to_owned());
+            let observe = p.warn("observe");
+            lines.push(format!(
+                "{observe}: packets are judged and counted, none is dropped"
+            ));
         }
         match &last.not_ready {
-            Some(why) if self.agent == RUNNING => lines.push(format!("not ready: {why}")),
+            Some(why) if self.agent == RUNNING => lines.push(format!("{}: {why}", p.warn("not ready"))),
             _ => {}
         }
         if let Some(finds) = finds(&last.finds) {
             lines.push(finds);
         }
         if self.gateways.is_empty() {
-            lines.push("gateways: none is known here, so every packet passes".to_owned());
+            let none = p.warn("none");
+            lines.push(format!("gateways: {none} is known here, so every packet passes"));
         }
-        self.gateways(&mut lines, now, wide);
-        self.finish(lines, now, wide)
+        self.gateways(&mut lines, now, wide, p);
+        self.finish(lines, now, wide, p)
     }
 
-    fn of_agent(&self, now: u64, wide: bool) -> Vec<String> {
+    fn of_agent(&self, now: u64, wide: bool, p: Palette) -> Vec<String> {
         let ago = |at: u64| span(now.saturating_sub(at));
         let mut lines = Vec::new();
         match (self.agent == RUNNING, self.attached.is_empty()) {
-            (true, _) => lines.push("agent: running".to_owned()),
-            (false, true) if !self.pins_seen => lines.push(
-                "agent: NOT KNOWN from here, nor what is attached: this node may enforce all the same; ask where its bpffs is seen"
-                    .to_owned(),
-            ),
-            (false, true) => {
-                lines.push("agent: not running; nothing is enforced on this node".to_owned());
-            }
-            (false, false) => lines.push(format!("agent: NOT RUNNING; {}", self.orphaned())),
+            (true, _) => lines.push(format!("agent: {}", p.good("running"))),
+            (false, true) if !self.pins_seen => lines.push(format!(
+                "agent: {} from here, nor what is attached: this node may enforce all the same; ask where its bpffs is seen",
+                p.warn("NOT KNOWN")
+            )),
+            (false, true) => lines.push(format!(
+                "agent: {}; nothing is enforced on this node",
+                p.bad("not running")
+            )),
+            (false, false) => lines.push(format!("agent: {}; {}", p.bad("NOT RUNNING"), self.orphaned())),
         }
         if let Some(at) = self.agent_seen.filter(|_| wide || self.agent != RUNNING) {
             lines.push(format!(
@@ -332,10 +355,10 @@ impl Status {
         }
     }
 
-    fn gateways(&self, lines: &mut Vec<String>, now: u64, wide: bool) {
+    fn gateways(&self, lines: &mut Vec<String>, now: u64, wide: bool, p: Palette) {
         let counted = self.counted_since.map(|since| now.saturating_sub(since));
         for gateway in &self.gateways {
-            lines.push(gateway.line(counted));
+            lines.push(gateway.line(counted, p));
             lines.extend(gateway.why.iter().map(|why| format!("  {why}")));
             if wide {
                 lines.extend(gateway.more().into_iter().map(|more| format!("  {more}")));
@@ -343,7 +366,7 @@ impl Status {
         }
     }
 
-    fn finish(&self, mut lines: Vec<String>, now: u64, wide: bool) -> String {
+    fn finish(&self, mut lines: Vec<String>, now: u64, wide: bool, p: Palette) -> String {
         if wide {
             lines.extend(
                 self.memory_bytes
@@ -357,7 +380,11 @@ impl Status {
                 )
             }));
         }
-        lines.extend(self.unknown.iter().map(|what| format!("not known: {what}")));
+        lines.extend(
+            self.unknown
+                .iter()
+                .map(|what| format!("{}: {what}", p.warn("not known"))),
+        );
         lines.into_iter().map(|line| line + "\n").collect()
     }
 }

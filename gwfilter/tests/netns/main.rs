@@ -10,6 +10,7 @@ mod lab;
 mod lease;
 mod meter;
 mod monitor;
+mod progress;
 mod pty;
 mod reload;
 mod restart;

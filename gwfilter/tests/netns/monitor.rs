@@ -133,7 +133,7 @@ fn packets_then_a_line_each_with_names_and_filters_choose_among_them() {
     lab.refused(Client::B, vip());
     let log = lab.agent.log();
     assert!(
-        !log.contains("it is attached again") && !log.contains("ours is put back"),
+        !log.contains("attached again") && !log.contains("put back"),
         "{log}"
     );
 }

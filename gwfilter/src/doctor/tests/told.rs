@@ -4,6 +4,7 @@ use insta::assert_snapshot;
 
 use super::*;
 use crate::gateway::model::Why;
+use crate::palette::{Palette, words};
 
 const TLS: [u8; 3] = [0x16, 0x03, 0x01];
 
@@ -19,7 +20,15 @@ fn told(patient: &Patient, seen: Option<Seen>) -> String {
         gateways: vec![examine(patient, seen.as_ref(), &own())],
     };
     let mut text = Vec::new();
-    text::write(&report, &mut text).unwrap();
+    text::write(&report, Palette::PLAIN, &mut text).unwrap();
+    let mut coloured = Vec::new();
+    text::write(&report, Palette::COLOURED, &mut coloured).unwrap();
+    assert!(coloured.len() > text.len());
+    assert_eq!(
+        words(&String::from_utf8(coloured).unwrap()).as_bytes(),
+        text,
+        "colour adds no word"
+    );
     let json = serde_json::to_string(&report).unwrap();
     assert_eq!(
         serde_json::from_str::<Report>(&json).unwrap(),

@@ -2,6 +2,7 @@ use insta::assert_snapshot;
 
 use super::*;
 use crate::control::Words;
+use crate::palette::words;
 use crate::status::{NOT_RUNNING, Prefixes};
 
 const SECOND: u64 = 1_000_000_000;
@@ -87,12 +88,12 @@ fn status() -> Status {
 fn text(change: impl Fn(&mut Status)) -> String {
     let mut status = status();
     change(&mut status);
-    status.text(NOW)
+    status.text(NOW, Palette::PLAIN)
 }
 
 #[test]
 fn a_calm_node_then_few_lines_and_wide_has_all() {
-    assert_snapshot!(status().text(NOW), @r"
+    assert_snapshot!(status().text(NOW, Palette::PLAIN), @r"
     agent: running
     attached: eth0 by xdp
     lease of all destinations: 59m left, the agent renews it
@@ -100,7 +101,7 @@ fn a_calm_node_then_few_lines_and_wide_has_all() {
     generation: 7 from the cluster, in force for 12m
     gateway ns/gw: enforced, client address packet-source; in 25h: passed 1204, dropped 33
     ");
-    assert_snapshot!(status().wide(NOW), @r"
+    assert_snapshot!(status().wide(NOW, Palette::PLAIN), @r"
     agent: running
     last sign of life of an agent: 19s ago, at 2026-11-26T15:59:41Z
     attached: eth0 (ifindex 2) by xdp; native XDP for multi-buffer frames too, first in line, program 57 gwf_xdp_frags, loaded 3h12m ago, served for 7d
@@ -201,9 +202,7 @@ fn nothing_attached_then_nothing_is_in_force() {
         (status.last, status.agent_seen) = (None, None);
         status.gateways.clear();
     };
-    assert_snapshot!(text(never), @r"
-    agent: not running; nothing is enforced on this node
-    ");
+    assert_snapshot!(text(never), @"agent: not running; nothing is enforced on this node");
 }
 
 #[test]
@@ -396,7 +395,7 @@ fn figures_that_are_not_known_then_wide_says_so() {
             ..gateway("ns/b", "not enforced")
         },
     ];
-    assert_snapshot!(status.wide(NOW), @r"
+    assert_snapshot!(status.wide(NOW, Palette::PLAIN), @r"
     agent: running
     last sign of life of an agent: 19s ago, at 2026-11-26T15:59:41Z
     attached: eth0 (ifindex 2) by xdp; native XDP, program 57 (name not readable), served for 7d
@@ -425,7 +424,7 @@ fn lease_and_pause_then_the_lines_that_tell_them() {
             paused,
         };
         Control::of(words, SECOND)
-            .lines(Renews::Nobody)
+            .lines(Renews::Nobody, Palette::PLAIN)
             .collect::<Vec<_>>()
     };
     assert_eq!(
@@ -479,4 +478,33 @@ fn spans_moments_and_sizes_then_short_and_true() {
     ] {
         assert_eq!(memory(bytes), text);
     }
+}
+
+#[test]
+fn coloured_then_what_needs_a_person_is_red_and_the_words_are_the_plain_ones() {
+    const RED: &str = "\u{1b}[1m\u{1b}[31m";
+    const YELLOW: &str = "\u{1b}[33m";
+    let mut status = status();
+    status.agent = NOT_RUNNING.into();
+    status.gateways = [
+        "enforced",
+        "enforced in part",
+        "still enforced, by the last policies",
+        "counted only",
+        "not enforced",
+        "was enforced, nothing is attached now",
+    ]
+    .map(|state| gateway("ns/gw", state))
+    .to_vec();
+    let coloured = status.wide(NOW, Palette::COLOURED);
+    let in_colour = |word: &str, code: &str| coloured.contains(&format!("{code}{word}\u{1b}[0m"));
+    assert!(in_colour("NOT RUNNING", RED), "{coloured}");
+    for (gateway, code) in status
+        .gateways
+        .iter()
+        .zip(["\u{1b}[32m", YELLOW, YELLOW, YELLOW, RED, RED])
+    {
+        assert!(in_colour(&gateway.state, code), "{}: {coloured}", gateway.state);
+    }
+    assert_eq!(words(&coloured), status.wide(NOW, Palette::PLAIN));
 }
