@@ -15,6 +15,9 @@ use xtask::paths;
 use crate::run::{run, say};
 use crate::toolchain::{self, Compiler};
 
+/// What the eBPF object is built for.
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
+
 /// Without `--btf` a map that holds maps cannot be created: the kernel wants its inner type from BTF.
 const FLAGS: [&str; 2] = ["-Cdebuginfo=2", "-Clink-arg=--btf"];
 
@@ -45,7 +48,7 @@ pub(crate) fn build_if_stale() -> Result<PathBuf> {
     }
     say(format_args!("eBPF compiler: {}", compiler.describe()));
     compile(&compiler, &linker)?;
-    let built = paths::target().join("ebpf/bpfel-unknown-none/release/gwfilter-ebpf");
+    let built = paths::target().join(format!("ebpf/{TARGET}/release/gwfilter-ebpf"));
     install(&built, &object, &wanted)?;
     report(&object, "built")?;
     Ok(object)
@@ -98,7 +101,7 @@ fn compile(compiler: &Compiler, linker: &Path) -> Result<()> {
             "-Z",
             "build-std=core",
         ])
-        .args(["--target", "bpfel-unknown-none", "--target-dir"])
+        .args(["--target", TARGET, "--target-dir"])
         .arg(paths::target().join("ebpf"));
     run(&mut cargo).context("building the eBPF object")
 }

@@ -5,6 +5,7 @@
 use anyhow::{Context as _, Result, bail};
 use xtask::paths;
 
+use crate::build_ebpf;
 use crate::run::{cargo, output, run, say, shown};
 use crate::setup::{self, Part, Voice};
 use crate::test::Tally;
@@ -103,7 +104,7 @@ fn clippy_ebpf() -> Result<()> {
             "-Z",
             "build-std=core",
         ])
-        .args(["--target", "bpfel-unknown-none", "--target-dir"])
+        .args(["--target", build_ebpf::TARGET, "--target-dir"])
         .arg(paths::target().join("ebpf"));
     if command.get_args().any(|arg| arg == "clippy") {
         command.args(["--", "--deny", "warnings"]);

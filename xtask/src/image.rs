@@ -1,7 +1,7 @@
 //! `image`: a container image of the agent as an OCI archive, without any container tool.
 //!
-//! The agent is linked statically, so the image holds it, the licences and nothing else: no shell, no libraries. Built twice from the
-//! same sources with the same compiler, the archive has the same bytes.
+//! The agent is linked statically, so the image holds it, the licences of all that is in it, and nothing else: no shell, no
+//! libraries. Built twice from the same sources with the same compiler, the archive has the same bytes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +15,7 @@ use xtask::oci::{self, Image};
 use xtask::paths;
 
 use crate::build_ebpf;
+use crate::dist;
 use crate::progress;
 use crate::run::{COMMIT, cargo, commit, run, say};
 use crate::setup::{self, Part, Voice};
@@ -95,6 +96,10 @@ fn image(reference: &str, agent: Vec<u8>) -> Result<Image> {
             Entry::File { mode: 0o644, bytes },
         );
     }
+    files.insert(
+        format!("usr/share/doc/gwfilter/{}", dist::NOTICES),
+        Entry::text(dist::notices()?),
+    );
     let labels = [
         ("org.opencontainers.image.title", "gwfilter"),
         ("org.opencontainers.image.version", env!("CARGO_PKG_VERSION")),
@@ -222,6 +227,10 @@ mod tests {
             bytes: b"agent".to_vec(),
         };
         assert_eq!(image.files[path], agent);
-        assert_eq!(image.files.len(), 4, "licences travel with the binary");
+        for name in LICENCES.into_iter().chain([dist::NOTICES]) {
+            let path = format!("usr/share/doc/gwfilter/{name}");
+            assert!(image.files.contains_key(&path), "{path} travels with the binary");
+        }
+        assert_eq!(image.files.len(), LICENCES.len() + 2, "and nothing else does");
     }
 }

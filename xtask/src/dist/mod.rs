@@ -18,6 +18,7 @@ use xtask::archive::{self, Entry};
 use xtask::cluster::tools::Tools;
 use xtask::{oci, paths};
 
+use crate::build_ebpf;
 use crate::image::{LICENCES, static_binary};
 use crate::progress;
 use crate::run::{cargo, output, read, say, which};
@@ -57,12 +58,19 @@ const COMPLETIONS: [(&str, &str); 3] = [
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The file with the licences of what is inside.
+pub(crate) const NOTICES: &str = "THIRD-PARTY.txt";
+
+/// What [`NOTICES`] has to say of the program.
+pub(crate) fn notices() -> Result<String> {
+    notices::text(&crates()?, &linked()?)
+}
+
 /// The verb.
 pub(crate) fn main(options: &Options) -> Result<()> {
     let out = options.out.clone().unwrap_or_else(paths::dist);
     let binary = static_binary(options.as_tested)?;
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let (crates, linked) = (crates(&target)?, linked()?);
+    let (crates, linked) = (crates()?, linked()?);
 
     let mut tree = program(&binary)?;
     tree.extend(texts()?);
@@ -74,10 +82,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
         "manifests/seccomp-gwfilter.json".to_owned(),
         Entry::text(bytes(seccomp)?),
     );
-    tree.insert(
-        "THIRD-PARTY.txt".to_owned(),
-        Entry::text(notices::text(&crates, &linked)?),
-    );
+    tree.insert(NOTICES.to_owned(), Entry::text(notices::text(&crates, &linked)?));
     let object = oci::digest(&fs::read(paths::ebpf_object()).context("reading the eBPF object")?);
     let bill = serde_json::to_string_pretty(&sbom::document(VERSION, &object, &crates, &linked))
         .context("writing JSON")?
@@ -247,9 +252,10 @@ fn bytes(path: &str) -> Result<Vec<u8>> {
 
 /// The crates that the program and the eBPF object inside are made of: which ones is what `cargo tree` says, since it knows each
 /// one's features; what they are is what `cargo metadata` says.
-fn crates(target: &str) -> Result<Vec<sbom::Crate>> {
+fn crates() -> Result<Vec<sbom::Crate>> {
+    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut names = Vec::new();
-    for (package, target) in [("gwfilter", target), ("gwfilter-ebpf", "all")] {
+    for (package, target) in [("gwfilter", host.as_str()), ("gwfilter-ebpf", build_ebpf::TARGET)] {
         let mut command = cargo();
         command.args(["tree", "--locked", "--package", package, "--target", target]);
         names.push(read(
@@ -258,6 +264,13 @@ fn crates(target: &str) -> Result<Vec<sbom::Crate>> {
     }
     let mut command = cargo();
     command.args(["metadata", "--locked", "--format-version", "1"]);
+    // Else it would fetch what is only built on systems that are not these.
+    command.args([
+        "--filter-platform",
+        &host,
+        "--filter-platform",
+        build_ebpf::TARGET,
+    ]);
     let output = output(&mut command)?;
     if !output.status.success() {
         bail!(
@@ -353,7 +366,7 @@ mod tests {
 
     #[test]
     fn this_workspace_then_its_crates_have_licences_hashes_and_notices() {
-        let crates = crates("x86_64-unknown-linux-gnu").unwrap();
+        let crates = crates().unwrap();
         let find = |name: &str| crates.iter().find(|found| found.name == name);
         assert!(find("gwfilter").is_some() && find("aya-ebpf").is_some() && find("tokio").is_some());
         assert!(find("insta").is_none(), "tests are not in the program");
