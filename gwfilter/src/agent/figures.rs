@@ -44,6 +44,7 @@ impl Agent {
             .map(|report| (report.name.clone(), GatewayFigures::of(report)))
             .collect();
         let (reading, lost_lines) = self.read_counters().ok().unzip();
+        let (gateways, reading) = self.groups.fold(gateways, reading);
         let rules: Vec<_> = self.enforcer.names().rules.values().map(Arc::clone).collect();
         let carried = reading.as_ref().map(|reading| self.carry.beside(reading, &rules));
         Figures {
@@ -54,6 +55,7 @@ impl Agent {
             ready: self.ready().is_ok(),
             observe: self.settings.observe,
             gateways,
+            summed: self.groups.summed(),
             interfaces: self.interfaces.count(),
             leases,
             paused,

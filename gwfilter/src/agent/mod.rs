@@ -64,6 +64,7 @@ use crate::pipeline::{self, Refuse};
 use crate::plan::{self, Past};
 use crate::telemetry::counters::Book;
 use crate::telemetry::metrics::carry::Carry;
+use crate::telemetry::metrics::groups::Groups;
 use crate::telemetry::packet::Sink;
 use crate::telemetry::{LogFormat, chain};
 
@@ -198,6 +199,7 @@ struct Agent {
     interfaces: Interfaces,
     book: Book,
     carry: Carry,
+    groups: Groups,
     suppressed: u64,
     packet_log: Option<(EbpfLogger<Sink>, Sink)>,
     network_error: Option<String>,
@@ -353,6 +355,7 @@ impl Agent {
             interfaces,
             book: Book::default(),
             carry: Carry::default(),
+            groups: Groups::default(),
             suppressed: 0,
             packet_log,
             network_error: None,

@@ -27,8 +27,10 @@ pub struct Figures {
     pub ready: bool,
     /// `--observe`.
     pub observe: bool,
-    /// By `ns/service`.
+    /// By `ns/service`, and `ns/(other)` for those that [`super::groups`] puts together.
     pub gateways: BTreeMap<String, GatewayFigures>,
+    /// Gateways that are put together.
+    pub summed: u64,
     /// Network interfaces that are served.
     pub interfaces: u64,
     /// By kind of lease. Empty: there is none.

@@ -4,6 +4,7 @@
 
 pub mod carry;
 pub mod figures;
+pub mod groups;
 pub mod names;
 mod page;
 pub mod process;
@@ -44,7 +45,7 @@ impl Form {
     }
 }
 
-/// The text of one answer. Its size is bounded: by the gateways of this node times reasons, and by [`table::RULES`].
+/// The text of one answer. Its size is bounded: by namespaces times [`groups::GATEWAYS`] times reasons, and by [`table::RULES`].
 ///
 /// # Errors
 /// The text could not be put together.

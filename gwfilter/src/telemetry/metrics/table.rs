@@ -123,7 +123,7 @@ pub(super) fn stem(metric: &Metric) -> &'static str {
 
 const GATEWAY: Label = Label {
     name: "gateway",
-    values: "`namespace/service`",
+    values: "`namespace/service`, or `namespace/(other)`",
 };
 const CODE: Label = Label {
     name: "reason",
@@ -335,6 +335,11 @@ pub const METRICS: &[Metric] = &[
             rules,
         )
     },
+    gauge(
+        "gwfilter_gateways_summed",
+        "Gateways without samples of their own: each namespace has them for 32, enforced ones first, and the rest is one gateway (other), enforced if all of them are.",
+        |f| whole(f.summed),
+    ),
     gauge(
         "gwfilter_rules_summed",
         "Policy rules that are summed as other in gwfilter_rule_packets_total.",
