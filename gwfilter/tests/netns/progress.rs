@@ -1,7 +1,5 @@
 //! What a person at a terminal sees beside the answer: colour, and how far a long look is.
 
-#![expect(clippy::expect_used, reason = "helpers of tests: their panic is the report")]
-
 use std::process::{Command, Output};
 
 use crate::lab::{A, Lab, binary};

@@ -69,7 +69,7 @@ fn image_unpacked_then_the_licences_of_all_that_is_in_it_are_there() {
     let root = tempfile::tempdir().unwrap();
     unpack(&paths::image(), root.path());
     let folder = root.path().join("usr/share/doc/gwfilter");
-    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
     assert!(read("LICENSE-APACHE").contains("Apache License"));
     let others = read("THIRD-PARTY.txt");
     for part in ["tokio ", "aya-ebpf ", "glibc 2.", "Permission is hereby granted"] {
