@@ -64,9 +64,10 @@ pub struct Figures {
 /// A gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GatewayFigures {
-    /// Whether what its policies certainly refuse is dropped on this node.
-    pub enforced: bool,
-    /// Codes of what is not enforced, the weightiest first.
+    /// Whether what its policies certainly refuse is dropped on this node, by the weightiest reason why something is not, or by none (empty).
+    /// Several gateways that are told as one may have several.
+    pub enforced: BTreeMap<&'static str, bool>,
+    /// Codes of what is not enforced.
     pub left: Vec<&'static str>,
     /// Rules that are enforced at the node, by the gateway alone, and in part at either.
     pub rules: [(&'static str, u64); 3],
@@ -101,7 +102,7 @@ impl GatewayFigures {
         };
         let count = |at: EnforcedAt| wide(rules().filter(|rule| rule.enforced_at == at).count());
         Self {
-            enforced: report.enforced,
+            enforced: [(left.first().copied().unwrap_or_default(), report.enforced)].into(),
             left,
             rules: [
                 ("node", count(EnforcedAt::Node)),

@@ -10,8 +10,9 @@ use crate::telemetry::counters::Reading;
 /// So many gateways of a namespace have samples of their own.
 pub const GATEWAYS: usize = 32;
 
-/// Which gateways are told as one. Remembered from one answer to the next, since one that changed sides would make a sum fall, and a falling
-/// counter is taken for one that began anew: a gateway stays on its side as long as it is there.
+/// Which gateways stand for themselves. Remembered from one answer to the next: one that was put to the others would make its own counter go,
+/// and theirs leap. The other way nothing falls, for what a listener had counted stays in a sum that it leaves
+/// ([`super::carry::Carry`]).
 #[derive(Debug, Default)]
 pub struct Groups {
     own: BTreeSet<Arc<str>>,
@@ -26,7 +27,9 @@ impl Groups {
         gateways: BTreeMap<String, GatewayFigures>,
         reading: Option<Reading>,
     ) -> (BTreeMap<String, GatewayFigures>, Option<Reading>) {
-        let (first, then): (Vec<_>, Vec<_>) = gateways.iter().partition(|(_, gateway)| gateway.enforced);
+        let enforced =
+            |(_, gateway): &(_, &GatewayFigures)| gateway.enforced.values().all(|enforced| *enforced);
+        let (first, then): (Vec<_>, Vec<_>) = gateways.iter().partition(enforced);
         let known = first
             .into_iter()
             .chain(then)
@@ -73,13 +76,13 @@ impl Groups {
     fn meet(&mut self, names: Vec<Arc<str>>) {
         let there: BTreeSet<Arc<str>> = names.iter().map(Arc::clone).collect();
         self.own.retain(|name| there.contains(name));
-        self.summed.retain(|name| there.contains(name));
+        self.summed.clear();
         let mut places = BTreeMap::<Option<String>, usize>::new();
         for name in &self.own {
             *places.entry(namespace(name).map(str::to_owned)).or_default() += 1;
         }
         for name in names {
-            if self.own.contains(&name) || self.summed.contains(&name) {
+            if self.own.contains(&name) {
                 continue;
             }
             let taken = places.entry(namespace(&name).map(str::to_owned)).or_default();
@@ -106,11 +109,10 @@ fn namespace(gateway: &str) -> Option<&str> {
 }
 
 impl GatewayFigures {
-    /// Two as one: enforced if both are, and else for each one's reasons.
-    fn and(mut self, mut other: Self) -> Self {
-        // The weightiest reason stands first, and is that of one that is not enforced.
-        if self.enforced && !other.enforced {
-            std::mem::swap(&mut self, &mut other);
+    /// Two as one. A reason that one of them is not enforced for hides behind no other one.
+    fn and(mut self, other: Self) -> Self {
+        for (reason, enforced) in other.enforced {
+            *self.enforced.entry(reason).or_insert(true) &= enforced;
         }
         for code in other.left {
             if !self.left.contains(&code) {
@@ -135,7 +137,7 @@ mod tests {
 
     fn gateway(enforced: bool, left: &[&'static str]) -> GatewayFigures {
         GatewayFigures {
-            enforced,
+            enforced: [(left.first().copied().unwrap_or_default(), enforced)].into(),
             left: left.to_vec(),
             rules: [("node", 1), ("gateway", 2), ("both", 0)],
             prefixes: 10,
@@ -183,9 +185,10 @@ mod tests {
         assert_eq!(folded.len(), GATEWAYS + 2);
         assert_eq!(groups.summed(), 1001 - 32);
         assert!(folded.contains_key("istio-system/gw"), "another namespace");
-        assert!(folded["t/the-last"].enforced, "enforced ones come first");
+        assert!(folded.contains_key("t/the-last"), "enforced ones come first");
         let rest = &folded["t/(other)"];
-        assert_eq!((rest.enforced, rest.prefixes, rest.tuples), (false, 9690, 969));
+        assert_eq!((rest.prefixes, rest.tuples), (9690, 969));
+        assert_eq!(rest.enforced, [("no-tuples", false)].into());
         assert_eq!(rest.rules, [("node", 969), ("gateway", 1938), ("both", 0)]);
         assert_eq!(rest.left, ["no-tuples"]);
         assert_eq!(dropped(reading.as_ref(), "t/(other)"), 3 * 969);
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn gateways_that_come_and_go_then_none_changes_sides_and_no_sum_falls() {
+    fn gateways_that_come_and_go_then_none_loses_its_place_and_no_sum_falls() {
         let (mut groups, mut carry) = (Groups::default(), Carry::default());
         let mut sum = |numbers: std::ops::Range<usize>, n: u64| {
             let (gateways, reading) = there(numbers, n);
@@ -211,22 +214,34 @@ mod tests {
         let (folded, with_more) = sum(0..60, 5);
         assert!(folded.contains_key("t/gw-0010") && !folded.contains_key("t/gw-0005"));
         assert_eq!(with_more, 5 * 28);
-        // The places of those that went are for new ones: who is summed stays summed.
+        // Ten with a place go, and ten that were summed take it: what they had counted stays in the sum.
         let (folded, with_fewer) = sum(20..60, 5);
-        assert!(!folded.contains_key("t/gw-0050"));
-        assert_eq!(
-            with_fewer,
-            5 * 28,
-            "ten of the summed are gone, and not their packets"
-        );
-        let (folded, _) = sum(20..70, 5);
-        assert!(folded.contains_key("t/gw-0065") && !folded.contains_key("t/gw-0050"));
+        assert!(folded.contains_key("t/gw-0050") && !folded.contains_key("t/gw-0059"));
+        assert_eq!(with_fewer, 5 * 28);
+        let (_, more) = sum(20..60, 6);
+        assert_eq!(more, 5 * 28 + 8);
     }
 
     #[test]
-    fn enforced_and_not_then_the_reasons_of_the_one_that_is_not_come_first() {
-        let both = gateway(true, &["partly"]).and(gateway(false, &["no-tuples", "partly"]));
-        assert!(!both.enforced);
-        assert_eq!(both.left, ["no-tuples", "partly"]);
+    fn enforced_and_not_for_several_reasons_then_none_hides_another() {
+        let all = [
+            gateway(true, &["partly"]),
+            gateway(false, &["no-local-endpoint"]),
+            gateway(false, &["no-room", "partly"]),
+            gateway(true, &["no-room"]),
+            gateway(true, &[]),
+        ];
+        let sum = all.into_iter().reduce(GatewayFigures::and).unwrap();
+        assert_eq!(
+            sum.enforced,
+            [
+                ("", true),
+                ("no-local-endpoint", false),
+                ("no-room", false),
+                ("partly", true)
+            ]
+            .into()
+        );
+        assert_eq!(sum.left, ["partly", "no-local-endpoint", "no-room"]);
     }
 }

@@ -231,11 +231,14 @@ pub const METRICS: &[Metric] = &[
             "1 if the gateway's policies are enforced on this node, wholly or in part.",
             |f| {
                 each_gateway(f, |name, gateway| {
-                    let reason = gateway.left.first().copied().unwrap_or_default();
-                    vec![labelled(
-                        [("gateway", name), ("reason", reason)],
-                        Value::Whole(gateway.enforced.into()),
-                    )]
+                    let states = gateway.enforced.iter();
+                    let state = |(reason, enforced): (&&str, &bool)| {
+                        labelled(
+                            [("gateway", name), ("reason", reason)],
+                            Value::Whole((*enforced).into()),
+                        )
+                    };
+                    states.map(state).collect()
                 })
             },
         )
@@ -337,7 +340,7 @@ pub const METRICS: &[Metric] = &[
     },
     gauge(
         "gwfilter_gateways_summed",
-        "Gateways without samples of their own: each namespace has them for 32, enforced ones first, and the rest is one gateway (other), enforced if all of them are.",
+        "Gateways without samples of their own. Each namespace has them for 32, which keep them; a place that is free goes to an enforced one first. The rest is one gateway (other), with a sample for each reason.",
         |f| whole(f.summed),
     ),
     gauge(

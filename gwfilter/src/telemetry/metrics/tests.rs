@@ -31,7 +31,7 @@ fn figures() -> Figures {
     };
     reading.rules = rules.iter().map(|name| (Arc::clone(name), refused)).collect();
     let gateway = |enforced, left: &[&'static str]| GatewayFigures {
-        enforced,
+        enforced: [(left.first().copied().unwrap_or_default(), enforced)].into(),
         left: left.to_vec(),
         rules: [("node", 2), ("gateway", 1), ("both", 0)],
         prefixes: 5,
