@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// Name of the image; its tag is gwfilter's version.
     #[arg(long, value_name = "NAME", default_value = NAME)]
     name: String,
-    /// Where the archive goes.
+    /// Where the archive goes; the default is target/image/gwfilter.oci.tar, and target/tested/gwfilter.oci.tar with --as-tested.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// With the agent as the tests are built, in seconds instead of minutes: less optimised, and not for nodes.
@@ -46,7 +46,7 @@ impl Options {
     pub(crate) fn for_tests(as_tested: bool) -> Self {
         Self {
             name: NAME.to_owned(),
-            output: None,
+            output: Some(paths::tested_image()),
             as_tested,
         }
     }
@@ -54,7 +54,12 @@ impl Options {
 
 /// The verb.
 pub(crate) fn main(options: &Options) -> Result<()> {
-    let archive = options.output.clone().unwrap_or_else(paths::image);
+    let place = if options.as_tested {
+        paths::tested_image
+    } else {
+        paths::image
+    };
+    let archive = options.output.clone().unwrap_or_else(place);
     let reference = format!("{}:{}", options.name, env!("CARGO_PKG_VERSION"));
     let binary = static_binary(options.as_tested)?;
     let image = image(

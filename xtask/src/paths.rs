@@ -49,6 +49,18 @@ pub fn dist() -> PathBuf {
     target().join("dist")
 }
 
+/// The image that tests run, which may be of an agent that is not for nodes: not where somebody takes one from to publish it.
+#[must_use]
+pub fn tested_image() -> PathBuf {
+    target().join("tested/gwfilter.oci.tar")
+}
+
+/// The folder of the archives that tests look at, which may hold a program that is not for users.
+#[must_use]
+pub fn tested_dist() -> PathBuf {
+    target().join("tested/dist")
+}
+
 /// Where `setup` keeps Prometheus and promtool, where the machine has none.
 #[must_use]
 pub fn prometheus() -> PathBuf {

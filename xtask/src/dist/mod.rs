@@ -26,7 +26,7 @@ use crate::run::{cargo, output, read, say, which};
 /// What `dist` is asked for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Folder for the archives; the default is target/dist.
+    /// Folder for the archives; the default is target/dist, and target/tested/dist with --as-tested.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// With the program as the tests are built, in seconds instead of minutes: less optimised, and not for users.
@@ -37,7 +37,10 @@ pub(crate) struct Options {
 impl Options {
     /// The archive that tests look at.
     pub(crate) fn for_tests(as_tested: bool) -> Self {
-        Self { out: None, as_tested }
+        Self {
+            out: Some(paths::tested_dist()),
+            as_tested,
+        }
     }
 }
 
@@ -68,7 +71,12 @@ pub(crate) fn notices() -> Result<String> {
 
 /// The verb.
 pub(crate) fn main(options: &Options) -> Result<()> {
-    let out = options.out.clone().unwrap_or_else(paths::dist);
+    let place = if options.as_tested {
+        paths::tested_dist
+    } else {
+        paths::dist
+    };
+    let out = options.out.clone().unwrap_or_else(place);
     let binary = static_binary(options.as_tested)?;
     let (crates, linked) = (crates()?, linked()?);
 

@@ -22,7 +22,7 @@ fn run(command: &mut Command) -> String {
 /// The file of `dist` that ends like this.
 #[track_caller]
 fn file(end: &str) -> PathBuf {
-    let folder = paths::dist();
+    let folder = paths::tested_dist();
     let entries = fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask dist`", folder.display()));
     let found: Vec<_> = entries
@@ -53,7 +53,7 @@ fn unpacked() -> (TempDir, PathBuf) {
 #[test]
 fn hashes_of_the_files_and_of_those_in_the_archive_then_right() {
     let (_kept, inside) = unpacked();
-    for folder in [paths::dist().as_path(), &inside] {
+    for folder in [paths::tested_dist().as_path(), &inside] {
         let said = run(Command::new("sha256sum")
             .args(["-c", "--strict", "SHA256SUMS"])
             .current_dir(folder));

@@ -27,7 +27,7 @@ fn json(bytes: &[u8]) -> Value {
 /// Unpacks the image's root file system into `root` and returns its configuration.
 fn unpack(archive: &Path, root: &Path) -> Value {
     let file = File::open(archive)
-        .unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask image`", archive.display()));
+        .unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask test kube`", archive.display()));
     let layout = tempfile::tempdir().unwrap();
     tar::Archive::new(file).unpack(layout.path()).unwrap();
     let layout = layout.path();
@@ -48,7 +48,7 @@ fn unpack(archive: &Path, root: &Path) -> Value {
 fn run(arguments: &[&str]) -> String {
     xtask::rights::require_root().unwrap();
     let root = tempfile::tempdir().unwrap();
-    let config = unpack(&paths::image(), root.path());
+    let config = unpack(&paths::tested_image(), root.path());
     let entrypoint = config["config"]["Entrypoint"][0].as_str().unwrap();
     let mut command = Command::new("chroot");
     command.arg(root.path()).arg(entrypoint).args(arguments);
@@ -67,7 +67,7 @@ fn image_unpacked_then_its_agent_runs_where_there_is_nothing_else() {
 #[test]
 fn image_unpacked_then_the_licences_of_all_that_is_in_it_are_there() {
     let root = tempfile::tempdir().unwrap();
-    unpack(&paths::image(), root.path());
+    unpack(&paths::tested_image(), root.path());
     let folder = root.path().join("usr/share/doc/gwfilter");
     let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
     assert!(read("LICENSE-APACHE").contains("Apache License"));
