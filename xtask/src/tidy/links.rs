@@ -34,6 +34,18 @@ pub(super) fn dead(file: &Source, exists: &dyn Fn(&str) -> bool) -> Vec<Finding>
     found
 }
 
+/// A page of `docs` that the book does not have, though pages that it has may link to it.
+pub(super) fn left_out(file: &Source, summary: &str) -> Vec<Finding> {
+    let page = file.path.starts_with("docs/") && file.path.ends_with(".md");
+    if !page || file.path.starts_with("docs/book/") || summary.contains(&format!("({})", file.path)) {
+        return Vec::new();
+    }
+    vec![Finding::new(
+        1,
+        "the book does not have this page: docs/book/src/SUMMARY.md, and a file there that includes it",
+    )]
+}
+
 /// What stands in the brackets of `[text](target)`.
 fn targets(line: &str) -> impl Iterator<Item = &str> {
     line.split("](")
@@ -60,6 +72,21 @@ fn resolve(folder: &str, path: &str) -> Option<String> {
 mod tests {
     use super::super::source;
     use super::*;
+
+    #[test]
+    fn page_that_the_book_has_not_then_found() {
+        let summary = "- [A](docs/a.md)\n  - [B](docs/adr/0001-b.md)\n";
+        for (path, found) in [
+            ("docs/a.md", 0),
+            ("docs/adr/0001-b.md", 0),
+            ("docs/adr/0002-c.md", 1),
+            ("docs/book/src/c.md", 0),
+            ("docs/picture.svg", 0),
+            ("README.md", 0),
+        ] {
+            assert_eq!(left_out(&source(path, ""), summary).len(), found, "{path}");
+        }
+    }
 
     #[test]
     fn link_to_a_missing_file_then_found() {

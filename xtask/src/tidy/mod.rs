@@ -61,6 +61,8 @@ pub(crate) fn check() -> Result<()> {
     walk(&root, &root, &mut files)?;
     let mut findings = Vec::new();
     let exists = |path: &str| root.join(path).exists();
+    let summary =
+        fs::read_to_string(root.join("docs/book/src/SUMMARY.md")).context("reading the book's summary")?;
     for file in &files {
         let found = [
             code::length(file),
@@ -70,6 +72,7 @@ pub(crate) fn check() -> Result<()> {
             purity::imports(file),
             names::kernel_names(file),
             links::dead(file, &exists),
+            links::left_out(file, &summary),
         ];
         findings.extend(found.into_iter().flatten().map(|finding| (&file.path, finding)));
     }
