@@ -64,6 +64,8 @@ fn wall_clock_set_back_and_forth_by_an_hour_then_the_lease_is_renewed_and_ends_a
         &lease,
         "--pod-lease",
         &lease,
+        "--packet-log",
+        "drops",
     ];
     let mut agent = site.start("gwfilter run", binary, &arguments).expect("started");
     agent.wait_line("agent runs", SOON).expect("it runs");
@@ -75,7 +77,18 @@ fn wall_clock_set_back_and_forth_by_an_hour_then_the_lease_is_renewed_and_ends_a
         jump(seconds);
         enforced_for(LEASE + Duration::from_secs(4), &site, at, &agent);
     }
-    assert!(!agent.log().contains("the lease"), "{}", agent.tail());
+    let log = agent.log();
+    assert!(!log.contains("the lease"), "{}", agent.tail());
+    // That B was let in at last does not say that it always was.
+    let dropped = |client: usize| {
+        let its = [CLIENT_V4[client], CLIENT_V6[client]].map(|address| format!("sourceIP: {address}"));
+        let drops = log.lines().filter(|line| line.contains("verdict: drop"));
+        drops
+            .filter(|line| its.iter().any(|its| line.contains(its)))
+            .count()
+    };
+    assert!(dropped(0) > 0, "A's are in the log: {}", agent.tail());
+    assert_eq!(dropped(1), 0, "{log}");
     // A lease of wall time would last an hour longer.
     agent.signal(Signal::SIGKILL).expect("sent");
     agent.wait_exit(SOON).expect("ended");

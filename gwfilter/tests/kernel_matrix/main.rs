@@ -216,13 +216,15 @@ fn each_way_onto_a_card_then_a_program_sits_there() {
         if foreign {
             foreign::attach_xdp(&node, &card).unwrap();
         }
+        let theirs = foreign::xdp_id(&node, &card).unwrap();
+        assert_eq!(theirs.is_some(), foreign);
         let index = node
             .enter(|| nix::net::if_::if_nametoindex(card.as_str()))
             .unwrap()
             .unwrap();
         let device = Device {
             index,
-            name: card,
+            name: card.clone(),
             ..Device::default()
         };
         let told = node
@@ -230,11 +232,19 @@ fn each_way_onto_a_card_then_a_program_sits_there() {
                 let mut dataplane = Dataplane::load(PacketLog::Off).unwrap();
                 let attached = dataplane.attach(&device, mode, true);
                 let limitations = dataplane.limitations();
+                if foreign {
+                    assert_eq!(foreign::xdp_id(&node, &card).unwrap(), theirs, "never replaced");
+                }
                 dataplane.detach(device.index).unwrap();
                 dataplane.close();
                 (attached, limitations)
             })
             .unwrap();
+        assert_eq!(
+            foreign::xdp_id(&node, &card).unwrap(),
+            theirs,
+            "{name}: as it was before"
+        );
         let (attached, limitations) = told;
         let attached = match attached {
             Ok(attached) => attached,

@@ -340,3 +340,56 @@ fn write(tree: &cpio::Tree, path: &Path) -> Result<()> {
     out.flush()?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sources of a test program, by the names of their modules; that of `main.rs` is empty.
+    fn modules(program: &str) -> Vec<(String, String)> {
+        let folder = paths::root().join("gwfilter/tests");
+        let alone = folder.join(format!("{program}.rs"));
+        let files: Vec<PathBuf> = if alone.exists() {
+            vec![alone]
+        } else {
+            let entries = fs::read_dir(folder.join(program)).unwrap();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        };
+        let sources = files
+            .iter()
+            .filter(|path| path.extension().is_some_and(|end| end == "rs"));
+        let module = |path: &PathBuf| {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let name = if name == "main" || name == program {
+                String::new()
+            } else {
+                name
+            };
+            (name, fs::read_to_string(path).unwrap())
+        };
+        sources.map(module).collect()
+    }
+
+    #[test]
+    fn each_chosen_or_skipped_test_then_there_is_one_of_that_name() {
+        for test in &TESTS {
+            let modules = modules(test.name);
+            let skips = test.skips.iter().flat_map(|(_, tests)| tests.iter());
+            let arguments = test
+                .arguments
+                .iter()
+                .filter(|argument| !argument.starts_with("--"));
+            for chosen in test.usual.iter().chain(test.whole).chain(skips).chain(arguments) {
+                let (module, name) = chosen.rsplit_once("::").unwrap_or(("", chosen));
+                let found = modules.iter().any(|(known, text)| {
+                    let named = |line: &str| {
+                        let function = line.trim_start().strip_prefix("fn ");
+                        function.is_some_and(|function| function.contains(name))
+                    };
+                    (module.is_empty() || module == known) && text.lines().any(named)
+                });
+                assert!(found, "{}: no test is named {chosen}", test.name);
+            }
+        }
+    }
+}
