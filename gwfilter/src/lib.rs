@@ -2,7 +2,8 @@
 //!
 //! The pure part (no I/O, no clock, no randomness) turns objects into [`desired::Desired`]; the rest reads the world
 //! and applies what the pure part decided. It stands behind the feature `node`, on unless switched off: so the compiler holds the pure part
-//! to be pure, and who wants only that (the fuzz targets do) builds no client, no TLS and no terminal.
+//! to be pure, and who wants only that (the fuzz targets do) builds no client, no TLS and no terminal. Two pure modules stand behind it
+//! too, for what they name: [`top`] draws with ratatui, and [`mod@reference`] asks clap.
 
 #[cfg(feature = "node")]
 pub mod agent;
@@ -32,7 +33,6 @@ pub mod params;
 pub mod pipeline;
 pub mod placement;
 pub mod plan;
-#[cfg(feature = "node")]
 pub mod plugin;
 pub mod policy;
 #[cfg(feature = "node")]

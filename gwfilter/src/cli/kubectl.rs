@@ -146,9 +146,9 @@ pub fn run(args: &Args, palette: Palette, out: &mut (impl Write + IsTerminal)) -
     })
 }
 
-/// Asks all, and shows how far that is: traffic is `observed` for so long, or nodes answer one by one.
+/// Asks all, and shows how far that is: traffic is `observed` for so long by all of them, or nodes answer one by one.
 async fn ask(fleet: &Fleet, target: &str, patience: Duration, observed: Option<Duration>) -> Vec<Asked> {
-    let progress = match observed {
+    let progress = match observed.filter(|_| fleet.is_asked_at_once()) {
         Some(time) => Progress::timed(OBSERVED, time),
         None => Progress::new("nodes asked", Some(fleet.size())),
     };

@@ -52,7 +52,7 @@ impl Progress {
     /// Something that takes so long, and whose only step is the time that goes by.
     #[must_use]
     pub fn timed(what: &'static str, time: Duration) -> Self {
-        let (began, total) = (Instant::now(), time.as_secs());
+        let (began, total) = (Instant::now(), time.as_secs().max(1));
         Self::shown(move |_| text(what, began.elapsed().as_secs().min(total), Some(total)))
     }
 

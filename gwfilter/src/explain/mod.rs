@@ -4,6 +4,7 @@
 //! image of the maps as the planner would fill them, with the drain windows over. Each answer is held against the
 //! reference evaluator; if the two differ there is no answer but an error.
 
+mod headline;
 pub mod here;
 mod notes;
 mod query;
@@ -16,6 +17,7 @@ use gwfilter_common::decide::{Action, Decision};
 use gwfilter_common::reason::Reason;
 use serde::Serialize;
 
+pub use headline::headline;
 pub use query::{Query, QueryError};
 pub use verify::{Disagreement, Verified};
 

@@ -144,6 +144,12 @@ impl Fleet {
         u64::try_from(self.pods.len()).unwrap_or(u64::MAX)
     }
 
+    /// Whether none waits for another one's answer.
+    #[must_use]
+    pub fn is_asked_at_once(&self) -> bool {
+        self.pods.len() <= AT_A_TIME
+    }
+
     /// Puts one question to every agent, each with so much time; in order of the nodes' names. `done` hears how many are through with it.
     pub async fn ask(&self, target: &str, patience: Duration, done: impl Fn(u64)) -> Vec<Asked> {
         let places = Arc::new(Semaphore::new(AT_A_TIME));

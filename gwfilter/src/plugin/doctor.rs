@@ -63,6 +63,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::palette::words as words_of;
     use crate::plugin::tests::{mute, said};
 
     fn gateway(verdict: &str, findings: &Value) -> Value {
@@ -95,6 +96,12 @@ mod tests {
             said("node-3", well),
             said("node-4", newer),
         ];
+        let coloured = doctor(&asked, Palette::COLOURED);
+        assert_eq!(
+            words_of(&coloured),
+            doctor(&asked, Palette::PLAIN),
+            "colour adds no word"
+        );
         assert_snapshot!(doctor(&asked, Palette::PLAIN), @r"
         ns/gw - the client address is WRONG, on node-1, node-2
           ! streams begin with a PROXY header that the gateway does not read [header-not-expected]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::status::Idle;
 use super::{Asked, answers, fold, named, silent, word, words};
-use crate::cli::explain::headline;
+use crate::explain::headline;
 use crate::palette::Palette;
 
 /// Equal answers once, each with the nodes that give it. An answer says what the tables say; `statuses` are the same nodes' answers to

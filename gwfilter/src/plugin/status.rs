@@ -36,7 +36,7 @@ pub fn status(asked: &[Asked], palette: Palette) -> String {
             })
         });
         for ((state, why), nodes) in fold(each) {
-            let state = crate::status::painted(state, palette);
+            let state = crate::status::painted(state, why.first().copied(), palette);
             text.push_str(&format!("  {state}: {}\n", named(&nodes)));
             for reason in why {
                 text.push_str(&format!("    {reason}\n"));
@@ -165,6 +165,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::palette::words as words_of;
     use crate::plugin::tests::{mute, said};
 
     #[test]
@@ -231,6 +232,12 @@ mod tests {
             said("node-6", taken),
             said("node-7", expired),
         ];
+        let coloured = status(&asked, Palette::COLOURED);
+        assert_eq!(
+            words_of(&coloured),
+            status(&asked, Palette::PLAIN),
+            "colour adds no word"
+        );
         assert_snapshot!(status(&asked, Palette::PLAIN), @r"
         NODE    AGENT                                       ENFORCES                        GENERATION  ATTACHED
         node-1  running                                     1 of 1 gateway                  7           eth0 (xdp)

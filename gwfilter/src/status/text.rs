@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{Attached, Control, Gateway, Left, Packets, RUNNING, Status};
+use crate::code;
 use crate::palette::{Painted, Palette};
 
 /// What the lines of the two leases begin with.
@@ -50,12 +51,13 @@ fn counted(n: usize, one: &str, more: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { more })
 }
 
-/// A gateway's state, in the colour of what it means.
+/// A gateway's state, in the colour of what it means; `why`: the weightiest reason, as `code: text`.
 #[must_use]
-pub fn painted(state: &str, p: Palette) -> Painted<&str> {
+pub fn painted<'a>(state: &'a str, why: Option<&str>, p: Palette) -> Painted<&'a str> {
     let partly = ["enforced", "still enforced", "counted only"];
     match state {
         "enforced" => p.good(state),
+        "not enforced" if why.is_some_and(code::is_as_it_is) => p.warn(state),
         _ if partly.iter().any(|begin| state.starts_with(begin)) => p.warn(state),
         _ => p.bad(state),
     }
@@ -158,7 +160,11 @@ impl Attached {
 impl Gateway {
     /// `counted`: for how long, in seconds, if that is known.
     fn line(&self, counted: Option<u64>, p: Palette) -> String {
-        let mut line = format!("gateway {}: {}", p.strong(&self.name), painted(&self.state, p));
+        let mut line = format!(
+            "gateway {}: {}",
+            p.strong(&self.name),
+            painted(&self.state, self.why.first().map(String::as_str), p)
+        );
         if let Some(address) = &self.client_address {
             line += &format!(", client address {address}");
         }

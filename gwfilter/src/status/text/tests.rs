@@ -507,4 +507,9 @@ fn coloured_then_what_needs_a_person_is_red_and_the_words_are_the_plain_ones() {
         assert!(in_colour(&gateway.state, code), "{}: {coloured}", gateway.state);
     }
     assert_eq!(words(&coloured), status.wide(NOW, Palette::PLAIN));
+    // As on most nodes: nobody has to come.
+    status.gateways = vec![gateway("ns/gw", "not enforced")];
+    status.gateways[0].why = vec!["no-local-endpoint: no ready pod of the gateway is here".to_owned()];
+    let calm = status.text(NOW, Palette::COLOURED);
+    assert!(calm.contains(&format!("{YELLOW}not enforced\u{1b}[0m")), "{calm}");
 }
