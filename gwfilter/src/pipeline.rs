@@ -107,6 +107,8 @@ pub struct Built {
     pub complete: Vec<bool>,
     /// Listeners whose default-deny is only counted ([`CompiledListener::observe`]).
     pub withheld: BTreeSet<Owner>,
+    /// [`Snapshot::not_given`].
+    pub not_given: Vec<&'static str>,
 }
 
 /// From objects to a generation.
@@ -137,7 +139,10 @@ pub fn build_after(memo: &mut Memo, snapshot: &Snapshot, node: &NodeFacts, setti
     let root = found.mesh.root_namespace.as_deref();
     let known = |gateway: &Gateway| all_bear && snapshot.knows_policies_of(&gateway.namespace, root);
     let complete = found.gateways.iter().map(known).collect();
-    assemble(memo, found, policies, complete, settings, stale)
+    Built {
+        not_given: snapshot.not_given(),
+        ..assemble(memo, found, policies, complete, settings, stale)
+    }
 }
 
 /// From gateways and policies to a generation. `complete` as in [`Built::complete`], `stale` as in [`Snapshot::stale_addresses`].
@@ -204,6 +209,7 @@ fn assemble(
         unjudged: settled.unjudged,
         complete,
         withheld,
+        not_given: Vec::new(),
     }
 }
 

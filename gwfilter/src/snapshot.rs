@@ -78,6 +78,33 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
+    /// Of what the snapshot has nothing, though an object of it could take enforcement back: the gateway might see another client address, or
+    /// let somebody in by it. In a cluster there is none then; of files, perhaps nobody has put them there.
+    #[must_use]
+    pub fn not_given(&self) -> Vec<&'static str> {
+        let plugins = |kind| self.plugins.iter().any(|(known, _)| *known == kind);
+        let lost = |kind| self.lost.iter().any(|lost| lost.kind == Some(kind));
+        [
+            (Kind::EnvoyFilter, "EnvoyFilter", !self.envoy_filters.is_empty()),
+            (
+                Kind::RequestAuthentication,
+                "RequestAuthentication",
+                !self.request_authentications.is_empty(),
+            ),
+            (Kind::ProxyConfig, "ProxyConfig", !self.proxy_configs.is_empty()),
+            (Kind::WasmPlugin, "WasmPlugin", plugins(Kind::WasmPlugin)),
+            (
+                Kind::TrafficExtension,
+                "TrafficExtension",
+                plugins(Kind::TrafficExtension),
+            ),
+            (Kind::ConfigMap, "ConfigMap istio", !self.mesh_configs.is_empty()),
+        ]
+        .into_iter()
+        .filter_map(|(kind, what, given)| (!given && !lost(kind)).then_some(what))
+        .collect()
+    }
+
     /// Adds an object to the list of its kind.
     pub(crate) fn add(&mut self, object: Object) {
         match object {

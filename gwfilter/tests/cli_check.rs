@@ -172,6 +172,30 @@ fn run_without_a_word_outside_of_a_cluster_then_the_error_says_where_policies_ma
 }
 
 #[test]
+fn check_given_none_of_a_kind_then_named_and_one_that_is_given_or_broken_is_not() {
+    let named = |input: &str| -> Vec<String> {
+        let (_, json) = check_json(input);
+        let names = json["not_given"].as_array().unwrap().iter();
+        names.map(|name| name.as_str().unwrap().to_owned()).collect()
+    };
+    let none = named(&ingress());
+    assert!(
+        none.contains(&"EnvoyFilter".to_owned()) && none.contains(&"WasmPlugin".to_owned()),
+        "{none:?}"
+    );
+    for (spec, what) in [("{}", "given"), ("[]", "broken")] {
+        let filter = format!(
+            "---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {{name: x, namespace: shop}}\nspec: {spec}\n"
+        );
+        let fewer = named(&format!("{}\n{filter}", ingress()));
+        let wanted: Vec<&String> = none.iter().filter(|name| *name != "EnvoyFilter").collect();
+        assert_eq!(fewer.iter().collect::<Vec<_>>(), wanted, "{what}");
+    }
+    let line = format!("not given, so taken as not there: {}\n", none.join(", "));
+    assert!(check_text(&ingress()).contains(&line));
+}
+
+#[test]
 fn check_given_json_then_exactly_the_public_keys() {
     let (run, json) = check_json(&ingress());
     assert_eq!(run.code, Some(0));
@@ -180,7 +204,7 @@ fn check_given_json_then_exactly_the_public_keys() {
             .map(|o| o.keys().cloned().collect::<Vec<_>>())
             .unwrap_or_default()
     };
-    assert_eq!(keys(&json), ["diagnostics", "gateways"]);
+    assert_eq!(keys(&json), ["diagnostics", "gateways", "not_given"]);
     assert_eq!(
         json["gateways"].as_array().unwrap().len(),
         1,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
+use tracing::info;
 
 use super::{AgentError, at};
 use crate::index::Index;
@@ -72,6 +73,14 @@ impl Feed {
                 // What changes just now is seen by a second look; see `source::settle`.
                 tokio::time::sleep(source::POLL).await;
                 input.poll(index);
+                let not_given = index.snapshot().not_given();
+                if !not_given.is_empty() {
+                    let kinds = not_given.join(", ");
+                    info!(
+                        kinds,
+                        "no manifest has an object of these kinds: taken as not there"
+                    );
+                }
                 let mut ticks = interval(source::POLL);
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 ticks.reset();

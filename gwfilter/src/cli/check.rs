@@ -52,6 +52,7 @@ pub fn run(args: &Args, palette: Palette, out: &mut impl Write) -> anyhow::Resul
 #[derive(Serialize)]
 struct Report<'a> {
     gateways: &'a [GatewayReport],
+    not_given: &'a [&'static str],
     diagnostics: Vec<Finding<'a>>,
 }
 
@@ -82,6 +83,7 @@ fn json(built: &Built, out: &mut impl Write) -> io::Result<()> {
         &mut *out,
         &Report {
             gateways: &built.reports,
+            not_given: &built.not_given,
             diagnostics,
         },
     )?;
@@ -123,6 +125,10 @@ fn text(built: &Built, verified: Verified, p: Palette, out: &mut impl Write) -> 
             "self-check passed: tables and rules agree for {} addresses{how}",
             verified.addresses
         )?;
+    }
+    if !built.not_given.is_empty() {
+        let what = built.not_given.join(", ");
+        writeln!(out, "{}: {what}", p.warn("not given, so taken as not there"))?;
     }
     for severity in [Severity::Error, Severity::Warning, Severity::Info] {
         let found: Vec<&Diagnostic> = built

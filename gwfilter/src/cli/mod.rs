@@ -42,7 +42,10 @@ struct Cli {
 
 const CHECK: &str = "\
 Example:
-  kubectl get svc,pods,nodes,gateways.networking.istio.io,authorizationpolicies -A -o yaml | gwfilter check --from -
+  kubectl get svc,po,no,envoyfilters,requestauthentications,authorizationpolicies,gateways.networking.istio.io -A -o yaml \\
+    | gwfilter check --from -
+
+What is not given counts as not there: leave out nothing that exists.
 
 Exit: 0; 1 if a diagnostic is an error; 2 for input that cannot be used.";
 const EXPLAIN: &str = "\
