@@ -30,6 +30,8 @@ const LIFE: u64 = 600;
 const LARGEST: usize = 64 << 20;
 /// Whose token it is.
 const VIEWER: &str = "gwfilter-viewer";
+/// What an agent says of a page that it does not have.
+const NO_PAGE: &[u8] = b"there is no such page";
 /// The name of the port in the pods.
 const PORT: &str = "api";
 
@@ -310,7 +312,9 @@ fn refusal(status: u16, body: &[u8]) -> String {
                 .unwrap_or(message);
             format!("the API server cannot reach its agent: {cause}")
         }
-        (404, None) => "its agent has no such page: it is of an earlier version".to_owned(),
+        (404, None) if body.trim_ascii() == NO_PAGE => {
+            "its agent has no such page: it is of an earlier version".to_owned()
+        }
         (_, None) => format!(
             "its agent says {status}: {}",
             String::from_utf8_lossy(body).trim()
@@ -395,6 +399,11 @@ mod tests {
                 404,
                 "there is no such page\n",
                 "its agent has no such page: it is of an earlier version",
+            ),
+            (
+                404,
+                "there is no gateway a/b on this node\n",
+                "its agent says 404: there is no gateway a/b on this node",
             ),
         ] {
             assert_eq!(refusal(status, body.as_bytes()), wanted);
