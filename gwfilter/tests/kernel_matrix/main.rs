@@ -295,6 +295,24 @@ fn each_way_onto_a_card_then_a_program_sits_there() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// What the runbooks tell to type before Linux 6.6, where there is no binary.
+#[test]
+fn the_command_that_takes_the_filter_off_then_in_each_runbook_that_needs_it() {
+    for page in [
+        include_str!("../../../docs/book/src/runbooks/stop-it-now.md"),
+        include_str!("../../../docs/book/src/runbooks/agent-down.md"),
+        include_str!("../../../docs/book/src/runbooks/left-behind.md"),
+    ] {
+        let command = "`tc filter del dev DEV ingress protocol all pref 1 handle 0x67776601 bpf`";
+        assert_eq!(
+            page.matches("tc filter").count(),
+            page.matches(command).count(),
+            "{page}"
+        );
+        assert!(page.contains(command), "{page}");
+    }
+}
+
 #[test]
 fn a_tc_program_then_the_next_agent_replaces_it_and_unloading_takes_it_off() {
     const CARD: &str = "card";
@@ -333,8 +351,20 @@ fn a_tc_program_then_the_next_agent_replaces_it_and_unloading_takes_it_off() {
                 .unwrap()
         };
         assert_eq!(filters().matches("handle 0x67776601").count(), 1, "{}", filters());
-        node.run("tc", &["filter", "del", "dev", CARD, "ingress"])
-            .unwrap();
+        // By the command of the runbooks, which leaves alone what has the same priority, as Cilium's filter has.
+        let place = ["dev", CARD, "ingress", "protocol", "all", "pref", "1", "handle"];
+        let tc = |what: &str, rest: &[&str]| {
+            let command = [&["filter", what][..], &place, rest].concat();
+            node.run("tc", &command).unwrap();
+        };
+        tc("add", &["0x1", "bpf", "bytecode", "1,6 0 0 0"]);
+        tc("del", &["0x67776601", "bpf"]);
+        assert!(
+            filters().contains("handle 0x1 ") && !filters().contains("0x67776601"),
+            "{}",
+            filters()
+        );
+        tc("del", &["0x1", "bpf"]);
         assert_eq!(agent(false).0, Some(Trouble::LinkDetached), "seen");
         assert_eq!(agent(true).2, None, "and put back");
         node.enter(pins::unload).unwrap().unwrap();

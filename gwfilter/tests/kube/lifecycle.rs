@@ -129,3 +129,34 @@ fn the_observe_overlay_then_no_packet_is_dropped_and_the_log_tells_what_would_be
     let line = line.expect("a line");
     assert!(line.contains("would"), "{line}");
 }
+
+/// The command of the runbook, as its page has it.
+fn stop_for_good() -> Vec<String> {
+    let page = include_str!("../../../docs/book/src/runbooks/stop-it-now.md");
+    let begins = "kubectl -n gwfilter-system patch daemonset gwfilter ";
+    let command = page
+        .lines()
+        .find(|line| line.starts_with(begins))
+        .expect("a command");
+    let (words, patch) = command.split_once(" -p '").expect("a patch");
+    let words = words.split(' ').skip(1).map(str::to_owned);
+    words
+        .chain(["-p".to_owned(), patch.trim_end_matches('\'').to_owned()])
+        .collect()
+}
+
+#[test]
+fn stopped_for_good_by_the_runbooks_command_then_the_next_agent_only_observes() {
+    let lab = Lab::new();
+    let mut agent = lab.start();
+    lab.policy("DENY", &[A]);
+    lab.refused(&agent, Client::A, vip());
+    let command = stop_for_good();
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    lab.kubectl(&words);
+    agent.process.signal(Signal::SIGTERM).expect("told to end");
+    agent.process.wait_exit(SOON).expect("ended");
+    lab.refused(&agent, Client::A, vip());
+    let observer = lab.start();
+    lab.let_in(&observer, Client::A, vip());
+}
