@@ -90,7 +90,7 @@ impl Reason {
             ),
             Self::NeverDropSource => words(
                 Pass,
-                "a node, a pod, a health probe, or what `never-drop` names",
+                "a node, a node's `podCIDR`, a health probe, or what `never-drop` names",
                 "nothing, or correct the list",
                 NODE,
             ),
