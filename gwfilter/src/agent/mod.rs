@@ -296,6 +296,12 @@ impl Agent {
             shelf: &mut shelf,
         };
         enforcer.first(&index, &facts, &mut kernel)?;
+        // From here on it is this agent's tables that packets meet, and what they do is its news: before it attaches, and says that it runs.
+        let book = if adopted.counters {
+            numbers::begun(enforcer.names(), dataplane.tables())
+        } else {
+            Book::default()
+        };
         let mut changes = Changes::default();
         if enforcer.failure().is_some() {
             changes.came(Instant::now());
@@ -353,7 +359,7 @@ impl Agent {
             enforcer,
             changes,
             interfaces,
-            book: Book::default(),
+            book,
             carry: Carry::default(),
             groups: Groups::default(),
             suppressed: 0,
@@ -367,13 +373,7 @@ impl Agent {
             control_error: None,
             watchers: Watchers::default(),
         };
-        if adopted.counters {
-            // What earlier agents counted is in the totals, and no news.
-            if let Ok((reading, _)) = agent.read_counters() {
-                agent.book.begin(reading);
-            }
-        }
-        // From here on it is this agent's tables that packets meet. What was read at the start was read after this moment.
+        // What was read at the start was read after this moment.
         agent.beat(Beat {
             at: asked_at,
             answer: Ok(()),

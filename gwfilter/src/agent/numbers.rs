@@ -6,26 +6,41 @@ use gwfilter_common::abi::NO_LISTENER;
 use tracing::{error, warn};
 
 use super::Agent;
-use crate::dataplane::tables::TablesError;
-use crate::telemetry::counters::Reading;
+use crate::dataplane::tables::{Tables, TablesError};
+use crate::plan::Names;
+use crate::telemetry::counters::{Book, Reading};
 use crate::telemetry::{chain, packet};
+
+/// The counters with their names.
+fn reading(names: &Names, tables: &Tables) -> Result<Reading, TablesError> {
+    let mut reading = Reading {
+        unattributed: tables.listener(NO_LISTENER)?,
+        ..Reading::default()
+    };
+    for (index, name) in &names.listeners {
+        let key = (Arc::clone(&name.gateway), Arc::clone(&name.listener));
+        reading.listeners.insert(key, tables.listener(*index)?);
+    }
+    for (index, policy) in &names.rules {
+        reading.rules.insert(Arc::clone(policy), tables.rule(*index)?);
+    }
+    Ok(reading)
+}
+
+/// Begins after what earlier agents counted up to this moment: it is in the totals, and no news.
+pub(super) fn begun(names: &Names, tables: &Tables) -> Book {
+    let mut book = Book::default();
+    if let Ok(reading) = reading(names, tables) {
+        book.begin(reading);
+    }
+    book
+}
 
 impl Agent {
     /// The counters with their names, and how many lines of the packet log were left out.
     pub(super) fn read_counters(&mut self) -> Result<(Reading, u64), TablesError> {
-        let names = self.enforcer.names();
         let tables = self.dataplane.tables();
-        let mut reading = Reading {
-            unattributed: tables.listener(NO_LISTENER)?,
-            ..Reading::default()
-        };
-        for (index, name) in &names.listeners {
-            let key = (Arc::clone(&name.gateway), Arc::clone(&name.listener));
-            reading.listeners.insert(key, tables.listener(*index)?);
-        }
-        for (index, policy) in &names.rules {
-            reading.rules.insert(Arc::clone(policy), tables.rule(*index)?);
-        }
+        let reading = reading(self.enforcer.names(), tables)?;
         Ok((reading, tables.suppressed_lines()?))
     }
 

@@ -131,6 +131,7 @@ fn the_observe_overlay_then_no_packet_is_dropped_and_the_log_tells_what_would_be
 }
 
 /// The command of the runbook, as its page has it.
+#[expect(clippy::expect_used, reason = "a helper of a test: its panic is the report")]
 fn stop_for_good() -> Vec<String> {
     let page = include_str!("../../../docs/book/src/runbooks/stop-it-now.md");
     let begins = "kubectl -n gwfilter-system patch daemonset gwfilter ";
